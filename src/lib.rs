@@ -1,1 +1,10 @@
+//! A Pingora filter that makes every LLM provider speak OpenAI's `POST /v1/completions`.
+#![forbid(unsafe_code)]
 
+pub mod completion;
+pub mod dialect;
+mod error;
+pub mod provider;
+mod wire;
+
+pub use error::Error;

@@ -1,0 +1,270 @@
+//! The one shape that clients see: a `text_completion`, whole or as a stream's chunk, and its writer.
+//!
+//! Source: the API page of `POST /v1/completions`. A chunk and a whole reply share one type.
+
+pub mod parameter;
+pub mod request;
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+pub use self::{
+    parameter::{Parameter, Support},
+    request::{CompletionRequest, Prompt},
+};
+
+/// What one upstream reply or event adds to the answer.
+#[derive(Debug, Default)]
+pub struct Completion<'a> {
+    pub choices: Vec<Choice<'a>>,
+}
+
+/// One choice, or a piece of one.
+#[derive(Debug, Default)]
+pub struct Choice<'a> {
+    pub index: u32,
+    pub text: Cow<'a, str>,
+    /// The text endpoint's log-probability object, as the upstream wrote it.
+    pub logprobs: Option<&'a RawValue>,
+    pub finish: Option<Finish<'a>>,
+}
+
+/// Why a choice ended: the page's word, and the provider's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finish<'a> {
+    pub reason: FinishReason,
+    pub native: Cow<'a, str>,
+}
+
+/// The page's closed set of reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    Stop,
+    Length,
+    ContentFilter,
+}
+
+impl<'a> Finish<'a> {
+    /// Maps a provider's own word. What no table knows counts as `stop`: the text ended, and nothing says it was cut.
+    pub fn from_native(native: impl Into<Cow<'a, str>>) -> Self {
+        let native = native.into();
+        let reason = match &*native {
+            "length"
+            | "max_tokens"
+            | "MAX_TOKENS"
+            | "model_length"
+            | "LENGTH"
+            | "model_context_window_exceeded" => FinishReason::Length,
+            "content_filter"
+            | "content_filtered"
+            | "guardrail_intervened"
+            | "refusal"
+            | "CONTENT_FILTERED"
+            | "ERROR_TOXIC" => FinishReason::ContentFilter,
+            "SAFETY" | "LANGUAGE" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII"
+            | "IMAGE_SAFETY" => FinishReason::ContentFilter,
+            _ => FinishReason::Stop,
+        };
+        Self { reason, native }
+    }
+}
+
+/// Token counts. Sums saturate: a provider's absurd figure never wraps into a small one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Usage {
+    pub prompt_tokens: u64,
+    #[serde(default)]
+    pub completion_tokens: u64,
+    pub total_tokens: u64,
+}
+
+impl Usage {
+    pub fn new(prompt_tokens: u64, completion_tokens: u64) -> Self {
+        let total_tokens = prompt_tokens.saturating_add(completion_tokens);
+        Self {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens,
+        }
+    }
+}
+
+/// What an exchange has learnt of its answer so far. `id` and `created` are seeded by the carrier, so that output is a
+/// function of input; a dialect replaces `id` and `model` where the provider names them.
+#[derive(Clone, Debug, Default)]
+pub struct Partial {
+    pub id: String,
+    /// Unix time, seconds.
+    pub created: u64,
+    pub model: String,
+    /// The last valid count seen; `None` while the provider has told none.
+    pub usage: Option<Usage>,
+    /// Choices whose finish reason has been seen.
+    pub finished: u32,
+    /// The provider's end marker has been seen.
+    pub done: bool,
+    /// `id`, `created` and `model` are the upstream's.
+    pub headed: bool,
+}
+
+/// How far an answer shows what the provider itself said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compliance {
+    /// The page's fields alone.
+    Strict,
+    /// `native_finish_reason` beside the page's `finish_reason`.
+    Loose,
+}
+
+impl Partial {
+    /// Appends a whole reply as one JSON object.
+    pub fn write_reply(&self, reply: &Completion<'_>, how: Compliance, out: &mut Vec<u8>) {
+        self.write(
+            &reply.choices,
+            Some(self.usage.unwrap_or_default()),
+            how,
+            out,
+        );
+    }
+
+    /// Appends one stream event.
+    pub fn write_chunk(&self, chunk: &Completion<'_>, how: Compliance, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"data: ");
+        self.write(&chunk.choices, None, how, out);
+        out.extend_from_slice(b"\n\n");
+    }
+
+    /// Appends the usage event: `choices` is empty, as OpenAI sends it.
+    pub fn write_usage(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"data: ");
+        self.write(
+            &[],
+            Some(self.usage.unwrap_or_default()),
+            Compliance::Strict,
+            out,
+        );
+        out.extend_from_slice(b"\n\n");
+    }
+
+    fn write(
+        &self,
+        choices: &[Choice<'_>],
+        usage: Option<Usage>,
+        how: Compliance,
+        out: &mut Vec<u8>,
+    ) {
+        let body = Body {
+            id: &self.id,
+            object: OBJECT,
+            created: self.created,
+            model: &self.model,
+            choices: Choices { choices, how },
+            usage,
+        };
+        // A `Vec` takes every write and the fields are strings and numbers: this cannot fail.
+        let _ = serde_json::to_writer(out, &body);
+    }
+}
+
+/// `object` of every reply and every chunk.
+pub const OBJECT: &str = "text_completion";
+
+#[derive(Serialize)]
+struct Body<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: Choices<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
+}
+
+struct Choices<'a> {
+    choices: &'a [Choice<'a>],
+    how: Compliance,
+}
+
+impl Serialize for Choices<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.choices.iter().map(|choice| WrittenChoice {
+            text: &choice.text,
+            index: choice.index,
+            logprobs: choice.logprobs,
+            finish_reason: choice.finish.as_ref().map(|finish| finish.reason),
+            native_finish_reason: match self.how {
+                Compliance::Strict => None,
+                Compliance::Loose => choice.finish.as_ref().map(|finish| &*finish.native),
+            },
+        }))
+    }
+}
+
+#[derive(Serialize)]
+struct WrittenChoice<'a> {
+    text: &'a str,
+    index: u32,
+    logprobs: Option<&'a RawValue>,
+    finish_reason: Option<FinishReason>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    native_finish_reason: Option<&'a str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partial() -> Partial {
+        Partial {
+            id: "cmpl-1".into(),
+            created: 7,
+            model: "m".into(),
+            usage: Some(Usage::new(2, 3)),
+            ..Partial::default()
+        }
+    }
+
+    #[test]
+    fn a_whole_reply_has_the_fields_of_the_page_in_its_order() {
+        let reply = Completion {
+            choices: vec![Choice {
+                text: "hi".into(),
+                finish: Some(Finish::from_native("max_tokens")),
+                ..Choice::default()
+            }],
+        };
+        let mut out = Vec::new();
+        partial().write_reply(&reply, Compliance::Strict, &mut out);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            r#"{"id":"cmpl-1","object":"text_completion","created":7,"model":"m","choices":[{"text":"hi","index":0,"logprobs":null,"finish_reason":"length"}],"usage":{"prompt_tokens":2,"completion_tokens":3,"total_tokens":5}}"#
+        );
+    }
+
+    #[test]
+    fn loose_compliance_shows_the_native_reason() {
+        let chunk = Completion {
+            choices: vec![Choice {
+                finish: Some(Finish::from_native("end_turn")),
+                ..Choice::default()
+            }],
+        };
+        let mut out = Vec::new();
+        partial().write_chunk(&chunk, Compliance::Loose, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains(r#""finish_reason":"stop","native_finish_reason":"end_turn""#));
+        assert!(text.starts_with("data: {") && text.ends_with("}\n\n"));
+        assert!(!text.contains("usage"));
+    }
+
+    #[test]
+    fn the_usage_event_has_empty_choices() {
+        let mut out = Vec::new();
+        partial().write_usage(&mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains(r#""choices":[],"usage":{"prompt_tokens":2"#));
+    }
+}

@@ -1,0 +1,501 @@
+//! The request of `POST /v1/completions`, read once and checked: if a [`CompletionRequest`] exists, its types and ranges
+//! are those of the API page.
+//!
+//! `null` counts as absent everywhere, as clients send it for "not set". A field named twice is refused: two readers of
+//! one body could disagree on which of them counts. Fields the page does not know are kept as they came, in `extra`.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{
+    Deserialize, Serialize,
+    de::{DeserializeOwned, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use crate::{
+    completion::parameter::Parameter,
+    error::{Error, Kind},
+};
+
+/// A checked request. Prompts stay JSON text: a dialect splices them into its own body without decoding.
+#[derive(Clone, Debug, Default)]
+pub struct CompletionRequest {
+    pub model: Option<String>,
+    pub prompt: Prompt,
+    pub max_tokens: Option<u64>,
+    pub temperature: Option<f64>,
+    pub top_p: Option<f64>,
+    pub n: Option<u32>,
+    pub stream: bool,
+    /// At most [`MAX_STOPS`]; empty means none.
+    pub stop: Vec<String>,
+    pub presence_penalty: Option<f64>,
+    pub frequency_penalty: Option<f64>,
+    pub suffix: Option<String>,
+    pub echo: bool,
+    pub best_of: Option<u32>,
+    /// `Some(0)` is a request for the chosen tokens' log-probabilities alone, not "off".
+    pub logprobs: Option<u32>,
+    pub user: Option<String>,
+    pub seed: Option<i64>,
+    pub logit_bias: Option<BTreeMap<String, f64>>,
+    pub stream_options: Option<StreamOptions>,
+    /// Fields the page does not know, by name.
+    pub extra: BTreeMap<String, Box<RawValue>>,
+    /// The bytes this request was read from, while they still say the same as the fields.
+    source: Option<Bytes>,
+}
+
+/// What to complete. Texts are JSON string literals, token lists JSON arrays, all of them checked.
+#[derive(Clone, Debug, Default)]
+pub enum Prompt {
+    /// Absent or null: the provider's own start of text.
+    #[default]
+    Absent,
+    Text(Box<RawValue>),
+    Texts(Vec<Box<RawValue>>),
+    Tokens(Box<RawValue>),
+    TokenLists(Vec<Box<RawValue>>),
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct StreamOptions {
+    #[serde(default)]
+    pub include_usage: bool,
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, Box<RawValue>>,
+}
+
+impl CompletionRequest {
+    /// Reads a body. An error's message says what is wrong with which field and never quotes the input.
+    pub fn read(body: Bytes) -> Result<Self, Error> {
+        Self::read_with(body, &BTreeMap::new())
+    }
+
+    /// Reads a body whose fields are overridden by `overrides` first.
+    pub fn read_with(
+        body: Bytes,
+        overrides: &BTreeMap<String, Box<RawValue>>,
+    ) -> Result<Self, Error> {
+        let fields: Fields<'_> =
+            serde_json::from_slice(&body).map_err(|error| not_an_object(&error))?;
+        let mut request = Self::default();
+        for (name, value) in &fields.0 {
+            if !overrides.contains_key(name) {
+                request.set(name, value)?;
+            }
+        }
+        for (name, value) in overrides {
+            request.set(name, value)?;
+        }
+        request.check()?;
+        request.source = overrides.is_empty().then_some(body);
+        Ok(request)
+    }
+
+    /// The client's own bytes, if the request still says what they say.
+    pub fn source(&self) -> Option<&Bytes> {
+        self.source.as_ref()
+    }
+
+    /// Names the model to ask for. The source stays valid only if the client named the same.
+    pub fn set_model(&mut self, model: &str) {
+        if self.model.as_deref() != Some(model) {
+            self.model = Some(model.to_owned());
+            self.source = None;
+        }
+    }
+
+    /// The model; empty where none was named (the gateway refuses that before a dialect sees it).
+    pub fn model(&self) -> &str {
+        self.model.as_deref().unwrap_or_default()
+    }
+
+    /// `max_tokens`, with the page's default.
+    pub fn max_tokens(&self) -> u64 {
+        self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS)
+    }
+
+    pub fn include_usage(&self) -> bool {
+        self.stream_options
+            .as_ref()
+            .is_some_and(|options| options.include_usage)
+    }
+
+    /// Whether the request asks `parameter` to change anything. A neutral value (`n: 1`, a penalty of 0, no stop) asks
+    /// nothing: it can be left out for a provider that lacks the parameter, and the answer is the same.
+    pub fn asks(&self, parameter: Parameter) -> bool {
+        match parameter {
+            Parameter::Prompts => match &self.prompt {
+                Prompt::Texts(texts) => texts.len() > 1,
+                Prompt::Absent | Prompt::Text(_) | Prompt::Tokens(_) | Prompt::TokenLists(_) => {
+                    false
+                }
+            },
+            Parameter::TokenIds => matches!(self.prompt, Prompt::Tokens(_) | Prompt::TokenLists(_)),
+            Parameter::MaxTokens => self.max_tokens.is_some(),
+            Parameter::Temperature => self.temperature.is_some(),
+            Parameter::TopP => self.top_p.is_some_and(|p| p < 1.0),
+            Parameter::N => self.n.is_some_and(|n| n > 1),
+            Parameter::Stream => self.stream,
+            Parameter::Stop => !self.stop.is_empty(),
+            Parameter::PresencePenalty => self.presence_penalty.is_some_and(|p| p != 0.0),
+            Parameter::FrequencyPenalty => self.frequency_penalty.is_some_and(|p| p != 0.0),
+            Parameter::Suffix => self
+                .suffix
+                .as_ref()
+                .is_some_and(|suffix| !suffix.is_empty()),
+            Parameter::Echo => self.echo,
+            Parameter::BestOf => self.best_of.is_some_and(|n| n > 1),
+            Parameter::Logprobs => self.logprobs.is_some(),
+            Parameter::User => self.user.is_some(),
+            Parameter::Seed => self.seed.is_some(),
+            Parameter::LogitBias => self
+                .logit_bias
+                .as_ref()
+                .is_some_and(|bias| !bias.is_empty()),
+            Parameter::StreamOptions => self.stream_options.is_some(),
+        }
+    }
+
+    /// The one text of the prompt, for a dialect that takes no other form.
+    pub fn sole_text(&self) -> Result<&RawValue, Error> {
+        let one = match &self.prompt {
+            Prompt::Text(text) => Some(text),
+            Prompt::Texts(texts) => texts.first().filter(|_| texts.len() == 1),
+            Prompt::Absent | Prompt::Tokens(_) | Prompt::TokenLists(_) => None,
+        };
+        one.map(|text| &**text)
+            .ok_or_else(|| Error::invalid("prompt", "`prompt` must be one text for this provider."))
+    }
+
+    fn set(&mut self, name: &str, value: &RawValue) -> Result<(), Error> {
+        match name {
+            "model" => self.model = read(name, value, "a string")?,
+            "prompt" => self.prompt = Prompt::read(value)?,
+            "max_tokens" => self.max_tokens = read(name, value, "a whole number of at least 0")?,
+            "temperature" => self.temperature = read(name, value, "a number")?,
+            "top_p" => self.top_p = read(name, value, "a number")?,
+            "n" => self.n = read(name, value, "a whole number")?,
+            "stream" => self.stream = read(name, value, "true or false")?.unwrap_or_default(),
+            "stop" => self.stop = read_stop(value)?,
+            "presence_penalty" => self.presence_penalty = read(name, value, "a number")?,
+            "frequency_penalty" => self.frequency_penalty = read(name, value, "a number")?,
+            "suffix" => self.suffix = read(name, value, "a string")?,
+            "echo" => self.echo = read(name, value, "true or false")?.unwrap_or_default(),
+            "best_of" => self.best_of = read(name, value, "a whole number")?,
+            "logprobs" => self.logprobs = read(name, value, "a whole number of at least 0")?,
+            "user" => self.user = read(name, value, "a string")?,
+            "seed" => self.seed = read(name, value, "a whole number")?,
+            "logit_bias" => self.logit_bias = read(name, value, "an object of numbers")?,
+            "stream_options" => self.stream_options = read(name, value, "an object")?,
+            other => {
+                self.extra.insert(other.to_owned(), value.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        within("temperature", self.temperature, 0.0, 2.0)?;
+        within("top_p", self.top_p, 0.0, 1.0)?;
+        within("presence_penalty", self.presence_penalty, -2.0, 2.0)?;
+        within("frequency_penalty", self.frequency_penalty, -2.0, 2.0)?;
+        within("n", self.n.map(f64::from), 1.0, f64::from(MAX_N))?;
+        within(
+            "best_of",
+            self.best_of.map(f64::from),
+            0.0,
+            f64::from(MAX_BEST_OF),
+        )?;
+        for bias in self.logit_bias.iter().flat_map(BTreeMap::values) {
+            within("logit_bias", Some(*bias), -100.0, 100.0)?;
+        }
+        if self
+            .best_of
+            .is_some_and(|best| best > 1 && best < self.n.unwrap_or(1))
+        {
+            return Err(Error::invalid("best_of", "`best_of` must be at least `n`."));
+        }
+        if self.stream && self.best_of.is_some_and(|best| best > self.n.unwrap_or(1)) {
+            return Err(Error::invalid(
+                "best_of",
+                "`best_of` above `n` cannot be streamed.",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Prompt {
+    fn read(value: &RawValue) -> Result<Self, Error> {
+        let wrong = || {
+            Error::invalid(
+                "prompt",
+                "`prompt` must be a string, or a list of strings, of token ids or of lists of token ids.",
+            )
+        };
+        match value.get().as_bytes().first() {
+            Some(b'"') => Ok(Self::Text(value.to_owned())),
+            Some(b'n') => Ok(Self::Absent),
+            Some(b'[') => Self::read_list(value).ok_or_else(wrong),
+            _ => Err(wrong()),
+        }
+    }
+
+    fn read_list(value: &RawValue) -> Option<Self> {
+        let items: Vec<&RawValue> = serde_json::from_str(value.get()).ok()?;
+        let starts = |start: u8| {
+            items
+                .iter()
+                .all(|item| item.get().as_bytes().first() == Some(&start))
+        };
+        let owned = || items.iter().map(|&item| item.to_owned()).collect();
+        match items.first()?.get().as_bytes().first()? {
+            b'"' if starts(b'"') => Some(Self::Texts(owned())),
+            b'[' if items.iter().all(|item| is_token_list(item)) => Some(Self::TokenLists(owned())),
+            b'0'..=b'9' if is_token_list(value) => Some(Self::Tokens(value.to_owned())),
+            _ => None,
+        }
+    }
+}
+
+impl Serialize for Prompt {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Absent => serializer.serialize_none(),
+            Self::Text(one) | Self::Tokens(one) => one.serialize(serializer),
+            Self::Texts(list) | Self::TokenLists(list) => list.serialize(serializer),
+        }
+    }
+}
+
+/// The fields of a JSON object in their order, values unparsed.
+struct Fields<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields: Vec<(String, &'de RawValue)> = Vec::with_capacity(8);
+                while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
+                    if fields.len() >= MAX_FIELDS || fields.iter().any(|(seen, _)| *seen == name) {
+                        return Err(serde::de::Error::custom(DUPLICATE));
+                    }
+                    fields.push((name, value));
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+fn not_an_object(error: &serde_json::Error) -> Error {
+    let message = if error.to_string().starts_with(DUPLICATE) {
+        format!("The request body names a field twice, or more than {MAX_FIELDS} fields.")
+    } else if error.is_data() {
+        "The request body must be a JSON object.".to_owned()
+    } else {
+        let (line, column) = (error.line(), error.column());
+        format!("The request body is not valid JSON (line {line}, column {column}).")
+    };
+    Error::new(Kind::Invalid, message)
+}
+
+fn read<T: DeserializeOwned>(
+    name: &str,
+    value: &RawValue,
+    wanted: &str,
+) -> Result<Option<T>, Error> {
+    serde_json::from_str(value.get())
+        .map_err(|_| Error::invalid(name.to_owned(), format!("`{name}` must be {wanted}.")))
+}
+
+fn read_stop(value: &RawValue) -> Result<Vec<String>, Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Stop {
+        One(String),
+        Many(Vec<String>),
+    }
+    let stop = match read("stop", value, "a string or a list of strings")? {
+        None => Vec::new(),
+        Some(Stop::One(one)) => vec![one],
+        Some(Stop::Many(many)) => many,
+    };
+    if stop.len() > MAX_STOPS {
+        let message = format!("`stop` takes at most {MAX_STOPS} sequences.");
+        return Err(Error::invalid("stop", message));
+    }
+    Ok(stop)
+}
+
+fn within(name: &'static str, value: Option<f64>, least: f64, most: f64) -> Result<(), Error> {
+    match value {
+        Some(value) if !(least..=most).contains(&value) => Err(Error::invalid(
+            name,
+            format!("`{name}` must be from {least} to {most}."),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn is_token_list(value: &RawValue) -> bool {
+    serde_json::from_str::<Vec<u32>>(value.get()).is_ok_and(|tokens| !tokens.is_empty())
+}
+
+/// The page's default for `max_tokens`.
+pub const DEFAULT_MAX_TOKENS: u64 = 16;
+/// The page: "up to 4 sequences".
+pub const MAX_STOPS: usize = 4;
+/// OpenAI's limits.
+const MAX_N: u32 = 128;
+const MAX_BEST_OF: u32 = 20;
+/// More than any API has; duplicates are found by walking the list, so it must stay short.
+const MAX_FIELDS: usize = 256;
+const DUPLICATE: &str = "duplicate field";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_str(body: &str) -> Result<CompletionRequest, Error> {
+        CompletionRequest::read(Bytes::copy_from_slice(body.as_bytes()))
+    }
+
+    #[test]
+    fn wrong_types_and_ranges_name_their_field() {
+        let cases = [
+            (r#"{"n":"1"}"#, "n"),
+            (r#"{"n":0}"#, "n"),
+            (r#"{"n":1.5}"#, "n"),
+            (r#"{"temperature":2.1}"#, "temperature"),
+            (r#"{"temperature":"hot"}"#, "temperature"),
+            (r#"{"top_p":-0.1}"#, "top_p"),
+            (r#"{"max_tokens":-1}"#, "max_tokens"),
+            (r#"{"stream":"true"}"#, "stream"),
+            (r#"{"stop":["a","b","c","d","e"]}"#, "stop"),
+            (r#"{"stop":5}"#, "stop"),
+            (r#"{"presence_penalty":-2.5}"#, "presence_penalty"),
+            (r#"{"frequency_penalty":3}"#, "frequency_penalty"),
+            (r#"{"suffix":1}"#, "suffix"),
+            (r#"{"echo":1}"#, "echo"),
+            (r#"{"best_of":21}"#, "best_of"),
+            (r#"{"best_of":2,"n":3}"#, "best_of"),
+            (r#"{"best_of":2,"stream":true}"#, "best_of"),
+            (r#"{"logprobs":-1}"#, "logprobs"),
+            (r#"{"user":{}}"#, "user"),
+            (r#"{"seed":0.5}"#, "seed"),
+            (r#"{"logit_bias":{"50256":-101}}"#, "logit_bias"),
+            (r#"{"stream_options":true}"#, "stream_options"),
+            (r#"{"prompt":5}"#, "prompt"),
+            (r#"{"prompt":[]}"#, "prompt"),
+            (r#"{"prompt":["a",1]}"#, "prompt"),
+            (r#"{"prompt":[1,-2]}"#, "prompt"),
+            (r#"{"prompt":[[1],[]]}"#, "prompt"),
+            (r#"{"model":1}"#, "model"),
+        ];
+        for (body, param) in cases {
+            let error = read_str(body).expect_err(body);
+            assert_eq!(error.param(), Some(param), "{body}");
+            assert_eq!(error.status(), 400, "{body}");
+        }
+    }
+
+    #[test]
+    fn broken_bodies_are_refused_without_an_echo() {
+        for body in [
+            "",
+            "{",
+            "[1]",
+            "\"x\"",
+            "null",
+            "{\"secret\": nonsense}",
+            r#"{"model":"a","model":"b"}"#,
+        ] {
+            let error = read_str(body).expect_err(body);
+            assert_eq!(error.status(), 400, "{body}");
+            assert!(!error.message().contains("secret"));
+        }
+    }
+
+    #[test]
+    fn null_is_absent() {
+        let request = read_str(
+            r#"{"n":null,"stop":null,"logprobs":null,"stream":null,"echo":null,"seed":null,"suffix":null,"prompt":null}"#,
+        )
+        .unwrap();
+        assert!(
+            Parameter::ALL
+                .iter()
+                .all(|&parameter| !request.asks(parameter))
+        );
+        assert!(matches!(request.prompt, Prompt::Absent));
+    }
+
+    #[test]
+    fn neutral_values_ask_for_nothing() {
+        let request = read_str(
+            r#"{"n":1,"best_of":1,"echo":false,"top_p":1,"presence_penalty":0,"frequency_penalty":0.0,"logit_bias":{},"stop":[],"suffix":""}"#,
+        )
+        .unwrap();
+        assert!(
+            Parameter::ALL
+                .iter()
+                .all(|&parameter| !request.asks(parameter))
+        );
+    }
+
+    #[test]
+    fn every_form_of_prompt_is_told_apart() {
+        let prompt = |body: &str| read_str(body).unwrap().prompt;
+        assert!(matches!(prompt(r#"{"prompt":"a"}"#), Prompt::Text(_)));
+        assert!(
+            matches!(prompt(r#"{"prompt":["a","b"]}"#), Prompt::Texts(list) if list.len() == 2)
+        );
+        assert!(matches!(prompt(r#"{"prompt":[1,2]}"#), Prompt::Tokens(_)));
+        assert!(
+            matches!(prompt(r#"{"prompt":[[1],[2,3]]}"#), Prompt::TokenLists(list) if list.len() == 2)
+        );
+        assert_eq!(
+            read_str(r#"{"prompt":["a"]}"#)
+                .unwrap()
+                .sole_text()
+                .unwrap()
+                .get(),
+            "\"a\""
+        );
+    }
+
+    #[test]
+    fn overrides_win_and_drop_the_source() {
+        let overrides = BTreeMap::from([(
+            "temperature".to_owned(),
+            RawValue::from_string("0.5".into()).unwrap(),
+        )]);
+        let body = Bytes::from_static(br#"{"model":"m","temperature":9,"top_k":4}"#);
+        let request = CompletionRequest::read_with(body, &overrides).unwrap();
+        assert_eq!(request.temperature, Some(0.5));
+        assert_eq!(request.extra["top_k"].get(), "4");
+        assert!(request.source().is_none());
+    }
+
+    #[test]
+    fn the_source_lives_while_the_model_is_the_clients() {
+        let mut request = read_str(r#"{"model":"m"}"#).unwrap();
+        request.set_model("m");
+        assert!(request.source().is_some());
+        request.set_model("other");
+        assert!(request.source().is_none());
+        assert_eq!(request.model(), "other");
+    }
+}

@@ -1,0 +1,305 @@
+//! OpenAI-shaped chat: `POST {base}/chat/completions`, for providers that have no text completions.
+//!
+//! Source: <https://platform.openai.com/docs/api-reference/chat>. The prompt becomes one user message, the message's content
+//! becomes `text`. The model answers the prompt rather than continuing it: that is what chat models do.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{
+    completion::{
+        Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support,
+        request::StreamOptions,
+    },
+    dialect::{
+        Dialect, Extras, Step, Text, UpstreamRequest, not_the_shape,
+        openai::{learn_head, read_error, read_stream_error, stream_options},
+        read_usage, to_body,
+    },
+    error::Error,
+    wire::{Form, Frame, Framing},
+};
+
+/// OpenAI-shaped chat, with the few words in which vendors differ.
+#[derive(Debug)]
+pub struct Chat {
+    name: &'static str,
+    seed: Seed,
+    stream_usage: StreamUsage,
+    extras: Extras,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Seed {
+    Seed,
+    RandomSeed,
+}
+
+/// Whether a stream's token counts have to be asked for.
+#[derive(Debug, PartialEq, Eq)]
+enum StreamUsage {
+    OnRequest,
+    Always,
+}
+
+pub static OPENAI: Chat = Chat {
+    name: "chat",
+    seed: Seed::Seed,
+    stream_usage: StreamUsage::OnRequest,
+    extras: Extras::Pass,
+};
+
+/// Mistral's chat: `random_seed`, counts in every stream, unknown fields refused by its server too.
+/// Source: <https://docs.mistral.ai/api/#operation/createChatCompletion>.
+pub static MISTRAL: Chat = Chat {
+    name: "mistral",
+    seed: Seed::RandomSeed,
+    stream_usage: StreamUsage::Always,
+    extras: Extras::Pass,
+};
+
+impl Dialect for Chat {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn framing(&self) -> Framing {
+        Framing::Sse
+    }
+
+    fn support(&self, parameter: Parameter) -> Support {
+        match parameter {
+            Parameter::MaxTokens
+            | Parameter::Temperature
+            | Parameter::TopP
+            | Parameter::N
+            | Parameter::Stream
+            | Parameter::Stop
+            | Parameter::PresencePenalty
+            | Parameter::FrequencyPenalty
+            | Parameter::User
+            | Parameter::Seed
+            | Parameter::LogitBias => Support::Native,
+            Parameter::StreamOptions => Support::Emulated,
+            Parameter::Prompts
+            | Parameter::TokenIds
+            | Parameter::Suffix
+            | Parameter::Echo
+            | Parameter::BestOf
+            | Parameter::Logprobs => Support::Refused,
+        }
+    }
+
+    fn extras(&self) -> Extras {
+        self.extras
+    }
+
+    fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {
+        if request.extra.contains_key("messages") {
+            return Err(Error::invalid(
+                "messages",
+                "`messages` belongs to chat completions; send `prompt`.",
+            ));
+        }
+        Ok(UpstreamRequest {
+            path: Cow::Borrowed("/chat/completions"),
+            headers: &[],
+            body: to_body(&self.body(request)?)?,
+        })
+    }
+
+    fn read_reply<'b>(
+        &self,
+        body: &'b [u8],
+        partial: &mut Partial,
+    ) -> Result<Completion<'b>, Error> {
+        let reply: Event<'b> = serde_json::from_slice(body).map_err(not_the_shape)?;
+        let choices = reply.read(partial)?;
+        if choices.is_empty() {
+            return Err(Error::broken("The provider's answer holds no choices."));
+        }
+        Ok(Completion { choices })
+    }
+
+    fn read_frame<'f>(&self, frame: &'f Frame, partial: &mut Partial) -> Result<Step<'f>, Error> {
+        if frame.form == Form::Comment {
+            return Ok(Step::Skip);
+        }
+        if frame.data.trim_ascii() == b"[DONE]" {
+            return Ok(Step::Done);
+        }
+        let event: Event<'f> = serde_json::from_slice(&frame.data).map_err(not_the_shape)?;
+        let mut choices = event.read(partial)?;
+        // A delta that brings a role, or nothing, means nothing to a text client.
+        choices.retain(|choice| !choice.text.is_empty() || choice.finish.is_some());
+        Ok(if choices.is_empty() {
+            Step::Skip
+        } else {
+            Step::Chunk(Completion { choices })
+        })
+    }
+
+    fn read_error(&self, status: StatusCode, body: &[u8]) -> Error {
+        read_error(status, body)
+    }
+}
+
+impl Chat {
+    fn body<'a>(&self, request: &'a CompletionRequest) -> Result<Body<'a>, Error> {
+        let seed = |name: Seed| request.seed.filter(|_| self.seed == name);
+        Ok(Body {
+            model: request.model(),
+            messages: [Message {
+                role: "user",
+                content: request.sole_text()?,
+            }],
+            max_tokens: request.max_tokens(),
+            temperature: request.temperature,
+            top_p: request.top_p,
+            n: request.n.filter(|&n| n > 1),
+            stream: request.stream,
+            stream_options: stream_options(request)
+                .filter(|_| self.stream_usage == StreamUsage::OnRequest),
+            stop: &request.stop,
+            presence_penalty: request.presence_penalty.filter(|&p| p != 0.0),
+            frequency_penalty: request.frequency_penalty.filter(|&p| p != 0.0),
+            user: &request.user,
+            seed: seed(Seed::Seed),
+            random_seed: seed(Seed::RandomSeed),
+            logit_bias: request.logit_bias.as_ref().filter(|bias| !bias.is_empty()),
+            extra: &request.extra,
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    model: &'a str,
+    messages: [Message<'a>; 1],
+    max_tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_p: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n: Option<u32>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    stream: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_options: Option<StreamOptions>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    stop: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    presence_penalty: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frequency_penalty: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: &'a Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    random_seed: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logit_bias: Option<&'a BTreeMap<String, f64>>,
+    #[serde(flatten)]
+    extra: &'a BTreeMap<String, Box<RawValue>>,
+}
+
+#[derive(Serialize)]
+struct Message<'a> {
+    role: &'static str,
+    content: &'a RawValue,
+}
+
+/// A whole reply or one event; an error in its place is read too.
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(borrow, default)]
+    id: Option<Cow<'a, str>>,
+    #[serde(default)]
+    created: Option<u64>,
+    #[serde(borrow, default)]
+    model: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    choices: Option<Vec<EventChoice<'a>>>,
+    #[serde(borrow, default)]
+    usage: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct EventChoice<'a> {
+    #[serde(default)]
+    index: u32,
+    /// Whole replies.
+    #[serde(borrow, default)]
+    message: Option<Content<'a>>,
+    /// Streams.
+    #[serde(borrow, default)]
+    delta: Option<Content<'a>>,
+    #[serde(borrow, default)]
+    finish_reason: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct Content<'a> {
+    #[serde(borrow, default)]
+    content: Option<&'a RawValue>,
+}
+
+/// One part of a content list; reasoning models send thoughts beside the text.
+#[derive(Deserialize)]
+struct Part<'a> {
+    #[serde(borrow, default)]
+    text: Option<Cow<'a, str>>,
+}
+
+impl<'a> Event<'a> {
+    fn read(self, partial: &mut Partial) -> Result<Vec<Choice<'a>>, Error> {
+        if let Some(error) = self.error {
+            return Err(read_stream_error(error));
+        }
+        learn_head(partial, self.id, self.created, self.model);
+        partial.usage = read_usage(self.usage).or(partial.usage);
+        let choices = self.choices.unwrap_or_default();
+        choices
+            .into_iter()
+            .map(|choice| choice.read(partial))
+            .collect()
+    }
+}
+
+impl<'a> EventChoice<'a> {
+    fn read(self, partial: &mut Partial) -> Result<Choice<'a>, Error> {
+        let finish = self.finish_reason.filter(|reason| !reason.is_empty());
+        partial.finished += u32::from(finish.is_some());
+        let content = self
+            .message
+            .or(self.delta)
+            .and_then(|holder| holder.content);
+        Ok(Choice {
+            index: self.index,
+            text: content.map_or(Ok(Cow::Borrowed("")), read_content)?,
+            logprobs: None,
+            finish: finish.map(Finish::from_native),
+        })
+    }
+}
+
+fn read_content(content: &RawValue) -> Result<Cow<'_, str>, Error> {
+    if content.get().starts_with('[') {
+        let parts: Vec<Part<'_>> = serde_json::from_str(content.get()).map_err(not_the_shape)?;
+        return Ok(Cow::Owned(
+            parts
+                .into_iter()
+                .filter_map(|part| part.text)
+                .collect::<String>(),
+        ));
+    }
+    let text: Option<Text<'_>> = serde_json::from_str(content.get()).map_err(not_the_shape)?;
+    Ok(text.unwrap_or_default().0)
+}

@@ -1,0 +1,208 @@
+//! How one family of upstream APIs says "completion".
+//!
+//! A dialect is pure: no clock, no network, no randomness. Each file mirrors its vendor's API page with private structs.
+//! To add one: one file here, one `mod` line, one name in [`by_name`], one folder of fixtures.
+
+pub mod chat;
+pub mod openai;
+
+use std::{borrow::Cow, fmt::Debug};
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    completion::{Completion, CompletionRequest, Parameter, Partial, Prompt, Support, Usage},
+    error::{Error, Kind},
+    wire::{Frame, Framing},
+};
+
+/// One family of upstream APIs.
+pub trait Dialect: Debug + Send + Sync {
+    /// The name that a YAML conf uses.
+    fn name(&self) -> &'static str;
+
+    /// How its streams are cut.
+    fn framing(&self) -> Framing;
+
+    /// The capability table: how this API carries `parameter`.
+    fn support(&self, parameter: Parameter) -> Support;
+
+    /// What becomes of fields that the page does not know.
+    fn extras(&self) -> Extras;
+
+    /// Whether whole replies already have the page's shape and may pass byte for byte.
+    fn replies(&self) -> Replies {
+        Replies::Translated
+    }
+
+    /// Writes the upstream's request. Only called with what [`check`] let through.
+    fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error>;
+
+    /// Reads a whole reply of a successful call.
+    fn read_reply<'b>(
+        &self,
+        body: &'b [u8],
+        partial: &mut Partial,
+    ) -> Result<Completion<'b>, Error>;
+
+    /// Decides, by a scan, whether a stream frame may pass as it is. Only worth it for APIs of the page's own shape.
+    fn tap(&self, _frame: &Frame, _partial: &mut Partial) -> Tap {
+        Tap::Translate
+    }
+
+    /// Reads one stream frame. `Err` is the error that the upstream told inside its stream.
+    fn read_frame<'f>(&self, frame: &'f Frame, partial: &mut Partial) -> Result<Step<'f>, Error>;
+
+    /// Reads the body of a reply whose status is no success. Never fails: what it cannot read becomes a plain sentence.
+    fn read_error(&self, status: StatusCode, body: &[u8]) -> Error;
+}
+
+/// What goes to the upstream, below its base URL.
+#[derive(Clone, Debug)]
+pub struct UpstreamRequest {
+    /// Path and query; starts with `/`.
+    pub path: Cow<'static, str>,
+    /// Headers the API wants beside `content-type` and its credentials.
+    pub headers: &'static [(&'static str, &'static str)],
+    pub body: Bytes,
+}
+
+/// What one frame meant.
+#[derive(Debug)]
+pub enum Step<'f> {
+    Chunk(Completion<'f>),
+    /// The upstream's end marker.
+    Done,
+    /// Nothing for the client: a ping, a role, a count.
+    Skip,
+}
+
+/// What a scan of one frame found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tap {
+    /// Already what the client should see.
+    Pass,
+    /// A usage event: for clients that asked for one.
+    Usage,
+    /// The end marker.
+    Done,
+    /// Read it.
+    Translate,
+}
+
+/// Unknown fields of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extras {
+    /// They go upstream as they came.
+    Pass,
+    /// 400 naming the field: this API would refuse or misread it.
+    Refuse,
+}
+
+/// What an upstream's whole replies need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replies {
+    /// Nothing: they have the page's shape.
+    Verbatim,
+    /// They are read whole and written anew.
+    Translated,
+}
+
+/// The dialects a conf can name.
+pub const DIALECTS: &[&dyn Dialect] = &[&openai::VERBATIM, &chat::OPENAI];
+
+/// The dialect that a conf calls `name`.
+pub fn by_name(name: &str) -> Option<&'static dyn Dialect> {
+    DIALECTS
+        .iter()
+        .copied()
+        .find(|dialect| dialect.name() == name)
+}
+
+/// Refuses what `dialect`, or one provider that speaks it with fewer parameters, cannot carry.
+pub fn check(
+    request: &CompletionRequest,
+    dialect: &dyn Dialect,
+    refused: &[Parameter],
+    provider: &str,
+) -> Result<(), Error> {
+    for parameter in Parameter::ALL {
+        let support = support(dialect, refused, parameter);
+        if support == Support::Refused && request.asks(parameter) {
+            return Err(Error::unsupported(parameter.field(), provider));
+        }
+    }
+    if matches!(request.prompt, Prompt::Absent)
+        && dialect.support(Parameter::TokenIds) != Support::Native
+    {
+        return Err(Error::invalid(
+            "prompt",
+            format!("`prompt` is required by {provider}."),
+        ));
+    }
+    match (dialect.extras(), request.extra.keys().next()) {
+        (Extras::Refuse, Some(name)) => Err(Error::unsupported(name.clone(), provider)),
+        _ => Ok(()),
+    }
+}
+
+/// One cell of the capability table.
+pub fn support(dialect: &dyn Dialect, refused: &[Parameter], parameter: Parameter) -> Support {
+    if refused.contains(&parameter) {
+        Support::Refused
+    } else {
+        dialect.support(parameter)
+    }
+}
+
+/// Serialises an upstream body.
+fn to_body(body: &impl serde::Serialize) -> Result<Bytes, Error> {
+    serde_json::to_vec(body)
+        .map(Bytes::from)
+        .map_err(|_| Error::new(Kind::Internal, "The upstream request could not be written."))
+}
+
+/// An upstream's answer that is not the JSON its API documents.
+fn not_the_shape(_: serde_json::Error) -> Error {
+    Error::broken("The provider's answer is not in the form its API documents.")
+}
+
+/// A JSON string, borrowed where it holds no escapes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// Reads OpenAI's `usage` object. Odd figures count as absent rather than fail the answer.
+fn read_usage(usage: Option<&RawValue>) -> Option<Usage> {
+    #[derive(Deserialize)]
+    struct Counts {
+        prompt_tokens: u64,
+        #[serde(default)]
+        completion_tokens: Option<u64>,
+        #[serde(default)]
+        total_tokens: Option<u64>,
+    }
+    let counts: Counts = serde_json::from_str(usage?.get()).ok()?;
+    let usage = Usage::new(
+        counts.prompt_tokens,
+        counts.completion_tokens.unwrap_or_default(),
+    );
+    Some(Usage {
+        total_tokens: counts.total_tokens.unwrap_or(usage.total_tokens),
+        ..usage
+    })
+}
+
+/// The plain sentence for an error body that nobody can read: an HTML page, an empty body, JSON of another shape.
+fn unreadable_error(status: StatusCode) -> Error {
+    let message = match status.as_u16() {
+        code @ 400..=599 => {
+            format!("The provider answered with status {code} and no readable error.")
+        }
+        code => format!("The provider answered with the unexpected status {code}."),
+    };
+    Error::new(Kind::Upstream(status), message)
+}

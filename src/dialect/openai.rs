@@ -1,0 +1,439 @@
+//! OpenAI's own text completions: `POST {base}/completions`, and the many servers that copy it.
+//!
+//! Source: the API page, and <https://platform.openai.com/docs/api-reference/completions>. Replies already have the page's
+//! shape, so they pass as they are: a scan taps usage, finish reasons and errors, and only an event that the page does not
+//! allow (a finish reason of the vendor's own) is read and written anew. [`CHECKED`] does the same to whole replies, for
+//! vendors that are known to stray from the page.
+
+use std::{borrow::Cow, sync::LazyLock};
+
+use bytes::Bytes;
+use http::StatusCode;
+use memchr::memmem::Finder;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{
+    completion::{
+        Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Prompt, Support,
+        request::StreamOptions,
+    },
+    dialect::{
+        Dialect, Extras, Replies, Step, Tap, UpstreamRequest, not_the_shape, read_usage, to_body,
+        unreadable_error,
+    },
+    error::{Error, Kind},
+    wire::{Form, Frame, Framing},
+};
+
+/// OpenAI text completions.
+#[derive(Debug)]
+pub struct OpenAi {
+    replies: Replies,
+}
+
+/// Servers whose whole replies are the page's, byte for byte.
+pub static VERBATIM: OpenAi = OpenAi {
+    replies: Replies::Verbatim,
+};
+
+/// Servers that stray from it: finish reasons of their own, missing fields.
+pub static CHECKED: OpenAi = OpenAi {
+    replies: Replies::Translated,
+};
+
+impl Dialect for OpenAi {
+    fn name(&self) -> &'static str {
+        "openai"
+    }
+
+    fn framing(&self) -> Framing {
+        Framing::Sse
+    }
+
+    fn support(&self, _parameter: Parameter) -> Support {
+        Support::Native
+    }
+
+    fn extras(&self) -> Extras {
+        Extras::Pass
+    }
+
+    fn replies(&self) -> Replies {
+        self.replies
+    }
+
+    fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {
+        let complete = request.max_tokens.is_some() && (!request.stream || request.include_usage());
+        let body = match request.source().filter(|_| complete) {
+            Some(source) => source.clone(),
+            None => to_body(&Body::from(request))?,
+        };
+        Ok(UpstreamRequest {
+            path: Cow::Borrowed("/completions"),
+            headers: &[],
+            body,
+        })
+    }
+
+    fn read_reply<'b>(
+        &self,
+        body: &'b [u8],
+        partial: &mut Partial,
+    ) -> Result<Completion<'b>, Error> {
+        let reply: Event<'b> = serde_json::from_slice(body).map_err(not_the_shape)?;
+        let choices = reply.read(partial)?;
+        if choices.is_empty() {
+            return Err(Error::broken("The provider's answer holds no choices."));
+        }
+        Ok(Completion { choices })
+    }
+
+    fn tap(&self, frame: &Frame, partial: &mut Partial) -> Tap {
+        match &*frame.data {
+            _ if frame.form == Form::Comment => Tap::Pass,
+            b"[DONE]" => Tap::Done,
+            data => tap_event(data, partial),
+        }
+    }
+
+    fn read_frame<'f>(&self, frame: &'f Frame, partial: &mut Partial) -> Result<Step<'f>, Error> {
+        if frame.data.trim_ascii() == b"[DONE]" {
+            return Ok(Step::Done);
+        }
+        if frame.form == Form::Comment {
+            return Ok(Step::Skip);
+        }
+        let event: Event<'f> = serde_json::from_slice(&frame.data).map_err(not_the_shape)?;
+        let choices = event.read(partial)?;
+        Ok(if choices.is_empty() {
+            Step::Skip
+        } else {
+            Step::Chunk(Completion { choices })
+        })
+    }
+
+    fn read_error(&self, status: StatusCode, body: &[u8]) -> Error {
+        read_error(status, body)
+    }
+}
+
+/// Looks for the few things in an event that matter. The quoted names cannot occur inside a JSON string unescaped, but
+/// for a string that is exactly the name, which no colon follows.
+fn tap_event(data: &[u8], partial: &mut Partial) -> Tap {
+    if ERROR.find(data).is_some() {
+        return Tap::Translate;
+    }
+    let mut finished = 0;
+    for reason in values(&FINISH_REASON, data) {
+        match known_reason(reason) {
+            Some(Reason::Null) => {}
+            Some(Reason::Told) => finished += 1,
+            None => return Tap::Translate,
+        }
+    }
+    if values(&USAGE, data).any(|value| value.starts_with(b"{")) {
+        let Ok(event) = serde_json::from_slice::<Event<'_>>(data) else {
+            return Tap::Translate;
+        };
+        partial.usage = read_usage(event.usage).or(partial.usage);
+        if event.choices.as_ref().is_none_or(Vec::is_empty) {
+            return Tap::Usage;
+        }
+    } else if !data.starts_with(b"{") || !data.ends_with(b"}") {
+        return Tap::Translate;
+    }
+    partial.finished += finished;
+    Tap::Pass
+}
+
+enum Reason {
+    Null,
+    Told,
+}
+
+fn known_reason(value: &[u8]) -> Option<Reason> {
+    if value.starts_with(b"null") {
+        return Some(Reason::Null);
+    }
+    let told: [&[u8]; 3] = [b"\"stop\"", b"\"length\"", b"\"content_filter\""];
+    told.iter()
+        .any(|reason| value.starts_with(reason))
+        .then_some(Reason::Told)
+}
+
+/// What stands behind each `"name" :` in `data`.
+fn values<'d>(name: &'d Finder<'static>, data: &'d [u8]) -> impl Iterator<Item = &'d [u8]> {
+    name.find_iter(data).filter_map(move |at| {
+        let rest = data.get(at + name.needle().len()..)?;
+        Some(
+            rest.trim_ascii_start()
+                .strip_prefix(b":")?
+                .trim_ascii_start(),
+        )
+    })
+}
+
+static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\""));
+static FINISH_REASON: LazyLock<Finder<'static>> =
+    LazyLock::new(|| Finder::new(b"\"finish_reason\""));
+static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"usage\""));
+
+/// The request body, in the page's order.
+#[derive(Serialize)]
+struct Body<'a> {
+    model: &'a str,
+    #[serde(skip_serializing_if = "is_absent")]
+    prompt: &'a Prompt,
+    max_tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_p: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n: Option<u32>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    stream: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_options: Option<StreamOptions>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    stop: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    presence_penalty: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frequency_penalty: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    suffix: &'a Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    echo: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    best_of: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: &'a Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logit_bias: &'a Option<std::collections::BTreeMap<String, f64>>,
+    #[serde(flatten)]
+    extra: &'a std::collections::BTreeMap<String, Box<RawValue>>,
+}
+
+impl<'a> From<&'a CompletionRequest> for Body<'a> {
+    fn from(request: &'a CompletionRequest) -> Self {
+        Self {
+            model: request.model(),
+            prompt: &request.prompt,
+            max_tokens: request.max_tokens(),
+            temperature: request.temperature,
+            top_p: request.top_p,
+            n: request.n,
+            stream: request.stream,
+            stream_options: stream_options(request),
+            stop: &request.stop,
+            presence_penalty: request.presence_penalty,
+            frequency_penalty: request.frequency_penalty,
+            suffix: &request.suffix,
+            echo: request.echo,
+            best_of: request.best_of,
+            logprobs: request.logprobs,
+            user: &request.user,
+            seed: request.seed,
+            logit_bias: &request.logit_bias,
+            extra: &request.extra,
+        }
+    }
+}
+
+fn is_absent(prompt: &&Prompt) -> bool {
+    matches!(prompt, Prompt::Absent)
+}
+
+/// The client's options with `include_usage` switched on: the gateway counts, whether or not the client does.
+pub(super) fn stream_options(request: &CompletionRequest) -> Option<StreamOptions> {
+    request.stream.then(|| StreamOptions {
+        include_usage: true,
+        ..request.stream_options.clone().unwrap_or_default()
+    })
+}
+
+/// A whole reply or one event; an error in its place is read too.
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(borrow, default)]
+    id: Option<Cow<'a, str>>,
+    #[serde(default)]
+    created: Option<u64>,
+    #[serde(borrow, default)]
+    model: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    object: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    choices: Option<Vec<EventChoice<'a>>>,
+    #[serde(borrow, default)]
+    usage: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    message: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct EventChoice<'a> {
+    #[serde(default)]
+    index: u32,
+    #[serde(borrow, default)]
+    text: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    logprobs: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    finish_reason: Option<Cow<'a, str>>,
+}
+
+impl<'a> Event<'a> {
+    fn read(self, partial: &mut Partial) -> Result<Vec<Choice<'a>>, Error> {
+        if let Some(error) = self.error {
+            return Err(read_stream_error(error));
+        }
+        if self.object.as_deref() == Some("error") {
+            return Err(self.message.map_or_else(nameless_error, read_stream_error));
+        }
+        learn_head(partial, self.id, self.created, self.model);
+        partial.usage = read_usage(self.usage).or(partial.usage);
+        let choices = self.choices.unwrap_or_default();
+        Ok(choices
+            .into_iter()
+            .map(|choice| choice.read(partial))
+            .collect())
+    }
+}
+
+impl<'a> EventChoice<'a> {
+    fn read(self, partial: &mut Partial) -> Choice<'a> {
+        // Some servers send "" while a choice goes on.
+        let finish = self.finish_reason.filter(|reason| !reason.is_empty());
+        partial.finished += u32::from(finish.is_some());
+        Choice {
+            index: self.index,
+            text: self.text.unwrap_or_default(),
+            logprobs: self.logprobs.filter(|value| value.get() != "null"),
+            finish: finish.map(Finish::from_native),
+        }
+    }
+}
+
+/// Takes over what the upstream says of itself. The first id of a stream stays: some servers send a new one each time.
+pub(super) fn learn_head(
+    partial: &mut Partial,
+    id: Option<Cow<'_, str>>,
+    created: Option<u64>,
+    model: Option<Cow<'_, str>>,
+) {
+    if partial.headed {
+        return;
+    }
+    partial.headed = true;
+    if let Some(id) = id.filter(|id| !id.is_empty()) {
+        partial.id = id.into_owned();
+    }
+    if let Some(model) = model.filter(|model| !model.is_empty()) {
+        partial.model = model.into_owned();
+    }
+    partial.created = created.unwrap_or(partial.created);
+}
+
+/// Reads what stands in place of a completion: an error inside a 200, whole or streamed. It counts as the HTTP error it
+/// stands for where it names one, else as a failure of the provider.
+pub(super) fn read_stream_error(error: &RawValue) -> Error {
+    let status = serde_json::from_str::<Object<'_>>(error.get())
+        .ok()
+        .and_then(|object| object.status())
+        .unwrap_or(StatusCode::BAD_GATEWAY);
+    read_error_value(status, error.get()).unwrap_or_else(nameless_error)
+}
+
+fn nameless_error() -> Error {
+    unreadable_error(StatusCode::BAD_GATEWAY)
+}
+
+/// Reads the error forms of OpenAI-shaped servers: `{"error":{…}}`, `{"error":"…"}`, `{"message":…}`, `{"detail":…}`.
+pub(super) fn read_error(status: StatusCode, body: &[u8]) -> Error {
+    #[derive(Deserialize)]
+    struct Reply<'a> {
+        #[serde(borrow, default)]
+        error: Option<&'a RawValue>,
+        #[serde(borrow, default)]
+        detail: Option<&'a RawValue>,
+    }
+    let read = || {
+        let text = std::str::from_utf8(body).ok()?;
+        let reply: Reply<'_> = serde_json::from_str(text).ok()?;
+        let value = reply.error.or(reply.detail).map_or(text, RawValue::get);
+        read_error_value(status, value)
+    };
+    read().unwrap_or_else(|| unreadable_error(status))
+}
+
+fn read_error_value(status: StatusCode, value: &str) -> Option<Error> {
+    let kind = Kind::Upstream(status);
+    if let Ok(message) = serde_json::from_str::<String>(value) {
+        return Some(Error::new(kind, message));
+    }
+    let object: Object<'_> = serde_json::from_str(value).ok()?;
+    let mut error = Error::new(kind, object.message?.into_owned());
+    if let Some(api_type) = object.api_type {
+        error = error.with_type(api_type.into_owned());
+    }
+    if let Some(param) = object.param {
+        error = error.with_param(param.into_owned());
+    }
+    match object.code {
+        Some(Code::Word(word)) => Some(error.with_code(word)),
+        Some(Code::Number(number)) => Some(error.with_code(number.to_string())),
+        Some(Code::Other(_)) | None => Some(error),
+    }
+}
+
+#[derive(Deserialize)]
+struct Object<'a> {
+    #[serde(borrow, default)]
+    message: Option<Cow<'a, str>>,
+    #[serde(borrow, default, rename = "type")]
+    api_type: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    param: Option<Cow<'a, str>>,
+    #[serde(default)]
+    code: Option<Code>,
+}
+
+impl Object<'_> {
+    fn status(&self) -> Option<StatusCode> {
+        match self.code {
+            Some(Code::Number(number)) => StatusCode::from_u16(u16::try_from(number).ok()?)
+                .ok()
+                .filter(|status| status.is_client_error() || status.is_server_error()),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Code {
+    Word(String),
+    Number(i64),
+    Other(serde::de::IgnoredAny),
+}
+
+/// Reads the token counts of a whole reply that passes as it is.
+pub fn tap_reply(body: &Bytes, partial: &mut Partial) {
+    #[derive(Deserialize)]
+    struct Reply<'a> {
+        #[serde(borrow, default)]
+        usage: Option<&'a RawValue>,
+    }
+    if let Ok(reply) = serde_json::from_slice::<Reply<'_>>(body) {
+        partial.usage = read_usage(reply.usage).or(partial.usage);
+    }
+}

@@ -1,0 +1,43 @@
+//! Where a call goes and as whom: one row per provider, built in or declared in YAML.
+
+pub mod auth;
+pub mod base;
+pub mod table;
+
+use http::{HeaderName, HeaderValue};
+
+use crate::{completion::Parameter, dialect::Dialect};
+
+pub use self::{
+    auth::{Auth, Secret},
+    base::Base,
+};
+
+/// One built-in provider.
+#[derive(Debug)]
+pub struct Row {
+    /// Portkey's slug.
+    pub name: &'static str,
+    /// Scheme, host and the path below which the API's own paths start. Empty: there is no public host, a conf names one.
+    pub base_url: &'static str,
+    pub dialect: &'static dyn Dialect,
+    pub auth: Auth,
+    /// What this provider lacks of its dialect.
+    pub refuses: &'static [Parameter],
+}
+
+/// A provider as the gateway calls it: a row, with the conf's word over it.
+#[derive(Clone, Debug)]
+pub struct Provider {
+    pub name: String,
+    /// `None`: no conf gave the host that this provider needs.
+    pub base: Option<Base>,
+    pub dialect: &'static dyn Dialect,
+    pub auth: Auth,
+    pub key: Option<Secret>,
+    /// Sent with every call.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub refuses: &'static [Parameter],
+    /// For requests that name no model.
+    pub default_model: Option<String>,
+}

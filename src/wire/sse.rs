@@ -1,0 +1,365 @@
+//! Server-sent events, cut incrementally.
+//!
+//! Implements the stream grammar of <https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream>.
+//! An event is out as soon as its blank line is in. Bytes are decoded as bytes: a character split over two reads is whole
+//! again before anybody looks at it.
+
+use bytes::{Buf, Bytes, BytesMut};
+use memchr::memchr2;
+
+use crate::{
+    error::Error,
+    wire::{Form, Frame},
+};
+
+/// Cuts a byte stream into events.
+///
+/// Invariant between calls: `current` is empty or `tail` is. A read that holds whole events is sliced, never copied; only
+/// the unfinished event at its end moves into `tail`.
+#[derive(Debug)]
+pub struct Events {
+    current: Bytes,
+    tail: BytesMut,
+    scan: Scan,
+    /// The last event ended in CR: an LF that follows belongs to that line end.
+    skip_lf: bool,
+    begun: bool,
+    max_event_bytes: usize,
+}
+
+/// How far the unfinished event has been searched, so that no byte is searched twice.
+#[derive(Clone, Copy, Debug, Default)]
+struct Scan {
+    at: usize,
+    line_start: usize,
+}
+
+impl Events {
+    pub fn new(max_event_bytes: usize) -> Self {
+        Self {
+            current: Bytes::new(),
+            tail: BytesMut::new(),
+            scan: Scan::default(),
+            skip_lf: false,
+            begun: false,
+            max_event_bytes,
+        }
+    }
+
+    /// Takes one read. Call [`Events::next`] until it answers `None` before the next push.
+    pub fn push(&mut self, input: Bytes) {
+        if self.tail.is_empty() && self.current.is_empty() {
+            self.current = input;
+        } else {
+            self.tail
+                .extend_from_slice(&std::mem::take(&mut self.current));
+            self.tail.extend_from_slice(&input);
+        }
+    }
+
+    /// The next complete event. `None`: more bytes are needed.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an iterator would borrow the decoder for the whole stream"
+    )]
+    pub fn next(&mut self) -> Option<Result<Frame, Error>> {
+        loop {
+            self.skip_leading();
+            let unread: &[u8] = if self.tail.is_empty() {
+                &self.current
+            } else {
+                &self.tail
+            };
+            let Some(end) = self.scan.find_end(unread) else {
+                return self.keep_rest();
+            };
+            let raw = self.take(end);
+            self.skip_lf = raw.last() == Some(&b'\r');
+            if raw.len() > self.max_event_bytes {
+                return Some(Err(self.too_long()));
+            }
+            if !is_blank(&raw) {
+                return Some(Ok(read_frame(raw)));
+            }
+        }
+    }
+
+    /// What is left when the stream has ended: an event whose final blank line is missing.
+    pub fn rest(&mut self) -> Option<Frame> {
+        let rest = std::mem::take(&mut self.tail).freeze();
+        self.scan = Scan::default();
+        (!is_blank(&rest)).then(|| read_frame(rest))
+    }
+
+    fn unread(&self) -> &[u8] {
+        if self.tail.is_empty() {
+            &self.current
+        } else {
+            &self.tail
+        }
+    }
+
+    fn take(&mut self, end: usize) -> Bytes {
+        self.scan = Scan::default();
+        if self.tail.is_empty() {
+            self.current.split_to(end)
+        } else {
+            self.tail.split_to(end).freeze()
+        }
+    }
+
+    /// Drops a byte order mark at the start of the stream and the LF of a CRLF whose CR ended the last event.
+    fn skip_leading(&mut self) {
+        if self.skip_lf && !self.unread().is_empty() {
+            self.skip_lf = false;
+            if self.unread().first() == Some(&b'\n') {
+                self.advance(1);
+            }
+        }
+        if !self.begun && self.unread().len() >= BOM.len() {
+            self.begun = true;
+            if self.unread().starts_with(BOM) {
+                self.advance(BOM.len());
+            }
+        }
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        if self.tail.is_empty() {
+            self.current.advance(bytes);
+        } else {
+            self.tail.advance(bytes);
+        }
+        self.scan = Scan::default();
+    }
+
+    fn keep_rest(&mut self) -> Option<Result<Frame, Error>> {
+        let rest = std::mem::take(&mut self.current);
+        self.tail.extend_from_slice(&rest);
+        (self.tail.len() > self.max_event_bytes).then(|| Err(self.too_long()))
+    }
+
+    fn too_long(&mut self) -> Error {
+        self.tail.clear();
+        self.current.clear();
+        let limit = self.max_event_bytes;
+        Error::broken(format!(
+            "The provider sent a stream event of more than {limit} bytes."
+        ))
+    }
+}
+
+impl Scan {
+    /// The length of the first event in `bytes`, its blank line included.
+    fn find_end(&mut self, bytes: &[u8]) -> Option<usize> {
+        while let Some(offset) = memchr2(b'\n', b'\r', bytes.get(self.at..)?) {
+            let at = self.at + offset;
+            self.at = at + 1;
+            let lf_of_crlf = bytes.get(at) == Some(&b'\n')
+                && at == self.line_start
+                && at.checked_sub(1).and_then(|before| bytes.get(before)) == Some(&b'\r');
+            let blank = at == self.line_start && !lf_of_crlf;
+            self.line_start = at + 1;
+            if blank {
+                // CR LF is one line end: take the LF with it where it is already here.
+                let crlf = bytes.get(at) == Some(&b'\r') && bytes.get(at + 1) == Some(&b'\n');
+                return Some(at + 1 + usize::from(crlf));
+            }
+        }
+        self.at = bytes.len();
+        None
+    }
+}
+
+fn read_frame(raw: Bytes) -> Frame {
+    if let Some(data) = canonical_data(&raw) {
+        return Frame {
+            event: Bytes::new(),
+            data,
+            form: Form::Canonical,
+            raw,
+        };
+    }
+    let mut event = Bytes::new();
+    let mut data: Option<BytesMut> = None;
+    for line in lines(&raw) {
+        let (name, value) = field(line);
+        match name {
+            b"data" => match &mut data {
+                // "Append the field value to the data buffer, then append a single LF": the last LF is removed again.
+                Some(data) => {
+                    data.extend_from_slice(b"\n");
+                    data.extend_from_slice(value);
+                }
+                None => data = Some(BytesMut::from(value)),
+            },
+            b"event" => event = raw.slice_ref(value),
+            _ => {}
+        }
+    }
+    Frame {
+        event,
+        form: if data.is_some() {
+            Form::Other
+        } else {
+            Form::Comment
+        },
+        data: data.unwrap_or_default().freeze(),
+        raw,
+    }
+}
+
+/// The payload of an event that is exactly `data: …` LF LF.
+fn canonical_data(raw: &Bytes) -> Option<Bytes> {
+    let line = raw.strip_prefix(b"data: ")?.strip_suffix(b"\n\n")?;
+    memchr2(b'\n', b'\r', line)
+        .is_none()
+        .then(|| raw.slice_ref(line))
+}
+
+fn lines(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        if bytes.is_empty() {
+            return None;
+        }
+        let end = memchr2(b'\n', b'\r', bytes).unwrap_or(bytes.len());
+        let (line, rest) = bytes.split_at(end);
+        bytes = rest
+            .strip_prefix(b"\r\n")
+            .or_else(|| rest.strip_prefix(b"\n"))
+            .or_else(|| rest.strip_prefix(b"\r"))
+            .unwrap_or_default();
+        Some(line)
+    })
+}
+
+/// "If the line contains a colon: collect the characters before it as field, those after it as value; if value starts
+/// with a space, remove it." A line that starts with a colon is a comment: its field name is empty.
+fn field(line: &[u8]) -> (&[u8], &[u8]) {
+    match line.iter().position(|&byte| byte == b':') {
+        Some(colon) => {
+            let (name, value) = line.split_at(colon);
+            let value = value.strip_prefix(b":").unwrap_or(value);
+            (name, value.strip_prefix(b" ").unwrap_or(value))
+        }
+        None => (line, b""),
+    }
+}
+
+fn is_blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
+}
+
+const BOM: &[u8] = b"\xEF\xBB\xBF";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: usize = 1 << 20;
+
+    fn cut(pieces: &[&[u8]]) -> Vec<(String, String)> {
+        let mut events = Events::new(LIMIT);
+        let mut seen = Vec::new();
+        for piece in pieces {
+            events.push(Bytes::copy_from_slice(piece));
+            while let Some(frame) = events.next() {
+                seen.push(frame.unwrap());
+            }
+        }
+        seen.extend(events.rest());
+        seen.iter()
+            .filter(|frame| frame.form != Form::Comment)
+            .map(|frame| {
+                let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+                (text(&frame.event), text(&frame.data))
+            })
+            .collect()
+    }
+
+    const STREAMS: &[&str] = &[
+        "data: {\"a\":1}\n\ndata: [DONE]\n\n",
+        "event: ping\r\ndata: {}\r\n\r\nevent: x\r\ndata: é\u{2028}ü\r\n\r\n",
+        "data:one\rdata: two\r\revent:e\rdata\r\r",
+        "\u{FEFF}: PROCESSING\n\n\n\n\ndata: a\ndata: b\n\nid: 1\nretry: 5\n\ndata: [DONE]",
+        "data: mixed\r\n\ndata: ends\n\r\ndata: x\n\n",
+    ];
+
+    #[test]
+    fn every_two_way_cut_gives_the_same_events() {
+        for stream in STREAMS {
+            let bytes = stream.as_bytes();
+            let whole = cut(&[bytes]);
+            assert!(!whole.is_empty());
+            for at in 0..=bytes.len() {
+                assert_eq!(
+                    cut(&[&bytes[..at], &bytes[at..]]),
+                    whole,
+                    "cut at {at} of {stream:?}"
+                );
+            }
+            let single: Vec<&[u8]> = bytes.chunks(1).collect();
+            assert_eq!(cut(&single), whole, "byte by byte: {stream:?}");
+        }
+    }
+
+    #[test]
+    fn fields_are_read_as_the_standard_says() {
+        assert_eq!(
+            cut(&[STREAMS[2].as_bytes()]),
+            [("".into(), "one\ntwo".into()), ("e".into(), "".into())]
+        );
+        assert_eq!(
+            cut(&[STREAMS[3].as_bytes()]),
+            [("".into(), "a\nb".into()), ("".into(), "[DONE]".into())]
+        );
+        assert_eq!(
+            cut(&[STREAMS[1].as_bytes()])[1],
+            ("x".into(), "é\u{2028}ü".into())
+        );
+    }
+
+    #[test]
+    fn an_event_is_out_with_its_blank_line() {
+        let mut events = Events::new(LIMIT);
+        events.push(Bytes::from_static(b"data: 1\n\nda"));
+        let frame = events.next().unwrap().unwrap();
+        assert_eq!(
+            (&*frame.raw, &*frame.data, frame.form),
+            (&b"data: 1\n\n"[..], &b"1"[..], Form::Canonical)
+        );
+        assert!(events.next().is_none());
+        events.push(Bytes::from_static(b"ta: 2\r\n\r"));
+        assert_eq!(&*events.next().unwrap().unwrap().data, b"2");
+        events.push(Bytes::from_static(b"\n: c\n\n"));
+        assert_eq!(events.next().unwrap().unwrap().form, Form::Comment);
+    }
+
+    #[test]
+    fn an_endless_event_is_an_error_before_it_is_stored() {
+        let mut events = Events::new(64);
+        let mut failed = false;
+        for _ in 0..10 {
+            events.push(Bytes::from_static(b"data: 0123456789"));
+            failed |= matches!(events.next(), Some(Err(_)));
+            assert!(events.tail.len() <= 64 + 16);
+        }
+        assert!(failed);
+    }
+
+    #[test]
+    fn a_long_event_in_small_reads_is_searched_once() {
+        let mut events = Events::new(8 << 20);
+        let mut event = b"data: ".to_vec();
+        event.resize(1 << 20, b'x');
+        event.extend(b"\n\n");
+        for piece in event.chunks(16) {
+            events.push(Bytes::copy_from_slice(piece));
+            if let Some(frame) = events.next() {
+                assert_eq!(frame.unwrap().data.len(), (1 << 20) - 6);
+                return;
+            }
+        }
+        panic!("no event");
+    }
+}
