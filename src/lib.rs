@@ -4,6 +4,7 @@
 pub mod completion;
 pub mod dialect;
 mod error;
+mod exchange;
 pub mod provider;
 mod wire;
 

@@ -108,6 +108,8 @@ pub struct Partial {
     pub done: bool,
     /// `id`, `created` and `model` are the upstream's.
     pub headed: bool,
+    /// The client has been told the token counts.
+    pub usage_told: bool,
 }
 
 /// How far an answer shows what the provider itself said.

@@ -1,0 +1,4 @@
+//! One request's life.
+
+mod output;
+pub mod relay;

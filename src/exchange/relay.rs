@@ -1,0 +1,529 @@
+//! Upstream bytes in, client bytes out.
+//!
+//! A relay is fed what one upstream answer brings and says what the client gets for it. It has no clock and no socket: the
+//! carrier pushes reads and writes what comes back. Events leave whole, as soon as their last byte is in; an error event
+//! therefore never lands inside an unfinished one.
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+
+use crate::{
+    completion::{Completion, Compliance, Partial},
+    dialect::{Dialect, Replies, Step, Tap, openai},
+    error::Error,
+    exchange::output::Output,
+    wire::{Form, Frame, Framing, sse::Events},
+};
+
+/// What the client asked of its answer, beside the text.
+#[derive(Clone, Copy, Debug)]
+pub struct Wishes {
+    pub compliance: Compliance,
+    /// `stream_options.include_usage`.
+    pub usage: bool,
+    /// Choices the answer must bring: prompts × `n`.
+    pub choices: u32,
+    /// Bytes that one stream event may have.
+    pub max_event_bytes: usize,
+}
+
+/// How the upstream answered, and how the client wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A stream for a client that wants a stream.
+    Stream,
+    /// One JSON object for a client that wants one.
+    Whole,
+    /// One JSON object for a client that wants a stream.
+    WholeAsStream,
+    /// A status that is no success.
+    Error(StatusCode),
+}
+
+/// One answer on its way to the client.
+#[derive(Debug)]
+pub struct Relay {
+    dialect: &'static dyn Dialect,
+    partial: Partial,
+    wishes: Wishes,
+    mode: Mode,
+    failure: Option<Error>,
+}
+
+#[derive(Debug)]
+enum Mode {
+    /// Passed on as it comes; what was seen is kept for the token counts, up to [`MAX_TAP_BYTES`].
+    Verbatim(BytesMut),
+    Whole(BytesMut, Answer),
+    Stream(Events),
+    Error(StatusCode, BytesMut),
+}
+
+impl Relay {
+    pub fn new(
+        dialect: &'static dyn Dialect,
+        partial: Partial,
+        wishes: Wishes,
+        answer: Answer,
+    ) -> Self {
+        let mode = match answer {
+            Answer::Stream => match dialect.framing() {
+                Framing::Sse => Mode::Stream(Events::new(wishes.max_event_bytes)),
+            },
+            Answer::Error(status) => Mode::Error(status, BytesMut::new()),
+            Answer::Whole | Answer::WholeAsStream if dialect.replies() == Replies::Verbatim => {
+                Mode::Verbatim(BytesMut::new())
+            }
+            Answer::Whole | Answer::WholeAsStream => Mode::Whole(BytesMut::new(), answer),
+        };
+        Self {
+            dialect,
+            partial,
+            wishes,
+            mode,
+            failure: None,
+        }
+    }
+
+    /// Whether the client gets these very bytes, so that the upstream's `content-length` holds.
+    pub fn is_verbatim(&self) -> bool {
+        matches!(self.mode, Mode::Verbatim(_))
+    }
+
+    /// What the answer has told so far.
+    pub fn partial(&self) -> &Partial {
+        &self.partial
+    }
+
+    /// Why the answer failed. In a stream the client has been told by then.
+    pub fn failure(&self) -> Option<&Error> {
+        self.failure.as_ref()
+    }
+
+    /// Takes one upstream read; what comes back goes to the client at once. After a failure or the upstream's end marker
+    /// every further read is dropped.
+    pub fn push(&mut self, input: Bytes) -> Bytes {
+        if self.failure.is_some() || self.partial.done {
+            return Bytes::new();
+        }
+        match &mut self.mode {
+            Mode::Verbatim(seen) => {
+                if seen.len() <= MAX_TAP_BYTES {
+                    seen.extend_from_slice(&input);
+                }
+                input
+            }
+            Mode::Whole(body, _) => {
+                if body.len().saturating_add(input.len()) > MAX_REPLY_BYTES {
+                    let message =
+                        format!("The provider's answer is larger than {MAX_REPLY_BYTES} bytes.");
+                    self.failure = Some(Error::broken(message));
+                } else {
+                    body.extend_from_slice(&input);
+                }
+                Bytes::new()
+            }
+            Mode::Error(_, body) => {
+                // What is longer is a page, not an error object: its start is not JSON either.
+                if body.len().saturating_add(input.len()) <= MAX_ERROR_BYTES {
+                    body.extend_from_slice(&input);
+                }
+                Bytes::new()
+            }
+            Mode::Stream(_) => self.push_events(input),
+        }
+    }
+
+    /// The upstream has ended its answer cleanly: what the client still gets. `Err`: the answer is none, and (a stream
+    /// aside, which tells its failure itself) the client has seen nothing of it.
+    pub fn finish(&mut self) -> Result<Bytes, Error> {
+        if let (Some(failure), false) = (&self.failure, matches!(self.mode, Mode::Stream(_))) {
+            return Err(failure.clone());
+        }
+        match &mut self.mode {
+            Mode::Verbatim(seen) => {
+                let seen = std::mem::take(seen).freeze();
+                openai::tap_reply(&seen, &mut self.partial);
+                self.partial.done = true;
+                Ok(Bytes::new())
+            }
+            Mode::Whole(body, answer) => {
+                let (body, answer) = (std::mem::take(body), *answer);
+                self.finish_whole(&body, answer)
+            }
+            Mode::Error(status, body) => {
+                let (status, body) = (*status, std::mem::take(body));
+                Err(self.fail_with(self.dialect.read_error(status, &body)))
+            }
+            Mode::Stream(_) => Ok(self.finish_events()),
+        }
+    }
+
+    /// The upstream's answer broke off: what an open stream still gets. Nothing if it was complete or has failed before.
+    pub fn fail(&mut self, error: Error) -> Bytes {
+        if self.partial.done || self.failure.is_some() {
+            return Bytes::new();
+        }
+        Bytes::from(self.fail_with(error).event())
+    }
+
+    fn fail_with(&mut self, error: Error) -> Error {
+        self.failure = Some(error.clone());
+        error
+    }
+
+    fn finish_whole(&mut self, body: &[u8], answer: Answer) -> Result<Bytes, Error> {
+        let reply = match self.dialect.read_reply(body, &mut self.partial) {
+            Ok(reply) => reply,
+            Err(error) => return Err(self.fail_with(error)),
+        };
+        let mut out = Vec::with_capacity(body.len().saturating_add(256));
+        if answer == Answer::WholeAsStream {
+            self.partial
+                .write_chunk(&reply, self.wishes.compliance, &mut out);
+            self.end_stream(&mut out);
+        } else {
+            self.partial
+                .write_reply(&reply, self.wishes.compliance, &mut out);
+        }
+        self.partial.done = true;
+        Ok(Bytes::from(out))
+    }
+
+    fn push_events(&mut self, input: Bytes) -> Bytes {
+        let mut out = Output::new(input.clone());
+        if let Mode::Stream(events) = &mut self.mode {
+            events.push(input);
+        }
+        while let Some(frame) = self.next_event() {
+            if let Err(error) = frame.and_then(|frame| self.relay_event(&frame, &mut out)) {
+                let error = self.fail_with(error);
+                out.buffer().extend(error.event());
+            }
+            if self.failure.is_some() || self.partial.done {
+                break;
+            }
+        }
+        out.into_bytes()
+    }
+
+    fn next_event(&mut self) -> Option<Result<Frame, Error>> {
+        match &mut self.mode {
+            Mode::Stream(events) => events.next(),
+            Mode::Verbatim(_) | Mode::Whole(..) | Mode::Error(..) => None,
+        }
+    }
+
+    fn relay_event(&mut self, frame: &Frame, out: &mut Output) -> Result<(), Error> {
+        match self.dialect.tap(frame, &mut self.partial) {
+            Tap::Pass => pass(frame, out),
+            Tap::Usage if self.wishes.usage => {
+                self.partial.usage_told = true;
+                pass(frame, out);
+            }
+            Tap::Usage => {}
+            Tap::Done => self.complete(out)?,
+            Tap::Translate => match self.dialect.read_frame(frame, &mut self.partial)? {
+                Step::Chunk(chunk) => self.write(&chunk, out),
+                Step::Done => self.complete(out)?,
+                Step::Skip => {}
+            },
+        }
+        Ok(())
+    }
+
+    fn write(&self, chunk: &Completion<'_>, out: &mut Output) {
+        self.partial
+            .write_chunk(chunk, self.wishes.compliance, out.buffer());
+    }
+
+    /// The upstream says that its stream is complete. Without a finish reason it is not: something was lost.
+    fn complete(&mut self, out: &mut Output) -> Result<(), Error> {
+        if self.partial.finished == 0 {
+            return Err(cut());
+        }
+        self.partial.done = true;
+        self.end_stream(out.buffer());
+        Ok(())
+    }
+
+    fn end_stream(&self, out: &mut Vec<u8>) {
+        if self.wishes.usage && !self.partial.usage_told {
+            self.partial.write_usage(out);
+        }
+        out.extend_from_slice(b"data: [DONE]\n\n");
+    }
+
+    fn finish_events(&mut self) -> Bytes {
+        let mut out = Output::new(Bytes::new());
+        let rest = match &mut self.mode {
+            Mode::Stream(events) if self.failure.is_none() && !self.partial.done => events.rest(),
+            _ => return Bytes::new(),
+        };
+        // An event without its blank line counts if it is whole; half of one is a cut.
+        let rest = rest.map_or(Ok(()), |frame| self.relay_event(&frame, &mut out));
+        let end = match rest {
+            Ok(()) if self.partial.done => return out.into_bytes(),
+            Ok(()) if self.partial.finished >= self.wishes.choices => self.complete(&mut out),
+            Ok(()) => Err(cut()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = end {
+            let error = self.fail_with(error);
+            out.buffer().extend(error.event());
+        }
+        out.into_bytes()
+    }
+}
+
+/// Passes an event on in the one form that every client parses.
+fn pass(frame: &Frame, out: &mut Output) {
+    match frame.form {
+        Form::Canonical => out.pass(&frame.raw),
+        Form::Comment => out.buffer().extend_from_slice(b":\n\n"),
+        Form::Other => {
+            let buffer = out.buffer();
+            for line in frame.data.split(|&byte| byte == b'\n') {
+                buffer.extend_from_slice(b"data: ");
+                buffer.extend_from_slice(line);
+                buffer.push(b'\n');
+            }
+            buffer.push(b'\n');
+        }
+    }
+}
+
+fn cut() -> Error {
+    Error::broken("The provider's stream ended before it was complete.")
+}
+
+/// Replies larger than this pass uncounted; a count is at the end of a reply of a few kilobytes.
+const MAX_TAP_BYTES: usize = 4 << 20;
+/// A reply is held whole to be translated. 128 choices of 128k tokens are below it.
+const MAX_REPLY_BYTES: usize = 64 << 20;
+/// Error objects are a few hundred bytes.
+const MAX_ERROR_BYTES: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dialect::chat;
+
+    const WISHES: Wishes = Wishes {
+        compliance: Compliance::Strict,
+        usage: false,
+        choices: 1,
+        max_event_bytes: 1 << 20,
+    };
+
+    const TEXT: &str = concat!(
+        "data: {\"id\":\"c\",\"object\":\"text_completion\",\"created\":1,\"model\":\"m\",\"choices\":[{\"text\":\"é\",\"index\":0,\"logprobs\":null,\"finish_reason\":null}]}\n\n",
+        "data: {\"id\":\"c\",\"object\":\"text_completion\",\"created\":1,\"model\":\"m\",\"choices\":[{\"text\":\"\",\"index\":0,\"logprobs\":null,\"finish_reason\":\"stop\"}]}\n\n",
+        "data: {\"id\":\"c\",\"object\":\"text_completion\",\"created\":1,\"model\":\"m\",\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2,\"total_tokens\":3}}\n\n",
+        "data: [DONE]\n\n",
+    );
+
+    const CHAT: &str = concat!(
+        ": PROCESSING\r\n\r\n",
+        "data: {\"id\":\"c\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\r\n\r\n",
+        "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"é\\n\"}}]}\r\n\r\n",
+        "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"eos\"}]}\r\n\r\n",
+        "data: {\"id\":\"c\",\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2,\"total_tokens\":3}}\r\n\r\n",
+        "data: [DONE]\r\n\r\n",
+    );
+
+    fn seeded() -> Partial {
+        Partial {
+            id: "cmpl-seed".into(),
+            model: "asked".into(),
+            created: 9,
+            ..Partial::default()
+        }
+    }
+
+    /// Feeds the pieces and a clean end.
+    fn run(dialect: &'static dyn Dialect, wishes: Wishes, pieces: &[&[u8]]) -> (String, Relay) {
+        let mut relay = Relay::new(dialect, seeded(), wishes, Answer::Stream);
+        let mut out = Vec::new();
+        for piece in pieces {
+            out.extend(relay.push(Bytes::copy_from_slice(piece)));
+        }
+        out.extend(relay.finish().unwrap());
+        (String::from_utf8(out).unwrap(), relay)
+    }
+
+    #[test]
+    fn every_cut_gives_the_same_bytes() {
+        for (dialect, stream) in [
+            (&openai::VERBATIM as &dyn Dialect, TEXT),
+            (&chat::OPENAI, CHAT),
+        ] {
+            for usage in [false, true] {
+                let wishes = Wishes { usage, ..WISHES };
+                let bytes = stream.as_bytes();
+                let (whole, _) = run(dialect, wishes, &[bytes]);
+                assert!(whole.ends_with("data: [DONE]\n\n"));
+                assert_eq!(whole.contains("\"usage\":{"), usage);
+                for at in 0..bytes.len() {
+                    assert_eq!(run(dialect, wishes, &[&bytes[..at], &bytes[at..]]).0, whole);
+                }
+                assert_eq!(
+                    run(dialect, wishes, &bytes.chunks(1).collect::<Vec<_>>()).0,
+                    whole
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_of_the_pages_shape_passes_as_a_slice_of_its_read() {
+        let input = Bytes::from_static(TEXT.as_bytes());
+        let wishes = Wishes {
+            usage: true,
+            ..WISHES
+        };
+        let mut relay = Relay::new(&openai::VERBATIM, seeded(), wishes, Answer::Stream);
+        let first = input.slice(..TEXT.find("data: [DONE]").unwrap());
+        let out = relay.push(first.clone());
+        assert_eq!((out.as_ptr(), out.len()), (first.as_ptr(), first.len()));
+        assert_eq!(relay.partial().usage.unwrap().total_tokens, 3);
+    }
+
+    #[test]
+    fn every_truncation_ends_with_an_error_event_and_no_end_marker() {
+        for (dialect, stream) in [
+            (&openai::VERBATIM as &dyn Dialect, TEXT),
+            (&chat::OPENAI, CHAT),
+        ] {
+            let bytes = stream.as_bytes();
+            let finish = stream.find("\"finish_reason\":\"").unwrap();
+            for at in 0..finish {
+                let (out, relay) = run(dialect, WISHES, &[&bytes[..at]]);
+                assert!(relay.failure().is_some(), "cut at {at}");
+                assert!(out.contains("data: {\"error\":{"), "cut at {at}: {out}");
+                assert!(!out.contains("[DONE]"), "cut at {at}");
+                assert!(out.ends_with("\n\n"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_clean_end_after_the_finish_reason_gets_its_end_marker() {
+        let stream = &TEXT.as_bytes()[..TEXT.find("data: [DONE]").unwrap()];
+        let (out, relay) = run(&openai::VERBATIM, WISHES, &[stream]);
+        assert!(out.ends_with("data: [DONE]\n\n"));
+        assert!(relay.failure().is_none());
+        let two = Wishes {
+            choices: 2,
+            ..WISHES
+        };
+        assert!(run(&openai::VERBATIM, two, &[stream]).1.failure().is_some());
+    }
+
+    #[test]
+    fn nothing_follows_the_end_marker() {
+        let twice = format!("{TEXT}data: [DONE]\n\ndata: {{\"late\":1}}\n\n");
+        let (out, _) = run(&openai::VERBATIM, WISHES, &[twice.as_bytes()]);
+        assert_eq!(out.matches("[DONE]").count(), 1);
+        assert!(!out.contains("late"));
+    }
+
+    #[test]
+    fn an_error_inside_a_stream_is_told_once_and_ends_it() {
+        let first = &TEXT[..TEXT.find("\n\n").unwrap() + 2];
+        let stream = format!(
+            "{first}data: {{\"error\":{{\"message\":\"busy\",\"type\":\"overloaded\",\"code\":503}}}}\n\ndata: [DONE]\n\n"
+        );
+        let (out, relay) = run(&openai::VERBATIM, WISHES, &[stream.as_bytes()]);
+        assert_eq!(relay.failure().unwrap().status(), 503);
+        assert!(out.contains("\"message\":\"busy\",\"type\":\"overloaded\""));
+        assert!(!out.contains("[DONE]"));
+    }
+
+    #[test]
+    fn an_event_that_is_no_json_is_an_error() {
+        for stream in ["data: nonsense\n\n", "data: {\"choices\":\n\n"] {
+            let (out, relay) = run(&openai::VERBATIM, WISHES, &[stream.as_bytes()]);
+            assert!(
+                relay.failure().is_some() && !out.contains("[DONE]"),
+                "{stream}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_vendors_own_finish_reason_becomes_the_pages() {
+        let stream = TEXT.replace("\"stop\"", "\"eos\"");
+        let (out, _) = run(&openai::VERBATIM, WISHES, &[stream.as_bytes()]);
+        assert!(out.contains("\"finish_reason\":\"stop\"") && !out.contains("eos"));
+        let loose = Wishes {
+            compliance: Compliance::Loose,
+            ..WISHES
+        };
+        let (out, _) = run(&openai::VERBATIM, loose, &[stream.as_bytes()]);
+        assert!(out.contains("\"native_finish_reason\":\"eos\""));
+    }
+
+    #[test]
+    fn crlf_events_leave_in_the_canonical_form() {
+        let (out, _) = run(
+            &openai::VERBATIM,
+            WISHES,
+            &[TEXT.replace('\n', "\r\n").as_bytes()],
+        );
+        assert!(!out.contains('\r'));
+        assert_eq!(out, run(&openai::VERBATIM, WISHES, &[TEXT.as_bytes()]).0);
+    }
+
+    #[test]
+    fn a_whole_reply_is_held_until_it_is_understood() {
+        let mut relay = Relay::new(&chat::OPENAI, seeded(), WISHES, Answer::Whole);
+        assert!(
+            relay
+                .push(Bytes::from_static(
+                    b"{\"id\":\"c\",\"choices\":[{\"message\":{\"content\":\"hi\"},"
+                ))
+                .is_empty()
+        );
+        relay.push(Bytes::from_static(b"\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1,\"total_tokens\":2}}"));
+        let out = relay.finish().unwrap();
+        assert!(
+            std::str::from_utf8(&out).unwrap().contains(
+                "\"text\":\"hi\",\"index\":0,\"logprobs\":null,\"finish_reason\":\"stop\""
+            )
+        );
+        for body in [
+            "",
+            "<html>",
+            "{}",
+            "{\"error\":{\"message\":\"no\",\"code\":429}}",
+            "{\"choices\":[]}",
+        ] {
+            let mut relay = Relay::new(&chat::OPENAI, seeded(), WISHES, Answer::Whole);
+            relay.push(Bytes::from_static(body.as_bytes()));
+            let status = relay.finish().unwrap_err().status();
+            assert_eq!(
+                status,
+                if body.contains("429") { 429 } else { 502 },
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_whole_answer_to_a_stream_request_becomes_a_stream() {
+        let wishes = Wishes {
+            usage: true,
+            ..WISHES
+        };
+        let mut relay = Relay::new(&chat::OPENAI, seeded(), wishes, Answer::WholeAsStream);
+        relay.push(Bytes::from_static(b"{\"choices\":[{\"message\":{\"content\":\"hi\"},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1,\"total_tokens\":2}}"));
+        let out = relay.finish().unwrap();
+        let text = std::str::from_utf8(&out).unwrap();
+        assert!(
+            text.contains("\"text\":\"hi\"")
+                && text.contains("\"choices\":[],\"usage\"")
+                && text.ends_with("data: [DONE]\n\n")
+        );
+    }
+}
