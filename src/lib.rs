@@ -2,10 +2,12 @@
 #![forbid(unsafe_code)]
 
 pub mod completion;
+mod config;
 pub mod dialect;
 mod error;
 mod exchange;
 pub mod provider;
+mod route;
 mod wire;
 
 pub use error::Error;

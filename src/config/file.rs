@@ -1,0 +1,663 @@
+//! The conf file: a serde mirror of its YAML, and the way from there to a [`Config`].
+//!
+//! Pingora's `ServerConf` keys stand at the top of the same file; this module reads `gateway:` alone. An error names file,
+//! line, path and what would be accepted. A secret is `env:NAME`, `file:PATH` or plain text; it is resolved here, once.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue};
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+use crate::{
+    config::{AllowedHost, Config, ConfigError, Emulator, Limits, Surroundings, Timeouts},
+    dialect::{self, Dialect},
+    provider::{Auth, Base, Provider, Secret},
+    route::{ModelRule, Models},
+};
+
+/// A conf's text, and what surrounds it.
+pub struct Source<'a> {
+    /// The file's name, for errors.
+    pub file: &'a str,
+    pub text: &'a str,
+    /// The top-level keys that the server framework reads from the same file.
+    pub server_keys: &'a [String],
+    pub surroundings: &'a dyn Surroundings,
+}
+
+impl Config {
+    /// Reads and resolves a conf.
+    pub fn read(source: &Source<'_>) -> Result<Self, ConfigError> {
+        let file: File =
+            serde_yaml::from_str(source.text).map_err(|error| source.syntax_error(&error))?;
+        if let Some(key) = file
+            .rest
+            .keys()
+            .find(|key| !source.server_keys.contains(key))
+        {
+            let known = "expected `gateway` or a key of Pingora's server conf, such as `threads`";
+            return Err(source.error(&[key], format!("unknown key, {known}")));
+        }
+        let mut config = Self::default();
+        file.gateway.apply(source, &mut config)?;
+        Ok(config)
+    }
+}
+
+#[derive(Deserialize)]
+struct File {
+    #[serde(default)]
+    gateway: GatewayFile,
+    #[serde(flatten)]
+    rest: BTreeMap<String, serde::de::IgnoredAny>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct GatewayFile {
+    listen: Option<OneOrMany>,
+    admin: AdminFile,
+    default: DefaultFile,
+    providers: BTreeMap<String, ProviderFile>,
+    models: BTreeMap<String, ModelFile>,
+    allowed_hosts: Vec<HostText>,
+    limits: LimitsFile,
+    timeouts: TimeoutsFile,
+    emulator: Option<EmulatorFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected host:port or a list of them")]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct AdminFile {
+    listen: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct DefaultFile {
+    provider: Option<String>,
+    model: Option<String>,
+    upstream: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ProviderFile {
+    base_url: Option<BaseText>,
+    dialect: Option<DialectText>,
+    auth: Option<AuthText>,
+    api_key: Option<String>,
+    headers: BTreeMap<String, String>,
+    default_model: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelFile {
+    provider: String,
+    model: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct LimitsFile {
+    body_bytes: Option<usize>,
+    header_bytes: Option<usize>,
+    request_seconds: Option<u64>,
+    event_bytes: Option<usize>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct TimeoutsFile {
+    connect: Option<DurationText>,
+    read: Option<DurationText>,
+    write: Option<DurationText>,
+    total: Option<DurationText>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EmulatorFile {
+    listen: String,
+    /// Every provider's base URL becomes the emulator's, its path kept.
+    #[serde(default)]
+    all: bool,
+    #[serde(default)]
+    latency_ms: u64,
+    #[serde(default = "default_tokens")]
+    tokens: u32,
+    #[serde(default)]
+    tokens_per_second: u32,
+}
+
+fn default_tokens() -> u32 {
+    16
+}
+
+/// Declares a type that is read from a text by one function, so that the parser's error carries line and path.
+macro_rules! text {
+    ($name:ident, $inner:ty, $read:expr) => {
+        struct $name($inner);
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                $read(text.as_str()).map($name).map_err(D::Error::custom)
+            }
+        }
+    };
+}
+
+text!(BaseText, Base, |text: &str| Base::try_new(text, "base_url")
+    .map_err(|error| error.message().to_owned()));
+text!(HostText, AllowedHost, AllowedHost::try_new);
+text!(DurationText, Duration, read_duration);
+text!(DialectText, &'static dyn Dialect, |text: &str| {
+    dialect::by_name(text).ok_or_else(|| {
+        let names: Vec<&str> = dialect::DIALECTS
+            .iter()
+            .map(|dialect| dialect.name())
+            .collect();
+        format!(
+            "unknown dialect `{text}`, expected one of {}",
+            names.join(", ")
+        )
+    })
+});
+
+struct AuthText(Auth);
+
+impl<'de> Deserialize<'de> for AuthText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected `bearer`, `none` or `header: NAME`")]
+        enum Either {
+            Word(String),
+            Named { header: String },
+        }
+        match Either::deserialize(deserializer)? {
+            Either::Word(word) if word == "bearer" => Ok(Self(Auth::Bearer)),
+            Either::Word(word) if word == "none" => Ok(Self(Auth::None)),
+            Either::Word(_) => Err(D::Error::custom(
+                "expected `bearer`, `none` or `header: NAME`",
+            )),
+            Either::Named { header } => header
+                .parse()
+                .map(|name| Self(Auth::Header(name)))
+                .map_err(|_| D::Error::custom("`header` must be a header name")),
+        }
+    }
+}
+
+/// `250ms`, `2s`, `5m`.
+fn read_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let number: Option<u64> = digits.parse().ok();
+    let unit = text.get(digits.len()..).unwrap_or_default();
+    match (number, unit) {
+        (Some(0), _) => Err("a time must be more than 0".to_owned()),
+        (Some(number), "ms") => Ok(Duration::from_millis(number)),
+        (Some(number), "s") => Ok(Duration::from_secs(number)),
+        (Some(number), "m") => Ok(Duration::from_secs(number.saturating_mul(60))),
+        _ => Err(format!(
+            "`{text}` is not a time, expected a number and ms, s or m, such as 500ms"
+        )),
+    }
+}
+
+impl GatewayFile {
+    fn apply(self, source: &Source<'_>, config: &mut Config) -> Result<(), ConfigError> {
+        config.listen = match self.listen {
+            None => std::mem::take(&mut config.listen),
+            Some(OneOrMany::One(one)) => vec![one],
+            Some(OneOrMany::Many(many)) => many,
+        };
+        for address in &config.listen {
+            source.check_address(&["gateway", "listen"], address)?;
+        }
+        if let Some(listen) = self.admin.listen {
+            config.admin = (listen != "none").then_some(listen);
+        }
+        if let Some(address) = &config.admin {
+            source.check_address(&["gateway", "admin", "listen"], address)?;
+        }
+        for (name, provider) in self.providers {
+            let resolved = provider.resolve(&name, source, config)?;
+            config.providers.insert(name, Arc::new(resolved));
+        }
+        config.allowed_hosts = self.allowed_hosts.into_iter().map(|host| host.0).collect();
+        self.limits.apply(&mut config.limits);
+        self.timeouts.apply(&mut config.timeouts);
+        if let Some(emulator) = self.emulator {
+            emulator.apply(source, config)?;
+        }
+        apply_default(self.default, source, config)?;
+        apply_models(self.models, source, config)
+    }
+}
+
+impl ProviderFile {
+    fn resolve(
+        self,
+        name: &str,
+        source: &Source<'_>,
+        config: &Config,
+    ) -> Result<Provider, ConfigError> {
+        let path = |key| ["gateway", "providers", name, key];
+        let built_in = config.providers.get(name);
+        let mut provider = match built_in {
+            Some(provider) => Provider::clone(provider),
+            None => Provider {
+                name: name.to_owned(),
+                base: None,
+                dialect: &dialect::openai::VERBATIM,
+                auth: Auth::Bearer,
+                key: None,
+                headers: Vec::new(),
+                refuses: &[],
+                default_model: None,
+            },
+        };
+        if built_in.is_none() && self.base_url.is_none() {
+            let message = format!("`{name}` is no built-in provider: `base_url` is needed");
+            return Err(source.error(&path("base_url")[..3], message));
+        }
+        if !is_provider_name(name) {
+            return Err(source.error(
+                &path("")[..3],
+                "a provider's name is of a-z, 0-9, `-`, `_` and `.`".to_owned(),
+            ));
+        }
+        if let Some(dialect) = self.dialect {
+            provider.dialect = dialect.0;
+            provider.refuses = &[];
+        }
+        provider.base = self.base_url.map(|base| base.0).or(provider.base);
+        provider.auth = self.auth.map_or(provider.auth, |auth| auth.0);
+        provider.default_model = self.default_model;
+        if let Some(reference) = &self.api_key {
+            provider.key = source.secret(&path("api_key"), reference)?;
+        }
+        for (header, value) in &self.headers {
+            provider
+                .headers
+                .push(source.header(&path("headers"), header, value)?);
+        }
+        Ok(provider)
+    }
+}
+
+fn is_provider_name(name: &str) -> bool {
+    let allowed =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
+    !name.is_empty() && name.len() <= 64 && name.bytes().all(allowed)
+}
+
+impl LimitsFile {
+    fn apply(self, limits: &mut Limits) {
+        limits.body_bytes = self.body_bytes.unwrap_or(limits.body_bytes);
+        limits.header_bytes = self.header_bytes.unwrap_or(limits.header_bytes);
+        limits.event_bytes = self.event_bytes.unwrap_or(limits.event_bytes);
+        limits.request = self
+            .request_seconds
+            .map_or(limits.request, Duration::from_secs);
+    }
+}
+
+impl TimeoutsFile {
+    fn apply(self, timeouts: &mut Timeouts) {
+        let or = |new: Option<DurationText>, old| new.map_or(old, |duration| duration.0);
+        timeouts.connect = or(self.connect, timeouts.connect);
+        timeouts.read = or(self.read, timeouts.read);
+        timeouts.write = or(self.write, timeouts.write);
+        timeouts.total = or(self.total, timeouts.total);
+    }
+}
+
+impl EmulatorFile {
+    fn apply(self, source: &Source<'_>, config: &mut Config) -> Result<(), ConfigError> {
+        let (host, port) =
+            source.check_address(&["gateway", "emulator", "listen"], &self.listen)?;
+        if self.all {
+            for provider in config.providers.values_mut() {
+                let provider = Arc::make_mut(provider);
+                let home = Base {
+                    scheme: crate::provider::base::Scheme::Http,
+                    host: host.clone(),
+                    port,
+                    path: "/v1".to_owned(),
+                };
+                provider.base = Some(
+                    provider
+                        .base
+                        .as_ref()
+                        .map_or(home, |base| base.moved_to(&host, port)),
+                );
+            }
+        }
+        config.emulator = Some(Emulator {
+            listen: self.listen,
+            latency: Duration::from_millis(self.latency_ms),
+            tokens: self.tokens,
+            rate: self.tokens_per_second,
+        });
+        Ok(())
+    }
+}
+
+fn apply_default(
+    file: DefaultFile,
+    source: &Source<'_>,
+    config: &mut Config,
+) -> Result<(), ConfigError> {
+    for (key, name) in [("provider", &file.provider), ("upstream", &file.upstream)] {
+        if let Some(name) = name {
+            source.check_provider(&["gateway", "default", key], name, config)?;
+        }
+    }
+    config.default.provider = file.provider;
+    config.default.model = file.model;
+    config.default.upstream = file.upstream;
+    Ok(())
+}
+
+fn apply_models(
+    files: BTreeMap<String, ModelFile>,
+    source: &Source<'_>,
+    config: &mut Config,
+) -> Result<(), ConfigError> {
+    let mut rules = Vec::with_capacity(files.len());
+    for (pattern, file) in files {
+        source.check_provider(
+            &["gateway", "models", &pattern, "provider"],
+            &file.provider,
+            config,
+        )?;
+        rules.push(ModelRule {
+            pattern,
+            provider: file.provider,
+            model: file.model,
+        });
+    }
+    config.models = Models::new(rules);
+    Ok(())
+}
+
+impl Source<'_> {
+    fn error(&self, path: &[&str], message: String) -> ConfigError {
+        ConfigError {
+            file: self.file.to_owned(),
+            line: line_of(self.text, path),
+            path: path.join("."),
+            message,
+        }
+    }
+
+    /// The parser's own message is `path: what at line L column C`.
+    fn syntax_error(&self, error: &serde_yaml::Error) -> ConfigError {
+        let text = error.to_string();
+        let (text, line) = match error.location() {
+            Some(place) => (
+                text.rsplit_once(" at line ")
+                    .map_or(&*text, |(text, _)| text),
+                place.line(),
+            ),
+            None => (&*text, 0),
+        };
+        let (path, message) = match text.split_once(": ") {
+            Some((path, message)) if !path.contains(' ') => (path, message),
+            _ => ("", text),
+        };
+        // The parser names the mapping; the key at fault stands on the line.
+        let line_text = line
+            .checked_sub(1)
+            .and_then(|before| self.text.lines().nth(before));
+        let key = line_text
+            .and_then(|text| text.split_once(':'))
+            .map(|(key, _)| key.trim());
+        let path = match key {
+            Some(key) if !path.is_empty() && !path.ends_with(key) => format!("{path}.{key}"),
+            _ => path.to_owned(),
+        };
+        ConfigError {
+            file: self.file.to_owned(),
+            line,
+            path,
+            message: message.to_owned(),
+        }
+    }
+
+    fn check_provider(
+        &self,
+        path: &[&str],
+        name: &str,
+        config: &Config,
+    ) -> Result<(), ConfigError> {
+        if config.providers.contains_key(name) {
+            return Ok(());
+        }
+        let near: Vec<&str> = config
+            .providers
+            .keys()
+            .map(String::as_str)
+            .filter(|known| known.starts_with(name.get(..1).unwrap_or_default()))
+            .collect();
+        let message = format!(
+            "unknown provider `{name}`; declare it in gateway.providers, or use one of: {}",
+            near.join(", ")
+        );
+        Err(self.error(path, message))
+    }
+
+    fn check_address(&self, path: &[&str], address: &str) -> Result<(String, u16), ConfigError> {
+        let parsed = address
+            .rsplit_once(':')
+            .and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
+        parsed
+            .filter(|(host, _)| !host.is_empty())
+            .ok_or_else(|| self.error(path, format!("`{address}` is not host:port")))
+    }
+
+    fn secret(&self, path: &[&str], reference: &str) -> Result<Option<Secret>, ConfigError> {
+        let text = if let Some(name) = reference.strip_prefix("env:") {
+            let missing = || self.error(path, format!("the environment has no variable `{name}`"));
+            self.surroundings.variable(name).ok_or_else(missing)?
+        } else if let Some(file) = reference.strip_prefix("file:") {
+            let unread = |why: String| self.error(path, format!("`{file}` cannot be read: {why}"));
+            self.surroundings.file(file).map_err(unread)?
+        } else {
+            reference.to_owned()
+        };
+        Ok(Secret::try_new(&text))
+    }
+
+    fn header(
+        &self,
+        path: &[&str],
+        name: &str,
+        value: &str,
+    ) -> Result<(HeaderName, HeaderValue), ConfigError> {
+        let text = self.secret(path, value)?;
+        let value = HeaderValue::try_from(text.as_ref().map_or("", |text| text.expose()));
+        match (name.parse::<HeaderName>(), value) {
+            (Ok(name), Ok(mut value)) => {
+                value.set_sensitive(true);
+                Ok((name, value))
+            }
+            _ => Err(self.error(path, format!("`{name}` is not a header that can be sent"))),
+        }
+    }
+}
+
+/// The line on which the deepest part of `path` stands that can be found. Block style only; a flow mapping counts by the
+/// line it starts on.
+fn line_of(text: &str, path: &[&str]) -> usize {
+    let mut found = 0;
+    let mut rest = path.iter();
+    let mut wanted = rest.next();
+    for (number, line) in text.lines().enumerate() {
+        let Some(key) = wanted else { break };
+        let line = line
+            .trim_start()
+            .trim_start_matches("- ")
+            .trim_start_matches(['"', '\'']);
+        let after = line
+            .strip_prefix(key)
+            .map(|after| after.trim_start_matches(['"', '\'']));
+        if after.is_some_and(|after| after.starts_with(':')) {
+            found = number + 1;
+            wanted = rest.next();
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nothing;
+
+    impl Surroundings for Nothing {
+        fn variable(&self, name: &str) -> Option<String> {
+            (name == "KEY").then(|| "sk-env".to_owned())
+        }
+
+        fn file(&self, path: &str) -> Result<String, String> {
+            if path == "/key" {
+                Ok("sk-file\n".to_owned())
+            } else {
+                Err("no such file".to_owned())
+            }
+        }
+    }
+
+    fn read(text: &str) -> Result<Config, ConfigError> {
+        Config::read(&Source {
+            file: "conf.yaml",
+            text,
+            server_keys: &["version".to_owned(), "threads".to_owned()],
+            surroundings: &Nothing,
+        })
+    }
+
+    #[test]
+    fn an_empty_conf_is_the_default() {
+        for text in ["", "version: 1\nthreads: 2\n", "gateway: {}\n"] {
+            let config = read(text).unwrap();
+            assert_eq!(config.listen, ["127.0.0.1:8787"], "{text:?}");
+            assert!(config.providers.contains_key("openai"));
+            assert!(config.emulator.is_none());
+        }
+    }
+
+    #[test]
+    fn a_provider_is_one_row_of_yaml() {
+        let config = read(concat!(
+            "gateway:\n  providers:\n    mine: { base_url: \"http://127.0.0.1:1/v1\", dialect: chat, auth: { header: x-key }, api_key: \"file:/key\" }\n",
+            "    openai: { api_key: \"env:KEY\" }\n  models: { \"tiny*\": { provider: mine, model: t } }\n",
+        ))
+        .unwrap();
+        let mine = &config.providers["mine"];
+        assert_eq!(mine.dialect.name(), "chat");
+        assert_eq!(mine.auth.title(), "header x-key");
+        assert_eq!(mine.key.as_ref().unwrap().expose(), "sk-file");
+        assert_eq!(
+            config.providers["openai"].key.as_ref().unwrap().expose(),
+            "sk-env"
+        );
+        assert_eq!(
+            config.models.find("tiny-1").unwrap().model.as_deref(),
+            Some("t")
+        );
+    }
+
+    #[test]
+    fn the_emulator_takes_every_providers_place_and_keeps_its_path() {
+        let config = read("gateway: { emulator: { listen: \"127.0.0.1:9\", all: true } }").unwrap();
+        assert_eq!(
+            config.providers["groq"].base.as_ref().unwrap().to_string(),
+            "http://127.0.0.1:9/openai/v1"
+        );
+        assert!(
+            config
+                .providers
+                .values()
+                .all(|provider| provider.base.as_ref().unwrap().port == 9)
+        );
+    }
+
+    #[test]
+    fn errors_name_file_line_path_and_what_is_accepted() {
+        let cases = [
+            (
+                "gateway:\n  listn: x\n",
+                2,
+                "gateway.listn",
+                "unknown field `listn`",
+            ),
+            ("gatway: {}\n", 1, "gatway", "unknown key"),
+            (
+                "gateway:\n  listen: here\n",
+                2,
+                "gateway.listen",
+                "is not host:port",
+            ),
+            (
+                "gateway:\n  providers:\n    openai:\n      dialect: morse\n",
+                4,
+                "gateway.providers.openai.dialect",
+                "expected one of openai, chat",
+            ),
+            (
+                "gateway:\n  providers:\n    mine:\n      dialect: chat\n",
+                3,
+                "gateway.providers.mine",
+                "`base_url` is needed",
+            ),
+            (
+                "gateway:\n  providers:\n    mine:\n      base_url: ftp://x\n",
+                4,
+                "gateway.providers.mine.base_url",
+                "neither http nor https",
+            ),
+            (
+                "gateway:\n  providers:\n    openai:\n      api_key: env:NOPE\n",
+                4,
+                "gateway.providers.openai.api_key",
+                "no variable `NOPE`",
+            ),
+            (
+                "gateway:\n  timeouts:\n    read: 5\n",
+                3,
+                "gateway.timeouts.read",
+                "not a time",
+            ),
+            (
+                "gateway:\n  default:\n    provider: opnai\n",
+                3,
+                "gateway.default.provider",
+                "openai",
+            ),
+            (
+                "gateway:\n  models:\n    m:\n      provider: x\n",
+                4,
+                "gateway.models.m.provider",
+                "unknown provider",
+            ),
+        ];
+        for (text, line, path, part) in cases {
+            let error = read(text).expect_err(text);
+            assert_eq!((error.line, &*error.path), (line, path), "{error}");
+            assert!(error.message.contains(part), "{error}");
+            assert!(error.to_string().starts_with("conf.yaml:"), "{error}");
+        }
+    }
+}

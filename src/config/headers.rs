@@ -1,0 +1,366 @@
+//! What a request's headers say to the gateway: Portkey's headers, one row each.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use http::{HeaderMap, HeaderName};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{completion::Compliance, error::Error, provider::Secret};
+
+/// The client's word on one call, headers and inline config merged: a header beats the config's field of the same meaning.
+#[derive(Clone, Debug)]
+pub struct Directives {
+    pub provider: Option<String>,
+    pub key: Option<Secret>,
+    pub custom_host: Option<String>,
+    /// Request headers to send on to the upstream.
+    pub forward: Vec<HeaderName>,
+    /// The whole call's deadline.
+    pub timeout: Option<Duration>,
+    pub trace_id: Option<String>,
+    pub compliance: Compliance,
+    /// Body fields that beat the client's own.
+    pub overrides: BTreeMap<String, Box<RawValue>>,
+}
+
+impl Directives {
+    pub fn read(headers: &HeaderMap) -> Result<Self, Error> {
+        let config = match text(headers, CONFIG)? {
+            Some(json) => InlineConfig::read(json)?,
+            None => InlineConfig::default(),
+        };
+        let provider = match config.provider {
+            Some(provider) => Some(provider),
+            None => text(headers, PROVIDER)?.map(str::to_owned),
+        };
+        if let Some(metadata) = text(headers, METADATA)? {
+            check_metadata(metadata)?;
+        }
+        let forward = match text(headers, FORWARD)? {
+            Some(list) => list.split(',').map(str::trim).map(str::to_owned).collect(),
+            None => config.forward_headers,
+        };
+        let strict = text(headers, STRICT)? != Some("false")
+            && config.strict_open_ai_compliance != Some(false);
+        Ok(Self {
+            provider,
+            key: client_key(config.api_key.as_deref(), headers)?,
+            custom_host: text(headers, CUSTOM_HOST)?
+                .map(str::to_owned)
+                .or(config.custom_host),
+            forward: forward
+                .iter()
+                .map(|name| forwardable(name))
+                .collect::<Result<_, _>>()?,
+            timeout: read_timeout(text(headers, TIMEOUT)?)?
+                .or(config.request_timeout.map(Duration::from_millis)),
+            trace_id: text(headers, TRACE_ID)?.map(str::to_owned),
+            compliance: if strict {
+                Compliance::Strict
+            } else {
+                Compliance::Loose
+            },
+            overrides: config.override_params,
+        })
+    }
+}
+
+/// The key, first that applies: the config's, `Authorization`, `x-portkey-api-key`. An empty one counts as absent.
+fn client_key(config: Option<&str>, headers: &HeaderMap) -> Result<Option<Secret>, Error> {
+    if let Some(key) = config.and_then(Secret::try_new) {
+        return Ok(Some(key));
+    }
+    if let Some(key) = text(headers, "authorization")?.and_then(Secret::from_authorization) {
+        return Ok(Some(key));
+    }
+    Ok(text(headers, API_KEY)?.and_then(Secret::try_new))
+}
+
+/// A header's value: `None` if absent or blank. Given twice, or not text, it is refused: two readers could disagree.
+pub fn text<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&'h str>, Error> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next();
+    if values.next().is_some() {
+        return Err(Error::invalid(
+            name,
+            format!("The header `{name}` is given more than once."),
+        ));
+    }
+    let text = value.map(|value| value.to_str()).transpose();
+    let text =
+        text.map_err(|_| Error::invalid(name, format!("The header `{name}` is not plain text.")))?;
+    Ok(text.map(str::trim).filter(|text| !text.is_empty()))
+}
+
+fn read_timeout(value: Option<&str>) -> Result<Option<Duration>, Error> {
+    let Some(value) = value else { return Ok(None) };
+    match value.parse::<u64>() {
+        Ok(0) => Ok(None),
+        Ok(millis) => Ok(Some(Duration::from_millis(millis))),
+        Err(_) => Err(Error::invalid(
+            TIMEOUT,
+            format!("`{TIMEOUT}` must be a whole number of milliseconds."),
+        )),
+    }
+}
+
+/// Metadata is for routes and logs; here it is only held to be an object, so that a typo is found where it is made.
+fn check_metadata(json: &str) -> Result<(), Error> {
+    serde_json::from_str::<BTreeMap<String, serde::de::IgnoredAny>>(json)
+        .map(|_| ())
+        .map_err(|_| Error::invalid(METADATA, format!("`{METADATA}` must be a JSON object.")))
+}
+
+fn forwardable(name: &str) -> Result<HeaderName, Error> {
+    let refused = |why: &str| Error::invalid(FORWARD, format!("`{FORWARD}` {why}."));
+    let header: HeaderName = name
+        .parse()
+        .map_err(|_| refused("holds what is no header name"))?;
+    if header.as_str() == FORWARD {
+        return Err(refused("must not name itself"));
+    }
+    if header.as_str().starts_with("x-portkey-") || NEVER_FORWARDED.contains(&header.as_str()) {
+        return Err(refused(
+            "names a header that belongs to the connection, the credentials or the gateway",
+        ));
+    }
+    Ok(header)
+}
+
+/// `x-portkey-config`, inline: a single target. What later parts of the grammar would need is refused by its name.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct InlineConfig {
+    strategy: Option<Strategy>,
+    targets: Option<Vec<InlineConfig>>,
+    name: Option<String>,
+    weight: Option<f64>,
+    provider: Option<String>,
+    api_key: Option<String>,
+    custom_host: Option<String>,
+    request_timeout: Option<u64>,
+    override_params: BTreeMap<String, Box<RawValue>>,
+    forward_headers: Vec<String>,
+    strict_open_ai_compliance: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Strategy {
+    mode: String,
+}
+
+impl InlineConfig {
+    fn read(json: &str) -> Result<Self, Error> {
+        if !json.starts_with('{') {
+            return Err(Error::invalid(
+                CONFIG,
+                "Invalid config passed. You need to pass a valid json",
+            ));
+        }
+        let config: Self = serde_json::from_str(json).map_err(|error| match error.classify() {
+            serde_json::error::Category::Data => Error::invalid(
+                CONFIG,
+                format!("Invalid config passed: {}", without_input(&error)),
+            ),
+            _ => Error::invalid(
+                CONFIG,
+                "Invalid config passed. You need to pass a valid json",
+            ),
+        })?;
+        config.into_single()
+    }
+
+    /// The one target of a config that has one, with the root's fields where it has none of its own.
+    fn into_single(mut self) -> Result<Self, Error> {
+        let mode = self
+            .strategy
+            .take()
+            .map_or_else(|| "single".to_owned(), |strategy| strategy.mode);
+        let targets = self.targets.take();
+        match (mode.as_str(), targets) {
+            ("single", None) => Ok(self),
+            ("single", Some(targets)) => match <[Self; 1]>::try_from(targets) {
+                Ok([target]) => target.into_single().map(|target| target.inherit(self)),
+                Err(_) => Err(Error::invalid(
+                    CONFIG,
+                    "`targets` of a `single` strategy must hold one target.",
+                )),
+            },
+            ("fallback" | "loadbalance" | "conditional", _) => Err(Error::unsupported(
+                "x-portkey-config: strategy.mode",
+                "this version of the gateway (`single` is)",
+            )),
+            _ => Err(Error::invalid(
+                CONFIG,
+                "Invalid 'mode' value. Must be one of: single, loadbalance, fallback, conditional",
+            )),
+        }
+    }
+
+    fn inherit(mut self, parent: Self) -> Self {
+        for (name, value) in parent.override_params {
+            self.override_params.entry(name).or_insert(value);
+        }
+        if self.forward_headers.is_empty() {
+            self.forward_headers = parent.forward_headers;
+        }
+        self.custom_host = self.custom_host.or(parent.custom_host);
+        self.request_timeout = self.request_timeout.or(parent.request_timeout);
+        self.strict_open_ai_compliance = self
+            .strict_open_ai_compliance
+            .or(parent.strict_open_ai_compliance);
+        self
+    }
+}
+
+/// serde's message names fields and types; it quotes a wrong value only as `string "…"`, which is cut away here.
+fn without_input(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text
+        .split_once("invalid type: ")
+        .or_else(|| text.split_once("invalid value: "))
+    {
+        Some((_, rest)) => format!(
+            "wrong type, {}",
+            rest.split_once(", ").map_or("", |(_, wanted)| wanted)
+        ),
+        None => text,
+    }
+}
+
+pub const PROVIDER: &str = "x-portkey-provider";
+pub const CONFIG: &str = "x-portkey-config";
+pub const API_KEY: &str = "x-portkey-api-key";
+pub const CUSTOM_HOST: &str = "x-portkey-custom-host";
+pub const FORWARD: &str = "x-portkey-forward-headers";
+pub const TIMEOUT: &str = "x-portkey-request-timeout";
+pub const TRACE_ID: &str = "x-portkey-trace-id";
+pub const METADATA: &str = "x-portkey-metadata";
+pub const STRICT: &str = "x-portkey-strict-open-ai-compliance";
+
+/// Framing, hop-by-hop, credentials, and the headers that open cloud metadata services.
+const NEVER_FORWARDED: &[&str] = &[
+    "accept-encoding",
+    "api-key",
+    "authorization",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "metadata",
+    "metadata-flavor",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+    "x-api-key",
+    "x-aws-ec2-metadata-token",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-goog-api-key",
+    "x-google-metadata-request",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&'static str, &str)]) -> Result<Directives, Error> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, value.parse().unwrap());
+        }
+        Directives::read(&headers)
+    }
+
+    fn key(pairs: &[(&'static str, &str)]) -> Option<String> {
+        read(pairs).unwrap().key.map(|key| key.expose().to_owned())
+    }
+
+    #[test]
+    fn the_first_key_that_applies_is_taken() {
+        let config = (CONFIG, r#"{"provider":"openai","api_key":"c"}"#);
+        let bearer = ("authorization", "Bearer a");
+        let portkey = (API_KEY, "p");
+        assert_eq!(key(&[config, bearer, portkey]).as_deref(), Some("c"));
+        assert_eq!(key(&[bearer, portkey]).as_deref(), Some("a"));
+        assert_eq!(
+            key(&[("authorization", "Bearer "), portkey]).as_deref(),
+            Some("p")
+        );
+        assert_eq!(key(&[(API_KEY, "")]), None);
+    }
+
+    #[test]
+    fn a_header_beats_the_configs_field() {
+        let directives = read(&[
+            (CONFIG, r#"{"provider":"groq","custom_host":"https://a","request_timeout":5,"override_params":{"n":2}}"#),
+            (PROVIDER, "openai"),
+            (CUSTOM_HOST, "https://b"),
+            (TIMEOUT, "70"),
+        ])
+        .unwrap();
+        assert_eq!(directives.provider.as_deref(), Some("groq"));
+        assert_eq!(directives.custom_host.as_deref(), Some("https://b"));
+        assert_eq!(directives.timeout, Some(Duration::from_millis(70)));
+        assert_eq!(directives.overrides["n"].get(), "2");
+    }
+
+    #[test]
+    fn a_single_target_is_unfolded() {
+        let directives = read(&[(
+            CONFIG,
+            r#"{"strategy":{"mode":"single"},"request_timeout":9,"targets":[{"provider":"groq","api_key":"k"}]}"#,
+        )])
+        .unwrap();
+        assert_eq!(directives.provider.as_deref(), Some("groq"));
+        assert_eq!(directives.timeout, Some(Duration::from_millis(9)));
+    }
+
+    #[test]
+    fn wrong_headers_are_refused_by_name_without_an_echo() {
+        for (name, value) in [
+            (CONFIG, "pc-saved"),
+            (CONFIG, "{"),
+            (CONFIG, r#"{"provider":"openai","retry":{"attempts":3}}"#),
+            (CONFIG, r#"{"api_key":{"canary":1}}"#),
+            (CONFIG, r#"{"strategy":{"mode":"fallback"},"targets":[]}"#),
+            (CONFIG, r#"{"provider":5,"api_key":"canary"}"#),
+            (CONFIG, r#"{"request_timeout":"canary"}"#),
+            (TIMEOUT, "soon"),
+            (METADATA, "[1]"),
+            (FORWARD, "x-portkey-forward-headers"),
+            (FORWARD, "x-a, Authorization"),
+            (FORWARD, "bad name"),
+        ] {
+            let error = read(&[(name, value)]).expect_err(value);
+            assert_eq!(error.status(), 400, "{value}");
+            assert!(error.param().unwrap().starts_with(name), "{value}");
+            assert!(!error.message().contains("canary"), "{}", error.message());
+        }
+        assert!(read(&[(PROVIDER, "a"), (PROVIDER, "b")]).is_err());
+    }
+
+    #[test]
+    fn only_the_word_false_loosens_compliance() {
+        assert_eq!(
+            read(&[(STRICT, "false")]).unwrap().compliance,
+            Compliance::Loose
+        );
+        assert_eq!(
+            read(&[(STRICT, "0")]).unwrap().compliance,
+            Compliance::Strict
+        );
+        assert_eq!(read(&[]).unwrap().compliance, Compliance::Strict);
+    }
+}

@@ -1,0 +1,163 @@
+//! The conf as the gateway uses it: if a [`Config`] exists, every name in it resolves and every secret was read.
+
+pub mod file;
+pub mod headers;
+pub mod host;
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use crate::{
+    provider::{Provider, Row, table::ROWS},
+    route::Models,
+};
+
+pub use host::AllowedHost;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `host:port` of each client listener.
+    pub listen: Vec<String>,
+    /// `host:port` of the admin listener; `None` switches it off.
+    pub admin: Option<String>,
+    pub default: Defaults,
+    pub providers: BTreeMap<String, Arc<Provider>>,
+    pub models: Models,
+    /// Hosts that a client may choose by `x-portkey-custom-host`. Empty: none.
+    pub allowed_hosts: Vec<AllowedHost>,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+    pub emulator: Option<Emulator>,
+}
+
+/// What a request gets that names nothing itself.
+#[derive(Clone, Debug, Default)]
+pub struct Defaults {
+    pub provider: Option<String>,
+    pub model: Option<String>,
+    /// The provider that takes every other path: the app that we stand in front of.
+    pub upstream: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Largest request body of `/v1/completions`.
+    pub body_bytes: usize,
+    /// Largest request head, names and values added up.
+    pub header_bytes: usize,
+    /// Time within which a request body must have arrived.
+    pub request: Duration,
+    /// Largest stream event of an upstream.
+    pub event_bytes: usize,
+}
+
+/// Deadlines of an upstream call.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    pub connect: Duration,
+    /// Longest silence of the upstream, before its head or between two reads.
+    pub read: Duration,
+    pub write: Duration,
+    /// The whole call.
+    pub total: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Emulator {
+    pub listen: String,
+    pub latency: Duration,
+    /// Tokens of an answer that nothing else ends.
+    pub tokens: u32,
+    /// Tokens per second of a stream; 0: no pause.
+    pub rate: u32,
+}
+
+/// Why a conf was refused. Never quotes a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    pub file: String,
+    /// 1 is the first; 0: the file as a whole.
+    pub line: usize,
+    /// Such as `gateway.providers.my-vllm.base_url`.
+    pub path: String,
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file)?;
+        if self.line > 0 {
+            write!(f, ":{}", self.line)?;
+        }
+        if !self.path.is_empty() {
+            write!(f, ": {}", self.path)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The world outside the conf file: where secrets are. Passed in, so that reading a conf needs no process.
+pub trait Surroundings {
+    fn variable(&self, name: &str) -> Option<String>;
+    fn file(&self, path: &str) -> Result<String, String>;
+}
+
+impl Default for Config {
+    /// The conf of a gateway that was started without one: loopback, all providers at their public URLs.
+    fn default() -> Self {
+        Self {
+            listen: vec![DEFAULT_LISTEN.to_owned()],
+            admin: Some(DEFAULT_ADMIN.to_owned()),
+            default: Defaults::default(),
+            providers: ROWS
+                .iter()
+                .map(|row| (row.name.to_owned(), Arc::new(built_in(row))))
+                .collect(),
+            models: Models::default(),
+            allowed_hosts: Vec::new(),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            emulator: None,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 32 << 20,
+            header_bytes: 64 << 10,
+            request: Duration::from_secs(60),
+            event_bytes: 1 << 20,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(2),
+            read: Duration::from_secs(120),
+            write: Duration::from_secs(60),
+            total: Duration::from_secs(600),
+        }
+    }
+}
+
+fn built_in(row: &'static Row) -> Provider {
+    Provider {
+        name: row.name.to_owned(),
+        // A test holds that every built-in URL is well formed.
+        base: crate::provider::Base::try_new(row.base_url, "base_url").ok(),
+        dialect: row.dialect,
+        auth: row.auth.clone(),
+        key: None,
+        headers: Vec::new(),
+        refuses: row.refuses,
+        default_model: None,
+    }
+}
+
+const DEFAULT_LISTEN: &str = "127.0.0.1:8787";
+const DEFAULT_ADMIN: &str = "127.0.0.1:8789";
