@@ -6,6 +6,8 @@ mod config;
 pub mod dialect;
 mod error;
 mod exchange;
+mod gateway;
+mod metrics;
 pub mod provider;
 mod route;
 mod wire;

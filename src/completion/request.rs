@@ -99,12 +99,12 @@ impl CompletionRequest {
         self.source.as_ref()
     }
 
-    /// Names the model to ask for. The source stays valid only if the client named the same.
-    pub fn set_model(&mut self, model: &str) {
-        if self.model.as_deref() != Some(model) {
-            self.model = Some(model.to_owned());
+    /// Settles the model to ask for. The source stays valid only if the client named the same.
+    pub fn settle_model(&mut self, named: Option<&str>, model: &str) {
+        if named != Some(model) {
             self.source = None;
         }
+        self.model = Some(model.to_owned());
     }
 
     /// The model; empty where none was named (the gateway refuses that before a dialect sees it).
@@ -492,9 +492,9 @@ mod tests {
     #[test]
     fn the_source_lives_while_the_model_is_the_clients() {
         let mut request = read_str(r#"{"model":"m"}"#).unwrap();
-        request.set_model("m");
+        request.settle_model(Some("m"), "m");
         assert!(request.source().is_some());
-        request.set_model("other");
+        request.settle_model(Some("m"), "other");
         assert!(request.source().is_none());
         assert_eq!(request.model(), "other");
     }

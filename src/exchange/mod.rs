@@ -1,4 +1,448 @@
-//! One request's life.
+//! One request's life, from an admitted request to the last byte of its answer. No IO: a carrier moves the bytes.
+//!
+//! ```text
+//!  CompletionRequest ─▶ Ready ──head()/body()──▶ upstream
+//!                         │
+//!                         │ answer(upstream head)
+//!                         ▼
+//!                      Relaying ──relay_mut().push()/finish()──▶ client
+//!                         │
+//!                         ▼
+//!                      report()
+//! ```
 
 mod output;
 pub mod relay;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use crate::{
+    completion::{CompletionRequest, Compliance, Partial, Prompt, Usage},
+    dialect::{Replies, UpstreamRequest},
+    error::{Error, Kind},
+    exchange::relay::{Answer, Relay, Wishes},
+    provider::{Provider, Target},
+};
+
+/// One request to `/v1/completions` and its answer.
+#[derive(Debug)]
+pub struct Exchange {
+    target: Target,
+    request: UpstreamRequest,
+    forwarded: Vec<(HeaderName, HeaderValue)>,
+    reply: ReplyForm,
+    timeout: Option<Duration>,
+    wishes: Wishes,
+    seed: Partial,
+    relay: Option<Relay>,
+}
+
+/// What the client wants its answer to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplyForm {
+    Whole,
+    Stream,
+}
+
+/// Whether Pingora's phases can send the request body again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    Held,
+    /// Read past the framework's 64 KiB buffer: only the conductor still has the bytes.
+    Lost,
+}
+
+/// Which carrier takes an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Road {
+    /// Pingora's own phases.
+    Phases,
+    Conductor,
+}
+
+/// What an upstream's response head says that matters here.
+#[derive(Clone, Copy, Debug)]
+pub struct UpstreamHead<'a> {
+    pub status: StatusCode,
+    pub headers: &'a HeaderMap,
+}
+
+/// What an exchange comes to, for the log and the metrics.
+#[derive(Clone, Copy, Debug)]
+pub struct Report<'a> {
+    pub provider: &'a str,
+    pub model: &'a str,
+    pub reply: ReplyForm,
+    pub usage: Option<Usage>,
+    pub failure: Option<&'a Error>,
+}
+
+/// What seeds the answer's own `id` and `created`.
+#[derive(Clone, Copy, Debug)]
+pub struct Seed {
+    /// Unix time, seconds.
+    pub now: u64,
+    pub draw: u128,
+}
+
+/// What a client said of the call, beside its body.
+#[derive(Debug)]
+pub struct Terms {
+    pub compliance: Compliance,
+    pub timeout: Option<Duration>,
+    pub forwarded: Vec<(HeaderName, HeaderValue)>,
+    pub max_event_bytes: usize,
+}
+
+impl Exchange {
+    pub fn try_new(
+        request: &CompletionRequest,
+        target: Target,
+        terms: Terms,
+        seed: Seed,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            request: target.provider.dialect.write_request(request)?,
+            forwarded: terms.forwarded,
+            reply: if request.stream {
+                ReplyForm::Stream
+            } else {
+                ReplyForm::Whole
+            },
+            timeout: terms.timeout,
+            wishes: Wishes {
+                compliance: terms.compliance,
+                usage: request.include_usage(),
+                choices: prompts(&request.prompt).saturating_mul(request.n.unwrap_or(1)),
+                max_event_bytes: terms.max_event_bytes,
+            },
+            seed: Partial {
+                id: format!("cmpl-{:032x}", seed.draw),
+                created: seed.now,
+                model: request.model().to_owned(),
+                ..Partial::default()
+            },
+            target,
+            relay: None,
+        })
+    }
+
+    /// The carrier that can do what this exchange needs. Pingora's phases carry it, unless
+    /// * the request body is past what they can send again, or
+    /// * the client set a deadline for the whole call, which they do not have, or
+    /// * the reply is whole and translated: its status line cannot be known before its last byte, since a 200 that turns
+    ///   out to hold an error or half an object has to reach the client as that error.
+    pub fn road(&self, replay: Replay) -> Road {
+        let translated_whole = self.reply == ReplyForm::Whole
+            && self.target.provider.dialect.replies() == Replies::Translated;
+        if replay == Replay::Lost || self.timeout.is_some() || translated_whole {
+            Road::Conductor
+        } else {
+            Road::Phases
+        }
+    }
+
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub fn provider(&self) -> &Arc<Provider> {
+        &self.target.provider
+    }
+
+    pub fn reply(&self) -> ReplyForm {
+        self.reply
+    }
+
+    /// The client's own deadline for the whole call.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+
+    /// The upstream's body.
+    pub fn body(&self) -> &Bytes {
+        &self.request.body
+    }
+
+    /// The upstream's path and query.
+    pub fn path(&self) -> String {
+        format!("{}{}", self.target.base.path, self.request.path)
+    }
+
+    /// Every header of the upstream request. An allow-list: what a client sent is not in it, but for what it asked to
+    /// have forwarded.
+    pub fn headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>, Error> {
+        let wrong = |_| {
+            Error::new(
+                Kind::Internal,
+                "The upstream's host cannot be written as a header.",
+            )
+        };
+        let accept = match self.reply {
+            ReplyForm::Stream => "text/event-stream",
+            ReplyForm::Whole => "application/json",
+        };
+        let mut headers = vec![
+            (
+                header::HOST,
+                HeaderValue::try_from(self.target.base.authority()).map_err(wrong)?,
+            ),
+            (
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/json"),
+            ),
+            (header::ACCEPT, HeaderValue::from_static(accept)),
+            (
+                header::ACCEPT_ENCODING,
+                HeaderValue::from_static("identity"),
+            ),
+            (header::USER_AGENT, HeaderValue::from_static(USER_AGENT)),
+            (
+                header::CONTENT_LENGTH,
+                HeaderValue::from(self.request.body.len()),
+            ),
+        ];
+        headers.extend(self.request.headers.iter().map(|&(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        }));
+        headers.extend(self.forwarded.iter().cloned());
+        headers.extend(self.target.headers()?);
+        Ok(headers)
+    }
+
+    /// Takes the upstream's response head and decides how its body is read. `Err`: the client gets this instead.
+    pub fn answer(&mut self, head: UpstreamHead<'_>) -> Result<&Relay, Error> {
+        let answer = self.read_head(head)?;
+        let dialect = self.target.provider.dialect;
+        let relay = Relay::new(dialect, self.seed.clone(), self.wishes, answer);
+        Ok(self.relay.insert(relay))
+    }
+
+    fn read_head(&self, head: UpstreamHead<'_>) -> Result<Answer, Error> {
+        let text = |name| {
+            head.headers
+                .get(name)
+                .and_then(|value: &HeaderValue| value.to_str().ok())
+        };
+        if text(header::CONTENT_ENCODING)
+            .is_some_and(|coding| !coding.eq_ignore_ascii_case("identity"))
+        {
+            return Err(Error::broken(
+                "The provider compressed an answer that was asked for uncompressed.",
+            ));
+        }
+        match head.status.as_u16() {
+            200 | 201 => {}
+            400..=599 => return Ok(Answer::Error(head.status)),
+            _ => {
+                let error = self.target.provider.dialect.read_error(head.status, b"");
+                return Err(error.with_provider(&self.target.provider.name));
+            }
+        }
+        if text(header::CONTENT_LENGTH) == Some("0") {
+            return Err(Error::broken("The provider's answer is empty."));
+        }
+        let media = text(header::CONTENT_TYPE)
+            .and_then(|value| value.split(';').next())
+            .unwrap_or_default();
+        let media = media.trim().to_ascii_lowercase();
+        match (self.reply, media.as_str()) {
+            (_, "text/html" | "application/xhtml+xml") => {
+                Err(Error::broken("The provider answered with a web page."))
+            }
+            (ReplyForm::Stream, "application/json") => Ok(Answer::WholeAsStream),
+            (ReplyForm::Stream, _) => Ok(Answer::Stream),
+            (ReplyForm::Whole, "text/event-stream") => Err(Error::broken(
+                "The provider streamed an answer that was asked for whole.",
+            )),
+            (ReplyForm::Whole, _) => Ok(Answer::Whole),
+        }
+    }
+
+    pub fn relay(&self) -> Option<&Relay> {
+        self.relay.as_ref()
+    }
+
+    pub fn relay_mut(&mut self) -> Option<&mut Relay> {
+        self.relay.as_mut()
+    }
+
+    /// The relay's failure as the client may see it: attributed, and without the key.
+    pub fn attribute(&self, error: Error) -> Error {
+        let error = self.target.redact(error);
+        match error.kind() {
+            Kind::Upstream(_) => error.with_provider(&self.target.provider.name),
+            _ => error,
+        }
+    }
+
+    /// The client's `content-type` for this answer.
+    pub fn content_type(&self, head: UpstreamHead<'_>) -> &'static str {
+        let streamed = self.reply == ReplyForm::Stream;
+        let verbatim = self.relay.as_ref().is_some_and(Relay::is_verbatim);
+        if streamed && !verbatim && head.status.is_success() {
+            "text/event-stream"
+        } else {
+            "application/json"
+        }
+    }
+
+    pub fn report(&self) -> Report<'_> {
+        let partial = self.relay.as_ref().map_or(&self.seed, Relay::partial);
+        Report {
+            provider: &self.target.provider.name,
+            model: &self.seed.model,
+            reply: self.reply,
+            usage: partial.usage,
+            failure: self.relay.as_ref().and_then(Relay::failure),
+        }
+    }
+}
+
+/// Whether an upstream's response header is for the client. An allow-list.
+pub fn is_for_client(name: &HeaderName) -> bool {
+    name.as_str().starts_with("x-ratelimit-") || FOR_CLIENT.contains(&name.as_str())
+}
+
+fn prompts(prompt: &Prompt) -> u32 {
+    let count = match prompt {
+        Prompt::Absent | Prompt::Text(_) | Prompt::Tokens(_) => 1,
+        Prompt::Texts(list) | Prompt::TokenLists(list) => list.len(),
+    };
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+const FOR_CLIENT: &[&str] = &[
+    "openai-model",
+    "openai-organization",
+    "openai-processing-ms",
+    "openai-version",
+    "request-id",
+    "retry-after",
+    "retry-after-ms",
+    "x-ms-retry-after-ms",
+    "x-request-id",
+];
+
+/// The gateway's own; a client's is not sent on.
+const USER_AGENT: &str = concat!("pingora-completions/", env!("CARGO_PKG_VERSION"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Config, provider::Secret};
+
+    fn exchange(provider: &str, body: &'static str) -> Exchange {
+        let request = CompletionRequest::read(Bytes::from_static(body.as_bytes())).unwrap();
+        let provider = Config::default().providers[provider].clone();
+        let target = Target::try_new(provider, None, Secret::try_new("sk-1")).unwrap();
+        let terms = Terms {
+            compliance: Compliance::Strict,
+            timeout: None,
+            forwarded: Vec::new(),
+            max_event_bytes: 1 << 20,
+        };
+        Exchange::try_new(&request, target, terms, Seed { now: 1, draw: 2 }).unwrap()
+    }
+
+    const PLAIN: &str = r#"{"model":"m","prompt":"hi","max_tokens":5}"#;
+
+    #[test]
+    fn a_plain_native_request_goes_upstream_byte_for_byte() {
+        let exchange = exchange("openai", PLAIN);
+        assert_eq!(exchange.body(), PLAIN);
+        assert_eq!(exchange.path(), "/v1/completions");
+        let headers = exchange.headers().unwrap();
+        let value = |name: HeaderName| {
+            headers
+                .iter()
+                .find(|(known, _)| *known == name)
+                .unwrap()
+                .1
+                .clone()
+        };
+        assert_eq!(value(header::HOST), "api.openai.com");
+        assert_eq!(value(header::AUTHORIZATION), "Bearer sk-1");
+        assert_eq!(
+            value(header::CONTENT_LENGTH),
+            PLAIN.len().to_string().as_str()
+        );
+    }
+
+    #[test]
+    fn a_stream_asks_upstream_for_usage() {
+        let exchange = exchange(
+            "openai",
+            r#"{"model":"m","prompt":"hi","max_tokens":5,"stream":true,"top_k":3}"#,
+        );
+        let body = std::str::from_utf8(exchange.body()).unwrap();
+        assert!(
+            body.contains(r#""stream_options":{"include_usage":true}"#)
+                && body.contains(r#""top_k":3"#),
+            "{body}"
+        );
+    }
+
+    #[test]
+    fn the_page_s_max_tokens_goes_upstream_where_none_was_named() {
+        let exchange = exchange("groq", r#"{"model":"m","prompt":"hi"}"#);
+        assert_eq!(
+            exchange.body(),
+            r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"max_tokens":16}"#
+        );
+        assert_eq!(exchange.path(), "/openai/v1/chat/completions");
+    }
+
+    #[test]
+    fn heads_that_are_no_answer_are_refused() {
+        let head = |status: u16, content_type: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+            (StatusCode::from_u16(status).unwrap(), headers)
+        };
+        for (status, content_type) in [
+            (200, "text/html; charset=utf-8"),
+            (200, "text/event-stream"),
+            (204, ""),
+            (302, "text/html"),
+            (206, "application/json"),
+        ] {
+            let (status, headers) = head(status, content_type);
+            let told = exchange("openai", PLAIN)
+                .answer(UpstreamHead {
+                    status,
+                    headers: &headers,
+                })
+                .unwrap_err();
+            assert_eq!(told.status(), 502, "{status} {content_type}");
+        }
+        let (status, mut headers) = head(200, "application/json");
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        assert!(
+            exchange("openai", PLAIN)
+                .answer(UpstreamHead {
+                    status,
+                    headers: &headers
+                })
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn the_road_is_the_conductors_only_where_the_phases_cannot() {
+        assert_eq!(exchange("openai", PLAIN).road(Replay::Held), Road::Phases);
+        assert_eq!(
+            exchange("openai", PLAIN).road(Replay::Lost),
+            Road::Conductor
+        );
+        assert_eq!(exchange("groq", PLAIN).road(Replay::Held), Road::Conductor);
+        let stream = r#"{"model":"m","prompt":"hi","stream":true}"#;
+        assert_eq!(exchange("groq", stream).road(Replay::Held), Road::Phases);
+    }
+}

@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod base;
 pub mod table;
+pub mod target;
 
 use http::{HeaderName, HeaderValue};
 
@@ -11,6 +12,7 @@ use crate::{completion::Parameter, dialect::Dialect};
 pub use self::{
     auth::{Auth, Secret},
     base::Base,
+    target::Target,
 };
 
 /// One built-in provider.

@@ -1,0 +1,521 @@
+//! What a request becomes: an answer of our own, a passage to an upstream, or an exchange. Shared by every carrier; no IO.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+
+use crate::{
+    completion::CompletionRequest,
+    config::{
+        Config,
+        headers::{self, Directives},
+        host::custom_base,
+    },
+    dialect,
+    error::{Error, Kind},
+    exchange::{Exchange, Seed, Terms},
+    metrics::Metrics,
+    provider::{Auth, Base, Provider, Secret, Target},
+};
+
+/// The state that all requests share.
+#[derive(Debug)]
+pub struct State {
+    pub config: Config,
+    pub metrics: Metrics,
+}
+
+/// A request's head.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    pub method: &'a Method,
+    pub path: &'a str,
+    pub query: Option<&'a str>,
+    pub headers: &'a HeaderMap,
+}
+
+/// What a request's head decides.
+#[derive(Debug)]
+pub enum Admission {
+    /// Answered here.
+    Answer(&'static str),
+    /// Carried to an upstream as it is.
+    Pass(Box<Passage>),
+    /// `POST /v1/completions`: its body decides the rest.
+    Complete(Box<Directives>),
+}
+
+/// A request of the transparent proxy: unchanged but for credentials, host and the path's prefix.
+#[derive(Debug)]
+pub struct Passage {
+    pub target: Target,
+    /// The upstream's path and query.
+    pub path: String,
+    /// What is set over the client's headers.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl State {
+    pub fn admit(&self, head: Head<'_>) -> Result<Admission, Error> {
+        self.check_size(head)?;
+        if head.path == COMPLETIONS && head.method == Method::POST {
+            check_content_type(head.headers)?;
+            return Directives::read(head.headers)
+                .map(Box::new)
+                .map(Admission::Complete);
+        }
+        let own = match (head.method, head.path) {
+            (&Method::GET | &Method::HEAD, "/") => {
+                Some("pingora-completions: POST /v1/completions\n")
+            }
+            (&Method::GET | &Method::HEAD, "/health") => Some("ok\n"),
+            _ => None,
+        };
+        match own {
+            Some(text) if self.config.default.upstream.is_none() => Ok(Admission::Answer(text)),
+            _ => self.pass(head).map(Box::new).map(Admission::Pass),
+        }
+    }
+
+    /// Makes the exchange of an admitted completion.
+    pub fn complete(
+        &self,
+        directives: Directives,
+        headers: &HeaderMap,
+        body: Bytes,
+        seed: Seed,
+    ) -> Result<Exchange, Error> {
+        let mut request = CompletionRequest::read_with(body, &directives.overrides)?;
+        let provider = self.choose(&directives, &mut request)?;
+        let custom = directives.custom_host.as_deref();
+        let custom = custom
+            .map(|url| custom_base(url, &self.config.allowed_hosts))
+            .transpose()?;
+        let key = directives.key.or_else(|| native_key(&provider, headers));
+        dialect::check(&request, provider.dialect, provider.refuses, &provider.name)?;
+        let terms = Terms {
+            compliance: directives.compliance,
+            timeout: directives.timeout,
+            forwarded: forwarded(&directives.forward, &provider, headers),
+            max_event_bytes: self.config.limits.event_bytes,
+        };
+        Exchange::try_new(
+            &request,
+            Target::try_new(provider, custom, key)?,
+            terms,
+            seed,
+        )
+    }
+
+    /// The provider, first that applies: the client's word, the model map, the default. Settles the model on the way.
+    fn choose(
+        &self,
+        directives: &Directives,
+        request: &mut CompletionRequest,
+    ) -> Result<Arc<Provider>, Error> {
+        let named = request
+            .model
+            .take()
+            .filter(|model| !model.is_empty() && model != NO_MODEL);
+        let rule = named
+            .as_deref()
+            .and_then(|model| self.config.models.find(model));
+        let provider = match (&directives.provider, rule) {
+            (Some(name), _) => self.provider(name)?,
+            (None, Some(rule)) => self.provider(&rule.provider)?,
+            (None, None) => self.default_provider()?,
+        };
+        let renamed = rule
+            .filter(|_| directives.provider.is_none())
+            .and_then(|rule| rule.model.as_deref());
+        let model = renamed
+            .or(named.as_deref())
+            .or_else(|| self.default_model(&provider));
+        let model = model.ok_or_else(|| Error::invalid("model", "`model` is required."))?;
+        request.settle_model(named.as_deref(), model);
+        Ok(provider)
+    }
+
+    fn provider(&self, name: &str) -> Result<Arc<Provider>, Error> {
+        let known = self.config.providers.get(name).cloned();
+        known.ok_or_else(|| Error::invalid(headers::PROVIDER, "Invalid provider passed"))
+    }
+
+    fn default_provider(&self) -> Result<Arc<Provider>, Error> {
+        match &self.config.default.provider {
+            Some(name) => self.provider(name),
+            None => Err(Error::invalid(
+                headers::PROVIDER,
+                "Either x-portkey-config or x-portkey-provider header is required",
+            )),
+        }
+    }
+
+    fn default_model<'s>(&'s self, provider: &'s Provider) -> Option<&'s str> {
+        let is_default = self.config.default.provider.as_deref() == Some(provider.name.as_str());
+        let general = self.config.default.model.as_deref().filter(|_| is_default);
+        provider.default_model.as_deref().or(general)
+    }
+
+    fn pass(&self, head: Head<'_>) -> Result<Passage, Error> {
+        let directives = Directives::read(head.headers)?;
+        let provider = match (&directives.provider, &self.config.default.upstream) {
+            (Some(name), _) | (None, Some(name)) => self.provider(name)?,
+            (None, None) => self.default_provider()?,
+        };
+        let custom = directives.custom_host.as_deref();
+        let custom = custom
+            .map(|url| custom_base(url, &self.config.allowed_hosts))
+            .transpose()?;
+        let key = directives
+            .key
+            .or_else(|| native_key(&provider, head.headers));
+        let target = Target::try_new(provider, custom, key)?;
+        let host = HeaderValue::try_from(target.base.authority());
+        let host = host.map_err(|_| {
+            Error::new(
+                Kind::Internal,
+                "The upstream's host cannot be written as a header.",
+            )
+        })?;
+        let mut headers = target.headers()?;
+        headers.push((http::header::HOST, host));
+        Ok(Passage {
+            path: upstream_path(&target.base, head),
+            headers,
+            target,
+        })
+    }
+
+    fn check_size(&self, head: Head<'_>) -> Result<(), Error> {
+        let limit = self.config.limits.header_bytes;
+        let line = head.path.len() + head.query.map_or(0, str::len);
+        let fields: usize = head
+            .headers
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len())
+            .sum();
+        if line + fields > limit {
+            return Err(Error::new(
+                Kind::HeadTooLarge,
+                format!("The request's head is larger than {limit} bytes."),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The key in the header in which the provider itself would look for it, as its own SDK sends it.
+fn native_key(provider: &Provider, headers: &HeaderMap) -> Option<Secret> {
+    match &provider.auth {
+        Auth::Header(name) => headers.get(name)?.to_str().ok().and_then(Secret::try_new),
+        Auth::Bearer | Auth::None => None,
+    }
+}
+
+/// The client's headers that go upstream: those it asked to forward, and OpenAI's own account headers to OpenAI.
+fn forwarded(
+    names: &[HeaderName],
+    provider: &Provider,
+    headers: &HeaderMap,
+) -> Vec<(HeaderName, HeaderValue)> {
+    let mut forwarded = Vec::new();
+    for name in names {
+        forwarded.extend(
+            headers
+                .get_all(name)
+                .iter()
+                .map(|value| (name.clone(), value.clone())),
+        );
+    }
+    if provider.name == "openai" {
+        for (plain, portkey) in OPENAI_ACCOUNT {
+            let value = headers.get(plain).or_else(|| headers.get(portkey));
+            forwarded.extend(value.map(|value| (HeaderName::from_static(plain), value.clone())));
+        }
+    }
+    forwarded
+}
+
+/// `/v1/x` means "x of this API": it goes below the base URL's own path. Any other path, and every path to a base URL
+/// without one, stays as it is.
+fn upstream_path(base: &Base, head: Head<'_>) -> String {
+    let path = match head.path.strip_prefix("/v1") {
+        Some(rest) if !base.path.is_empty() && (rest.is_empty() || rest.starts_with('/')) => {
+            format!("{}{rest}", base.path)
+        }
+        _ => head.path.to_owned(),
+    };
+    match head.query {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    }
+}
+
+/// No `content-type` counts as JSON, as for Portkey.
+fn check_content_type(headers: &HeaderMap) -> Result<(), Error> {
+    let Some(value) = headers.get(http::header::CONTENT_TYPE) else {
+        return Ok(());
+    };
+    let media = value
+        .to_str()
+        .ok()
+        .and_then(|value| value.split(';').next())
+        .map(str::trim);
+    match media {
+        Some(media) if media.eq_ignore_ascii_case("application/json") => Ok(()),
+        _ => Err(Error::invalid(
+            "content-type",
+            "Invalid content type passed: it must be application/json.",
+        )),
+    }
+}
+
+/// The status of an answer of our own.
+pub const OWN_STATUS: StatusCode = StatusCode::OK;
+const COMPLETIONS: &str = "/v1/completions";
+/// What Portkey's SDK sends where its user named no model.
+const NO_MODEL: &str = "portkey-default";
+const OPENAI_ACCOUNT: [(&str, &str); 3] = [
+    ("openai-organization", "x-portkey-openai-organization"),
+    ("openai-project", "x-portkey-openai-project"),
+    ("openai-beta", "x-portkey-openai-beta"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(change: impl FnOnce(&mut Config)) -> State {
+        let mut config = Config::default();
+        change(&mut config);
+        State {
+            config,
+            metrics: Metrics::try_new().unwrap(),
+        }
+    }
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    fn complete(
+        state: &State,
+        pairs: &[(&'static str, &str)],
+        body: &str,
+    ) -> Result<Exchange, Error> {
+        let headers = headers(pairs);
+        let head = Head {
+            method: &Method::POST,
+            path: COMPLETIONS,
+            query: None,
+            headers: &headers,
+        };
+        match state.admit(head)? {
+            Admission::Complete(directives) => {
+                let body = Bytes::copy_from_slice(body.as_bytes());
+                state.complete(*directives, &headers, body, Seed { now: 1, draw: 1 })
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn upstream_path_of(
+        state: &State,
+        method: Method,
+        path: &str,
+        pairs: &[(&'static str, &str)],
+    ) -> String {
+        let headers = headers(pairs);
+        match state
+            .admit(Head {
+                method: &method,
+                path,
+                query: Some("a=b"),
+                headers: &headers,
+            })
+            .unwrap()
+        {
+            Admission::Pass(passage) => {
+                format!("{}{}", passage.target.base.authority(), passage.path)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_provider_is_the_first_that_applies() {
+        let state = state(|config| {
+            config.default.provider = Some("openai".into());
+            config.default.model = Some("base".into());
+            config.models = crate::route::Models::new(vec![crate::route::ModelRule {
+                pattern: "llama*".into(),
+                provider: "groq".into(),
+                model: Some("llama-3".into()),
+            }]);
+        });
+        let chosen = |pairs: &[(&'static str, &str)], body: &str| {
+            let exchange = complete(&state, pairs, body).unwrap();
+            let report = exchange.report();
+            (report.provider.to_owned(), report.model.to_owned())
+        };
+        let llama = r#"{"model":"llama","prompt":"x"}"#;
+        let config = (headers::CONFIG, r#"{"provider":"groq"}"#);
+        let openai = (headers::PROVIDER, "openai");
+        assert_eq!(
+            chosen(&[config, openai], llama),
+            ("groq".into(), "llama".into())
+        );
+        assert_eq!(chosen(&[openai], llama), ("openai".into(), "llama".into()));
+        assert_eq!(chosen(&[], llama), ("groq".into(), "llama-3".into()));
+        assert_eq!(
+            chosen(&[], r#"{"model":"x","prompt":"x"}"#),
+            ("openai".into(), "x".into())
+        );
+        for missing in [
+            r#"{"prompt":"x"}"#,
+            r#"{"model":"portkey-default","prompt":"x"}"#,
+            r#"{"model":"","prompt":"x"}"#,
+        ] {
+            assert_eq!(chosen(&[], missing), ("openai".into(), "base".into()));
+        }
+        let error =
+            complete(&state, &[(headers::PROVIDER, "groq")], r#"{"prompt":"x"}"#).unwrap_err();
+        assert_eq!(error.param(), Some("model"));
+    }
+
+    #[test]
+    fn no_provider_at_all_is_a_400() {
+        let state = state(|_| {});
+        let body = r#"{"model":"m","prompt":"x"}"#;
+        assert_eq!(complete(&state, &[], body).unwrap_err().status(), 400);
+        let error = complete(&state, &[(headers::PROVIDER, "OpenAI")], body).unwrap_err();
+        assert_eq!(error.param(), Some(headers::PROVIDER));
+    }
+
+    #[test]
+    fn a_key_of_the_conf_never_goes_to_a_host_of_the_client() {
+        let state = state(|config| {
+            let openai = Arc::make_mut(config.providers.get_mut("openai").unwrap());
+            openai.key = Secret::try_new("sk-conf");
+            config.allowed_hosts =
+                vec![crate::config::AllowedHost::try_new("other.example").unwrap()];
+        });
+        let body = r#"{"model":"m","prompt":"x"}"#;
+        let key = |pairs: &[(&'static str, &str)]| {
+            let exchange = complete(&state, pairs, body).unwrap();
+            exchange
+                .target()
+                .key
+                .as_ref()
+                .map(|key| key.expose().to_owned())
+        };
+        let openai = (headers::PROVIDER, "openai");
+        let host = (headers::CUSTOM_HOST, "https://other.example/v1");
+        assert_eq!(key(&[openai]).as_deref(), Some("sk-conf"));
+        assert_eq!(
+            key(&[openai, ("authorization", "sk-mine")]).as_deref(),
+            Some("sk-mine")
+        );
+        assert_eq!(key(&[openai, host]), None);
+        assert_eq!(
+            key(&[openai, host, ("authorization", "Bearer sk-mine")]).as_deref(),
+            Some("sk-mine")
+        );
+    }
+
+    #[test]
+    fn refused_parameters_are_named() {
+        let state = state(|_| {});
+        let error = complete(
+            &state,
+            &[(headers::PROVIDER, "groq")],
+            r#"{"model":"m","prompt":["a","b"]}"#,
+        )
+        .unwrap_err();
+        assert_eq!(
+            (error.status().as_u16(), error.param()),
+            (400, Some("prompt"))
+        );
+    }
+
+    #[test]
+    fn other_paths_go_below_the_providers_own() {
+        let state = state(|config| config.default.provider = Some("openai".into()));
+        let groq = (headers::PROVIDER, "groq");
+        let path = |method: Method, path: &str, pairs: &[(&'static str, &str)]| {
+            upstream_path_of(&state, method, path, pairs)
+        };
+        assert_eq!(
+            path(Method::GET, "/v1/models", &[]),
+            "api.openai.com/v1/models?a=b"
+        );
+        assert_eq!(
+            path(Method::POST, "/v1/chat/completions", &[groq]),
+            "api.groq.com/openai/v1/chat/completions?a=b"
+        );
+        assert_eq!(
+            path(Method::POST, "/tokenize", &[groq]),
+            "api.groq.com/tokenize?a=b"
+        );
+        assert_eq!(
+            path(Method::GET, "/v1/completions", &[]),
+            "api.openai.com/v1/completions?a=b"
+        );
+        assert_eq!(path(Method::GET, "/v1x", &[groq]), "api.groq.com/v1x?a=b");
+    }
+
+    #[test]
+    fn health_is_ours_unless_an_app_stands_behind() {
+        let empty = HeaderMap::new();
+        let head = |path| Head {
+            method: &Method::GET,
+            path,
+            query: None,
+            headers: &empty,
+        };
+        let alone = state(|_| {});
+        assert!(matches!(
+            alone.admit(head("/health")),
+            Ok(Admission::Answer(_))
+        ));
+        assert!(matches!(alone.admit(head("/")), Ok(Admission::Answer(_))));
+        assert!(alone.admit(head("/v1/models")).is_err());
+        let fronting = state(|config| config.default.upstream = Some("openai".into()));
+        assert!(matches!(
+            fronting.admit(head("/health")),
+            Ok(Admission::Pass(_))
+        ));
+    }
+
+    #[test]
+    fn heads_over_the_limit_and_other_content_types_are_refused() {
+        let state = state(|config| config.limits.header_bytes = 100);
+        let large = headers(&[("x-a", &"a".repeat(120))]);
+        let head = Head {
+            method: &Method::GET,
+            path: "/",
+            query: None,
+            headers: &large,
+        };
+        assert_eq!(state.admit(head).unwrap_err().status(), 431);
+        let error = complete(&state, &[("content-type", "text/plain")], "{}").unwrap_err();
+        assert_eq!(error.param(), Some("content-type"));
+        assert!(
+            complete(
+                &state,
+                &[
+                    ("content-type", "Application/JSON; charset=utf-8"),
+                    (headers::PROVIDER, "openai")
+                ],
+                r#"{"model":"m"}"#
+            )
+            .is_ok()
+        );
+    }
+}

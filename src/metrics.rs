@@ -1,0 +1,163 @@
+//! What the gateway counts. Every label is from a closed set: provider names of the conf, statuses, words of this crate.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
+
+use crate::completion::Usage;
+
+/// The counters of one process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    failures: IntCounterVec,
+    tokens: IntCounterVec,
+    seconds: HistogramVec,
+    first_byte: HistogramVec,
+    pub in_flight: IntGauge,
+}
+
+/// One ended request.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended<'a> {
+    pub provider: &'a str,
+    pub kind: &'static str,
+    pub status: u16,
+    /// [`crate::Error::label`] of what went wrong.
+    pub failure: Option<&'static str>,
+    pub usage: Option<Usage>,
+    pub total: Duration,
+    /// From the request's first byte to the answer's.
+    pub first_byte: Option<Duration>,
+}
+
+impl Metrics {
+    pub fn try_new() -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            IntCounterVec::new(Opts::new(name, help), labels)
+        };
+        let histogram = |name: &str, help: &str| {
+            let opts = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+            HistogramVec::new(opts, &["provider", "kind"])
+        };
+        let metrics = Self {
+            registry: Registry::new(),
+            requests: counter(
+                "completions_requests_total",
+                "Requests answered.",
+                &["provider", "kind", "status"],
+            )?,
+            failures: counter(
+                "completions_failures_total",
+                "Requests that failed, by reason.",
+                &["provider", "reason"],
+            )?,
+            tokens: counter(
+                "completions_tokens_total",
+                "Tokens as the providers counted them.",
+                &["provider", "side"],
+            )?,
+            seconds: histogram(
+                "completions_request_seconds",
+                "Time from a request's head to its answer's last byte.",
+            )?,
+            first_byte: histogram(
+                "completions_first_byte_seconds",
+                "Time from a request's head to its answer's first byte.",
+            )?,
+            in_flight: IntGauge::new("completions_in_flight", "Requests being served.")?,
+        };
+        metrics.register()?;
+        Ok(metrics)
+    }
+
+    fn register(&self) -> Result<(), prometheus::Error> {
+        self.registry.register(Box::new(self.requests.clone()))?;
+        self.registry.register(Box::new(self.failures.clone()))?;
+        self.registry.register(Box::new(self.tokens.clone()))?;
+        self.registry.register(Box::new(self.seconds.clone()))?;
+        self.registry.register(Box::new(self.first_byte.clone()))?;
+        self.registry.register(Box::new(self.in_flight.clone()))
+    }
+
+    pub fn count(&self, ended: &Ended<'_>) {
+        let Ended { provider, kind, .. } = *ended;
+        let mut digits = [0; 3];
+        let status = status_text(ended.status, &mut digits);
+        self.requests
+            .with_label_values(&[provider, kind, status])
+            .inc();
+        self.seconds
+            .with_label_values(&[provider, kind])
+            .observe(ended.total.as_secs_f64());
+        if let Some(first_byte) = ended.first_byte {
+            self.first_byte
+                .with_label_values(&[provider, kind])
+                .observe(first_byte.as_secs_f64());
+        }
+        if let Some(reason) = ended.failure {
+            self.failures.with_label_values(&[provider, reason]).inc();
+        }
+        if let Some(usage) = ended.usage {
+            self.tokens
+                .with_label_values(&[provider, "prompt"])
+                .inc_by(usage.prompt_tokens);
+            self.tokens
+                .with_label_values(&[provider, "completion"])
+                .inc_by(usage.completion_tokens);
+        }
+    }
+
+    /// The text that Prometheus scrapes.
+    pub fn text(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        // Encoding writes to memory alone; a metric that cannot be written leaves the text short, not the process dead.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        text
+    }
+}
+
+/// A status without an allocation; what is no status counts as 0.
+fn status_text(status: u16, digits: &mut [u8; 3]) -> &str {
+    for (digit, unit) in digits.iter_mut().zip([100, 10, 1]) {
+        *digit = b'0' + u8::try_from(status / unit % 10).unwrap_or_default();
+    }
+    std::str::from_utf8(digits).unwrap_or("000")
+}
+
+/// Buckets from "served from memory" to "a reasoning model's long answer".
+const SECONDS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    120.0, 300.0,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ended_request_is_counted_under_its_labels() {
+        let metrics = Metrics::try_new().unwrap();
+        metrics.count(&Ended {
+            provider: "openai",
+            kind: "stream",
+            status: 200,
+            failure: Some("broken_upstream"),
+            usage: Some(Usage::new(3, 4)),
+            total: Duration::from_millis(20),
+            first_byte: Some(Duration::from_millis(2)),
+        });
+        let text = String::from_utf8(metrics.text()).unwrap();
+        for line in [
+            r#"completions_requests_total{kind="stream",provider="openai",status="200"} 1"#,
+            r#"completions_tokens_total{provider="openai",side="completion"} 4"#,
+            r#"completions_failures_total{provider="openai",reason="broken_upstream"} 1"#,
+            r#"completions_first_byte_seconds_count{kind="stream",provider="openai"} 1"#,
+        ] {
+            assert!(text.contains(line), "{line} not in {text}");
+        }
+    }
+}
