@@ -104,6 +104,14 @@ impl Error {
         Self::new(Kind::Broken, message)
     }
 
+    /// The client left.
+    pub fn gone() -> Self {
+        Self::new(
+            Kind::ClientGone,
+            "The client left before its answer was complete.",
+        )
+    }
+
     pub fn with_param(mut self, param: impl Into<Cow<'static, str>>) -> Self {
         self.0.param = Some(param.into());
         self
@@ -259,7 +267,7 @@ impl Error {
 
 /// The status a client sees for an upstream's: the upstream's own, except where no client could read it
 /// (redirects are never followed, 1xx and success are no errors, Cloudflare's 52x mean "bad gateway").
-fn told_status(status: StatusCode) -> StatusCode {
+pub(crate) fn told_status(status: StatusCode) -> StatusCode {
     match status.as_u16() {
         520..=527 => StatusCode::BAD_GATEWAY,
         400..=599 => status,

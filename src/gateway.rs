@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::{
     completion::CompletionRequest,
@@ -56,7 +56,21 @@ pub struct Passage {
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
+impl Passage {
+    /// Whether the client's own `Authorization` must not go upstream: it held a key that goes there in the provider's
+    /// form, or the conf's key takes its place. An upstream without a scheme of its own gets what the client sent.
+    pub fn replaces_credentials(&self) -> bool {
+        self.target.key.is_some() && self.target.provider.auth != Auth::None
+    }
+}
+
 impl State {
+    pub fn try_new(config: Config) -> Result<Self, Error> {
+        let metrics = Metrics::try_new()
+            .map_err(|_| Error::new(Kind::Internal, "The metrics could not be set up."))?;
+        Ok(Self { config, metrics })
+    }
+
     pub fn admit(&self, head: Head<'_>) -> Result<Admission, Error> {
         self.check_size(head)?;
         if head.path == COMPLETIONS && head.method == Method::POST {
@@ -272,9 +286,8 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Error> {
     }
 }
 
-/// The status of an answer of our own.
-pub const OWN_STATUS: StatusCode = StatusCode::OK;
-const COMPLETIONS: &str = "/v1/completions";
+/// The path that this gateway exists for.
+pub const COMPLETIONS: &str = "/v1/completions";
 /// What Portkey's SDK sends where its user named no model.
 const NO_MODEL: &str = "portkey-default";
 const OPENAI_ACCOUNT: [(&str, &str); 3] = [
@@ -290,10 +303,7 @@ mod tests {
     fn state(change: impl FnOnce(&mut Config)) -> State {
         let mut config = Config::default();
         change(&mut config);
-        State {
-            config,
-            metrics: Metrics::try_new().unwrap(),
-        }
+        State::try_new(config).unwrap()
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {

@@ -1,1 +1,115 @@
-fn main() {}
+//! The binary: arguments, logger, conf file, server.
+#![forbid(unsafe_code)]
+
+use std::{io::Write, process::ExitCode};
+
+use clap::{Parser, ValueEnum};
+use log::{Level, Log, Metadata, Record};
+use pingora::prelude::Opt;
+use pingora_completions::{
+    Surroundings,
+    server::{Conf, Ready},
+};
+
+/// Serves OpenAI's POST /v1/completions for every LLM provider
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(flatten)]
+    server: Opt,
+
+    /// Print the built-in providers and exit
+    #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "table")]
+    providers: Option<Format>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    /// One line each
+    Table,
+    /// For machines
+    Json,
+    /// Providers and parameters, as in the README
+    Markdown,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("pingora-completions: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), String> {
+    if let Some(format) = arguments.providers {
+        let _ = format;
+    }
+    init_logger()?;
+    let file = arguments.server.conf.as_deref();
+    let text = file.map(read).transpose()?;
+    let conf = file.zip(text.as_deref());
+    let conf = conf.map(|(file, text)| Conf { file, text });
+    let ready = Ready::read(conf, &Process).map_err(|error| error.to_string())?;
+    if arguments.server.test {
+        return print("The conf is valid.\n");
+    }
+    ready.run(arguments.server)
+}
+
+fn read(file: &str) -> Result<String, String> {
+    std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))
+}
+
+/// A reader that has gone, such as `head`, is no failure.
+fn print(text: &str) -> Result<(), String> {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
+}
+
+/// This process, as a conf's secrets see it.
+struct Process;
+
+impl Surroundings for Process {
+    fn variable(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+
+    fn file(&self, path: &str) -> Result<String, String> {
+        std::fs::read_to_string(path).map_err(|error| error.to_string())
+    }
+}
+
+/// Logs what `RUST_LOG` asks for, at `info` unless told otherwise.
+fn init_logger() -> Result<(), String> {
+    let asked = env_logger::Env::default().default_filter_or("info");
+    let logger = env_logger::Builder::from_env(asked).build();
+    let level = logger.filter();
+    log::set_boxed_logger(Box::new(Discreet(logger))).map_err(|error| error.to_string())?;
+    log::set_max_level(level);
+    Ok(())
+}
+
+/// Keeps other crates at `info`, whatever `RUST_LOG` says: below it, the proxy framework prints request heads with their
+/// keys, and its libraries print bodies.
+struct Discreet(env_logger::Logger);
+
+impl Log for Discreet {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let own = metadata.target().starts_with("pingora_completions");
+        (own || metadata.level() <= Level::Info) && self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
+}

@@ -18,7 +18,6 @@ pub struct Directives {
     pub forward: Vec<HeaderName>,
     /// The whole call's deadline.
     pub timeout: Option<Duration>,
-    pub trace_id: Option<String>,
     pub compliance: Compliance,
     /// Body fields that beat the client's own.
     pub overrides: BTreeMap<String, Box<RawValue>>,
@@ -55,7 +54,6 @@ impl Directives {
                 .collect::<Result<_, _>>()?,
             timeout: read_timeout(text(headers, TIMEOUT)?)?
                 .or(config.request_timeout.map(Duration::from_millis)),
-            trace_id: text(headers, TRACE_ID)?.map(str::to_owned),
             compliance: if strict {
                 Compliance::Strict
             } else {

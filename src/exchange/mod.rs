@@ -30,7 +30,7 @@ use crate::{
 /// One request to `/v1/completions` and its answer.
 #[derive(Debug)]
 pub struct Exchange {
-    target: Target,
+    target: Arc<Target>,
     request: UpstreamRequest,
     forwarded: Vec<(HeaderName, HeaderValue)>,
     reply: ReplyForm,
@@ -125,7 +125,7 @@ impl Exchange {
                 model: request.model().to_owned(),
                 ..Partial::default()
             },
-            target,
+            target: Arc::new(target),
             relay: None,
         })
     }
@@ -151,10 +151,6 @@ impl Exchange {
 
     pub fn provider(&self) -> &Arc<Provider> {
         &self.target.provider
-    }
-
-    pub fn reply(&self) -> ReplyForm {
-        self.reply
     }
 
     /// The client's own deadline for the whole call.
@@ -218,10 +214,12 @@ impl Exchange {
 
     /// Takes the upstream's response head and decides how its body is read. `Err`: the client gets this instead.
     pub fn answer(&mut self, head: UpstreamHead<'_>) -> Result<&Relay, Error> {
-        let answer = self.read_head(head)?;
+        let answer = self
+            .read_head(head)
+            .map_err(|error| self.target.attribute(error))?;
         let dialect = self.target.provider.dialect;
         let relay = Relay::new(dialect, self.seed.clone(), self.wishes, answer);
-        Ok(self.relay.insert(relay))
+        Ok(self.relay.insert(relay.for_target(self.target.clone())))
     }
 
     fn read_head(&self, head: UpstreamHead<'_>) -> Result<Answer, Error> {
@@ -237,15 +235,17 @@ impl Exchange {
                 "The provider compressed an answer that was asked for uncompressed.",
             ));
         }
+        let is_empty = text(header::CONTENT_LENGTH) == Some("0");
         match head.status.as_u16() {
             200 | 201 => {}
-            400..=599 => return Ok(Answer::Error(head.status)),
-            _ => {
-                let error = self.target.provider.dialect.read_error(head.status, b"");
-                return Err(error.with_provider(&self.target.provider.name));
+            // No body follows, so no carrier would come back for one.
+            400..=599 if is_empty => {
+                return Err(self.target.provider.dialect.read_error(head.status, b""));
             }
+            400..=599 => return Ok(Answer::Error(head.status)),
+            _ => return Err(self.target.provider.dialect.read_error(head.status, b"")),
         }
-        if text(header::CONTENT_LENGTH) == Some("0") {
+        if is_empty {
             return Err(Error::broken("The provider's answer is empty."));
         }
         let media = text(header::CONTENT_TYPE)
@@ -273,24 +273,9 @@ impl Exchange {
         self.relay.as_mut()
     }
 
-    /// The relay's failure as the client may see it: attributed, and without the key.
-    pub fn attribute(&self, error: Error) -> Error {
-        let error = self.target.redact(error);
-        match error.kind() {
-            Kind::Upstream(_) => error.with_provider(&self.target.provider.name),
-            _ => error,
-        }
-    }
-
-    /// The client's `content-type` for this answer.
-    pub fn content_type(&self, head: UpstreamHead<'_>) -> &'static str {
-        let streamed = self.reply == ReplyForm::Stream;
-        let verbatim = self.relay.as_ref().is_some_and(Relay::is_verbatim);
-        if streamed && !verbatim && head.status.is_success() {
-            "text/event-stream"
-        } else {
-            "application/json"
-        }
+    /// Whether the client gets a stream: it asked for one, and the upstream's answer is one or can become one.
+    pub fn is_streaming(&self) -> bool {
+        self.relay.as_ref().is_some_and(Relay::is_stream)
     }
 
     pub fn report(&self) -> Report<'_> {

@@ -4,6 +4,8 @@
 //! carrier pushes reads and writes what comes back. Events leave whole, as soon as their last byte is in; an error event
 //! therefore never lands inside an unfinished one.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 
@@ -12,6 +14,7 @@ use crate::{
     dialect::{Dialect, Replies, Step, Tap, openai},
     error::Error,
     exchange::output::Output,
+    provider::Target,
     wire::{Form, Frame, Framing, sse::Events},
 };
 
@@ -47,6 +50,8 @@ pub struct Relay {
     partial: Partial,
     wishes: Wishes,
     mode: Mode,
+    /// Whose answer this is; takes the key out of what it says of itself.
+    target: Option<Arc<Target>>,
     failure: Option<Error>,
 }
 
@@ -81,13 +86,28 @@ impl Relay {
             partial,
             wishes,
             mode,
+            target: None,
             failure: None,
         }
+    }
+
+    /// The same relay, whose failures are told as `target`'s.
+    pub fn for_target(mut self, target: Arc<Target>) -> Self {
+        self.target = Some(target);
+        self
     }
 
     /// Whether the client gets these very bytes, so that the upstream's `content-length` holds.
     pub fn is_verbatim(&self) -> bool {
         matches!(self.mode, Mode::Verbatim(_))
+    }
+
+    /// Whether what comes out is a stream of events.
+    pub fn is_stream(&self) -> bool {
+        matches!(
+            self.mode,
+            Mode::Stream(_) | Mode::Whole(_, Answer::WholeAsStream)
+        )
     }
 
     /// What the answer has told so far.
@@ -137,8 +157,8 @@ impl Relay {
     /// The upstream has ended its answer cleanly: what the client still gets. `Err`: the answer is none, and (a stream
     /// aside, which tells its failure itself) the client has seen nothing of it.
     pub fn finish(&mut self) -> Result<Bytes, Error> {
-        if let (Some(failure), false) = (&self.failure, matches!(self.mode, Mode::Stream(_))) {
-            return Err(failure.clone());
+        if let Some(failure) = self.failure.clone() {
+            return self.finish_failed(failure);
         }
         match &mut self.mode {
             Mode::Verbatim(seen) => {
@@ -159,23 +179,57 @@ impl Relay {
         }
     }
 
-    /// The upstream's answer broke off: what an open stream still gets. Nothing if it was complete or has failed before.
-    pub fn fail(&mut self, error: Error) -> Bytes {
+    /// The upstream's answer broke off, and the client has its head: what the client still gets, after which its answer
+    /// may end. `None`: it was promised bytes that will not come, so that only a broken connection is honest.
+    pub fn fail(&mut self, error: Error) -> Option<Bytes> {
         if self.partial.done || self.failure.is_some() {
-            return Bytes::new();
+            return Some(Bytes::new());
         }
-        Bytes::from(self.fail_with(error).event())
+        match &mut self.mode {
+            Mode::Stream(_) | Mode::Whole(_, Answer::WholeAsStream) => {
+                Some(Bytes::from(self.fail_with(error).event()))
+            }
+            Mode::Error(status, body) => {
+                let (status, body) = (*status, std::mem::take(body));
+                let told = self.dialect.read_error(status, &body);
+                Some(Bytes::from(self.fail_with(told).body()))
+            }
+            Mode::Verbatim(_) | Mode::Whole(..) => {
+                self.fail_with(error);
+                None
+            }
+        }
     }
 
     fn fail_with(&mut self, error: Error) -> Error {
+        let error = match &self.target {
+            Some(target) => target.attribute(error),
+            None => error,
+        };
         self.failure = Some(error.clone());
         error
+    }
+
+    /// The end of an answer that has failed on its way.
+    fn finish_failed(&self, failure: Error) -> Result<Bytes, Error> {
+        match &self.mode {
+            // Told when it happened.
+            Mode::Stream(_) => Ok(Bytes::new()),
+            Mode::Whole(_, Answer::WholeAsStream) => Ok(Bytes::from(failure.event())),
+            Mode::Verbatim(_) | Mode::Whole(..) | Mode::Error(..) => Err(failure),
+        }
     }
 
     fn finish_whole(&mut self, body: &[u8], answer: Answer) -> Result<Bytes, Error> {
         let reply = match self.dialect.read_reply(body, &mut self.partial) {
             Ok(reply) => reply,
-            Err(error) => return Err(self.fail_with(error)),
+            Err(error) => {
+                let error = self.fail_with(error);
+                return match answer {
+                    Answer::WholeAsStream => Ok(Bytes::from(error.event())),
+                    Answer::Stream | Answer::Whole | Answer::Error(_) => Err(error),
+                };
+            }
         };
         let mut out = Vec::with_capacity(body.len().saturating_add(256));
         if answer == Answer::WholeAsStream {

@@ -25,9 +25,9 @@ impl Secret {
             .get(..BEARER.len())
             .filter(|scheme| scheme.eq_ignore_ascii_case(BEARER))
             .and_then(|_| value.get(BEARER.len()..));
-        // `Bearer` alone is a client without a key.
-        let key = bearer.unwrap_or(value);
-        Self::try_new(key).filter(|_| !value.eq_ignore_ascii_case(BEARER.trim_end()))
+        // `Bearer` alone is a client without a key, and two words are another scheme.
+        let is_bare = !value.eq_ignore_ascii_case(BEARER.trim_end()) && !value.contains(' ');
+        Self::try_new(bearer.or(is_bare.then_some(value))?)
     }
 
     pub fn expose(&self) -> &str {
@@ -96,7 +96,7 @@ mod tests {
                 "{value}"
             );
         }
-        for empty in ["", " ", "Bearer", "Bearer "] {
+        for empty in ["", " ", "Bearer", "Bearer ", "Basic dTpw"] {
             assert!(Secret::from_authorization(empty).is_none(), "{empty:?}");
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 
 use crate::{
-    error::Error,
+    error::{Error, Kind},
     provider::{Base, Provider, Secret},
 };
 
@@ -45,11 +45,15 @@ impl Target {
         Ok(headers)
     }
 
-    /// The key's text, for taking it out of messages.
-    pub fn redact(&self, error: Error) -> Error {
-        match &self.key {
+    /// `error` as the client may see it: an upstream's own under the provider's name, and no error with the key in it.
+    pub fn attribute(&self, error: Error) -> Error {
+        let error = match &self.key {
             Some(key) => error.without(key.expose()),
             None => error,
+        };
+        match error.kind() {
+            Kind::Upstream(_) => error.with_provider(&self.provider.name),
+            _ => error,
         }
     }
 }

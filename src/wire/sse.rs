@@ -58,10 +58,6 @@ impl Events {
     }
 
     /// The next complete event. `None`: more bytes are needed.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "an iterator would borrow the decoder for the whole stream"
-    )]
     pub fn next(&mut self) -> Option<Result<Frame, Error>> {
         loop {
             self.skip_leading();

@@ -1,0 +1,59 @@
+//! The operator's own listener: `/healthz`, `/readyz` and `/metrics`. No key and no prompt is known here.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use async_trait::async_trait;
+use http::{Method, Response, StatusCode, header};
+use pingora::{apps::http_app::ServeHttp, protocols::http::ServerSession};
+
+use crate::gateway::State;
+
+/// Answers the operator.
+pub struct Admin {
+    pub state: Arc<State>,
+    /// Set once the process has been asked to stop.
+    pub draining: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl ServeHttp for Admin {
+    async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        let request = session.req_header();
+        if !matches!(request.method, Method::GET | Method::HEAD) {
+            return answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, b"use GET\n".to_vec());
+        }
+        match request.uri.path() {
+            "/healthz" => answer(StatusCode::OK, TEXT, b"ok\n".to_vec()),
+            "/readyz" if self.draining.load(Ordering::Relaxed) => answer(
+                StatusCode::SERVICE_UNAVAILABLE,
+                TEXT,
+                b"draining\n".to_vec(),
+            ),
+            "/readyz" => answer(StatusCode::OK, TEXT, b"ready\n".to_vec()),
+            "/metrics" => answer(StatusCode::OK, METRICS, self.state.metrics.text()),
+            _ => answer(
+                StatusCode::NOT_FOUND,
+                TEXT,
+                b"/healthz, /readyz or /metrics\n".to_vec(),
+            ),
+        }
+    }
+}
+
+fn answer(status: StatusCode, content_type: &str, body: Vec<u8>) -> Response<Vec<u8>> {
+    let length = body.len();
+    let answer = Response::builder()
+        .status(status)
+        .header(header::CONTENT_TYPE, content_type)
+        .header(header::CONTENT_LENGTH, length)
+        .body(body);
+    // Both header values are well formed, so that building cannot fail.
+    answer.unwrap_or_default()
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+/// The exposition format that Prometheus scrapes.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";

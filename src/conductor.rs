@@ -1,0 +1,274 @@
+//! Carries an exchange from inside `request_filter`, for what Pingora's phases cannot do; [`Exchange::road`] says when.
+//!
+//! Everything runs in the request's own task: when the client leaves, the future is dropped and with it the upstream's
+//! connection, which is how an HTTP/1 call is cancelled.
+
+use bytes::Bytes;
+use http::StatusCode;
+use pingora::{
+    ErrorType, RetryType,
+    http::{RequestHeader, ResponseHeader},
+    protocols::http::client::HttpSession,
+    proxy::Session,
+    upstreams::peer::HttpPeer,
+};
+use tokio::time::Instant;
+
+use crate::{
+    downstream::{self, Framing, Ticket, answer_head, unless_gone},
+    error::{Deadline, Error, Kind},
+    exchange::{Exchange, UpstreamHead},
+    upstream::{Upstream, failure},
+};
+
+/// One call and its client.
+pub struct Conductor<'c> {
+    pub session: &'c mut Session,
+    pub ticket: &'c mut Ticket,
+    pub upstream: &'c Upstream,
+    deadline: Instant,
+}
+
+impl<'c> Conductor<'c> {
+    pub fn new(
+        session: &'c mut Session,
+        ticket: &'c mut Ticket,
+        upstream: &'c Upstream,
+        exchange: &Exchange,
+    ) -> Self {
+        let total = upstream.timeouts().total;
+        let patience = exchange.timeout().map_or(total, |own| own.min(total));
+        Self {
+            session,
+            ticket,
+            upstream,
+            deadline: Instant::now() + patience,
+        }
+    }
+
+    /// Makes the call and writes the answer. `Err`: no byte of an answer has been written.
+    pub async fn carry(mut self, exchange: &mut Exchange) -> Result<(), Error> {
+        let peer = self.upstream.peer(&exchange.target().base);
+        let peer = within(self.deadline, unless_gone(self.session, peer)).await???;
+        let (mut call, head) = self.open(exchange, &peer).await?;
+        let answer = UpstreamHead {
+            status: head.status,
+            headers: &head.headers,
+        };
+        exchange.answer(answer)?;
+        if exchange.is_streaming() {
+            self.stream(exchange, &mut call, &head).await;
+        } else {
+            self.whole(exchange, &mut call, &head).await?;
+        }
+        if exchange
+            .relay()
+            .is_some_and(|relay| relay.failure().is_none())
+        {
+            // Behind a stream's end marker stands the body's own end; a connection is only used again after that.
+            let rest = async { while let Ok(Some(_)) = call.read_response_body().await {} };
+            let _ = tokio::time::timeout(REST, rest).await;
+            self.upstream.release(call, &peer).await;
+        }
+        Ok(())
+    }
+
+    /// Sends the request and reads the answer's head. A pooled connection that turns out to be closed is replaced: its
+    /// server had gone before the request could reach it.
+    async fn open(
+        &mut self,
+        exchange: &Exchange,
+        peer: &HttpPeer,
+    ) -> Result<(HttpSession, ResponseHeader), Error> {
+        let mut stale = 0;
+        loop {
+            let connecting = unless_gone(self.session, self.upstream.connect(peer));
+            let (mut call, reused) = match within(self.deadline, connecting).await?? {
+                Ok(connected) => connected,
+                Err(error) => {
+                    self.upstream.avoid(&exchange.target().base);
+                    return Err(failure(&error));
+                }
+            };
+            let request = request_head(exchange)?;
+            let asking = unless_gone(self.session, ask(&mut call, request, exchange.body()));
+            match within(self.deadline, asking).await?? {
+                Ok(head) => return Ok((call, head)),
+                Err(error) if reused && is_stale(&error) && stale < MAX_STALE => stale += 1,
+                Err(error) => return Err(failure(&error)),
+            }
+        }
+    }
+
+    async fn read(&mut self, call: &mut HttpSession) -> Result<Option<Bytes>, Error> {
+        let reading = unless_gone(self.session, call.read_response_body());
+        let read = within(self.deadline, reading).await??;
+        read.map_err(|error| failure(&error))
+    }
+
+    async fn whole(
+        &mut self,
+        exchange: &mut Exchange,
+        call: &mut HttpSession,
+        head: &ResponseHeader,
+    ) -> Result<(), Error> {
+        let mut body = Vec::new();
+        while let Some(piece) = self.read(call).await? {
+            if let Some(relay) = exchange.relay_mut() {
+                body.extend_from_slice(&relay.push(piece));
+            }
+        }
+        if let Some(relay) = exchange.relay_mut() {
+            body.extend_from_slice(&relay.finish()?);
+        }
+        let framing = Framing::Length(body.len());
+        let head = answer_head(
+            self.session,
+            Some(head),
+            StatusCode::OK,
+            downstream::JSON,
+            framing,
+        );
+        let head = head.map_err(|_| Error::gone())?;
+        downstream::write_whole(self.session, self.ticket, head, Bytes::from(body)).await
+    }
+
+    /// Writes a stream to its end, whichever that is: what goes wrong from here on is told inside it.
+    async fn stream(
+        &mut self,
+        exchange: &mut Exchange,
+        call: &mut HttpSession,
+        head: &ResponseHeader,
+    ) {
+        let mut ended = self.open_stream(head).await;
+        while let Ok(End::Open) = ended {
+            ended = self.relay_one(exchange, call).await;
+        }
+        if let Err(error) = ended {
+            let is_gone = error.kind() == Kind::ClientGone;
+            let last = exchange.relay_mut().and_then(|relay| relay.fail(error));
+            match last.filter(|_| !is_gone) {
+                // A client that cannot take its last bytes has left.
+                Some(last) => drop(self.write(last, End::Complete).await),
+                None => self.session.set_keepalive(None),
+            }
+        }
+    }
+
+    async fn open_stream(&mut self, head: &ResponseHeader) -> Result<End, Error> {
+        let open = Framing::Open;
+        let kind = downstream::EVENT_STREAM;
+        let head = answer_head(self.session, Some(head), StatusCode::OK, kind, open);
+        let mut head = head.map_err(|_| Error::gone())?;
+        self.ticket.stamp(&mut head).map_err(|_| Error::gone())?;
+        let client = self.session.as_downstream_mut();
+        let written = client.write_response_header(Box::new(head)).await;
+        written.map(|()| End::Open).map_err(|_| Error::gone())
+    }
+
+    /// One upstream read becomes one write.
+    async fn relay_one(
+        &mut self,
+        exchange: &mut Exchange,
+        call: &mut HttpSession,
+    ) -> Result<End, Error> {
+        let piece = self.read(call).await?;
+        let Some(relay) = exchange.relay_mut() else {
+            return Ok(End::Complete);
+        };
+        let mut end = End::Open;
+        let out = match piece {
+            Some(piece) => relay.push(piece),
+            None => {
+                end = End::Complete;
+                relay.finish()?
+            }
+        };
+        if relay.failure().is_some() || relay.partial().done {
+            end = End::Complete;
+        }
+        self.write(out, end).await?;
+        Ok(end)
+    }
+
+    async fn write(&mut self, out: Bytes, end: End) -> Result<(), Error> {
+        if !out.is_empty() {
+            self.ticket.mark_first_byte();
+        }
+        let client = self.session.as_downstream_mut();
+        let written = client.write_response_body(out, end == End::Complete);
+        written.await.map_err(|_| Error::gone())
+    }
+}
+
+/// Whether more of an answer follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Open,
+    Complete,
+}
+
+async fn within<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T, Error> {
+    tokio::time::timeout_at(deadline, work).await.map_err(|_| {
+        let message = "The provider's answer was not complete within the request's deadline.";
+        Error::new(Kind::Timeout(Deadline::Total), message)
+    })
+}
+
+/// The upstream request's head.
+pub fn request_head(exchange: &Exchange) -> Result<Box<RequestHeader>, Error> {
+    let wrong = |_| Error::new(Kind::Internal, "The upstream request could not be written.");
+    let headers = exchange.headers()?;
+    let path = exchange.path();
+    let mut head =
+        RequestHeader::build("POST", path.as_bytes(), Some(headers.len())).map_err(wrong)?;
+    for (name, value) in headers {
+        head.insert_header(name, value).map_err(wrong)?;
+    }
+    Ok(Box::new(head))
+}
+
+/// Writes the request and waits for the final head.
+async fn ask(
+    call: &mut HttpSession,
+    head: Box<RequestHeader>,
+    body: &Bytes,
+) -> pingora::Result<ResponseHeader> {
+    call.write_request_header(head).await?;
+    // An upstream that refuses early stops reading: its answer counts, not the failed write.
+    if let Err(unwritten) = send_body(call, body).await {
+        call.set_read_timeout(Some(EARLY_ANSWER));
+        return read_head(call).await.map_err(|_| unwritten);
+    }
+    read_head(call).await
+}
+
+async fn send_body(call: &mut HttpSession, body: &Bytes) -> pingora::Result<()> {
+    call.write_request_body(body.clone(), true).await?;
+    call.finish_request_body().await
+}
+
+async fn read_head(call: &mut HttpSession) -> pingora::Result<ResponseHeader> {
+    for _ in 0..=MAX_INTERIM {
+        call.read_response_header().await?;
+        match call.response_header() {
+            Some(head) if head.status.is_informational() => {}
+            Some(head) => return Ok(head.clone()),
+            None => break,
+        }
+    }
+    pingora::Error::e_explain(ErrorType::InvalidHTTPHeader, "no final response head")
+}
+
+fn is_stale(error: &pingora::Error) -> bool {
+    matches!(error.retry, RetryType::ReusedOnly)
+}
+
+/// How many dead connections of the pool one call gets past.
+const MAX_STALE: u32 = 2;
+/// How long a complete answer's connection may take to end its body.
+const REST: std::time::Duration = std::time::Duration::from_millis(50);
+/// 1xx heads before the final one.
+const MAX_INTERIM: u32 = 8;
+/// How long an upstream that stopped reading has for saying why.
+const EARLY_ANSWER: std::time::Duration = std::time::Duration::from_secs(1);

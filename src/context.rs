@@ -1,0 +1,205 @@
+//! What one request carries from phase to phase, and what is said of it when it is over.
+
+use std::fmt;
+
+use bytes::Bytes;
+use pingora::{ErrorType, proxy::Session};
+use prometheus::IntGauge;
+
+use crate::{
+    downstream::{self, Ticket},
+    error::Error,
+    exchange::{Exchange, ReplyForm},
+    gateway::{Passage, State},
+    metrics::{Ended, Metrics},
+    provider::Target,
+};
+
+/// The state of one request; Pingora carries it from phase to phase.
+pub struct Context {
+    pub(crate) ticket: Ticket,
+    pub(crate) call: Call,
+    /// What went wrong, as the client is told.
+    pub(crate) failure: Option<Error>,
+    /// Bytes that a stream still gets although its call was stopped.
+    pub(crate) last_words: Option<Bytes>,
+    stale: u8,
+    _in_flight: InFlight,
+}
+
+/// What is done for a request.
+pub enum Call {
+    /// Answered or refused here.
+    Own,
+    Pass(Box<Passage>),
+    Complete(Box<Exchange>),
+}
+
+impl Call {
+    pub fn target(&self) -> Option<&Target> {
+        match self {
+            Self::Own => None,
+            Self::Pass(passage) => Some(&passage.target),
+            Self::Complete(exchange) => Some(exchange.target()),
+        }
+    }
+}
+
+/// One request in flight, from the head's arrival to the context's end.
+struct InFlight(IntGauge);
+
+impl InFlight {
+    fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Context {
+    pub(crate) fn new(draw: u128, metrics: &Metrics) -> Self {
+        Self {
+            ticket: Ticket::new(draw),
+            call: Call::Own,
+            failure: None,
+            last_words: None,
+            stale: 0,
+            _in_flight: InFlight::new(&metrics.in_flight),
+        }
+    }
+
+    /// Keeps `error` for `fail_to_proxy`, and makes Pingora go there.
+    pub(crate) fn stop(&mut self, error: Error) -> Box<pingora::Error> {
+        self.failure = Some(error);
+        pingora::Error::explain(ErrorType::Custom("Stopped"), "by the gateway")
+    }
+
+    /// Whether a connection that turned out to be dead may be replaced once more.
+    pub(crate) fn may_retry_stale(&mut self) -> bool {
+        self.stale = self.stale.saturating_add(1);
+        self.stale <= MAX_STALE
+    }
+
+    /// What a client whose head is out gets for `error`; `None`: its answer cannot end well.
+    pub(crate) fn last_words(&mut self, error: &Error) -> Option<Bytes> {
+        if self.last_words.is_some() {
+            return self.last_words.take();
+        }
+        match &mut self.call {
+            Call::Complete(exchange) => exchange.relay_mut()?.fail(error.clone()),
+            Call::Own | Call::Pass(_) => None,
+        }
+    }
+
+    /// Counts the request and writes its line.
+    pub(crate) fn log(&self, session: &Session, state: &State) {
+        let status = session.response_written();
+        let entry = Entry {
+            context: self,
+            status: status.map_or(CLIENT_GONE, |head| head.status.as_u16()),
+            bytes: session.body_bytes_sent(),
+            head: downstream::head(session),
+        };
+        state.metrics.count(&entry.ended());
+        log::info!(target: "access", "{entry}");
+    }
+}
+
+/// One line of the access log: `key=value`, no query, no header, no body.
+struct Entry<'a> {
+    context: &'a Context,
+    status: u16,
+    bytes: usize,
+    head: crate::gateway::Head<'a>,
+}
+
+impl Entry<'_> {
+    fn kind(&self) -> &'static str {
+        match &self.context.call {
+            Call::Own => "own",
+            Call::Pass(_) => "pass",
+            Call::Complete(exchange) => match exchange.report().reply {
+                ReplyForm::Whole => "whole",
+                ReplyForm::Stream => "stream",
+            },
+        }
+    }
+
+    fn failure(&self) -> Option<&Error> {
+        let told = match &self.context.call {
+            Call::Complete(exchange) => exchange.report().failure,
+            Call::Own | Call::Pass(_) => None,
+        };
+        self.context.failure.as_ref().or(told)
+    }
+
+    fn provider(&self) -> &str {
+        match &self.context.call {
+            Call::Own => "none",
+            Call::Pass(passage) => &passage.target.provider.name,
+            Call::Complete(exchange) => exchange.report().provider,
+        }
+    }
+
+    fn ended(&self) -> Ended<'_> {
+        Ended {
+            provider: self.provider(),
+            kind: self.kind(),
+            status: self.status,
+            failure: self.failure().map(Error::label),
+            usage: match &self.context.call {
+                Call::Complete(exchange) => exchange.report().usage,
+                Call::Own | Call::Pass(_) => None,
+            },
+            total: self.context.ticket.started.elapsed(),
+            first_byte: self.context.ticket.first_byte,
+        }
+    }
+}
+
+impl fmt::Display for Entry<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ended = self.ended();
+        let trace_id = self.context.ticket.trace_id.to_str().unwrap_or_default();
+        write!(
+            f,
+            "status={} method={} path={:?} provider={} kind={} ms={} bytes={} trace_id={trace_id:?}",
+            ended.status,
+            self.head.method,
+            self.head.path,
+            ended.provider,
+            ended.kind,
+            ended.total.as_millis(),
+            self.bytes,
+        )?;
+        if let Some(first_byte) = ended.first_byte {
+            write!(f, " first_byte_ms={}", first_byte.as_millis())?;
+        }
+        if let Call::Complete(exchange) = &self.context.call {
+            write!(f, " model={:?}", exchange.report().model)?;
+        }
+        if let Some(usage) = ended.usage {
+            let (prompt, completion) = (usage.prompt_tokens, usage.completion_tokens);
+            write!(f, " prompt_tokens={prompt} completion_tokens={completion}")?;
+        }
+        match self.failure() {
+            Some(error) => write!(
+                f,
+                " failure={} param={:?}",
+                error.label(),
+                error.param().unwrap_or_default()
+            ),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The status logged for a client that left before it got any.
+const CLIENT_GONE: u16 = 499;
+/// Dead connections of the pool that one request gets past.
+const MAX_STALE: u8 = 2;

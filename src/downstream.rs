@@ -1,0 +1,342 @@
+//! The client's side of a session: its body in, answers and errors out, and whether it is still there.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use pingora::{http::ResponseHeader, proxy::Session};
+
+use crate::{
+    config::{Limits, headers},
+    error::{Error, Kind},
+    exchange::{Replay, is_for_client},
+    gateway::Head,
+};
+
+/// A request's head as the rest of the crate reads it.
+pub fn head(session: &Session) -> Head<'_> {
+    let request = session.req_header();
+    Head {
+        method: &request.method,
+        path: request.uri.path(),
+        query: request.uri.query(),
+        headers: &request.headers,
+    }
+}
+
+/// What every answer to one request carries: who it came from, and by which ids it can be found again.
+#[derive(Debug)]
+pub struct Ticket {
+    pub started: Instant,
+    pub trace_id: HeaderValue,
+    pub request_id: HeaderValue,
+    pub provider: Option<HeaderValue>,
+    /// From the request's head to the answer's first body byte.
+    pub first_byte: Option<Duration>,
+}
+
+impl Ticket {
+    pub fn new(draw: u128) -> Self {
+        let trace_id = uuid::Builder::from_random_bytes(draw.to_be_bytes()).into_uuid();
+        let or_empty = |text: String| {
+            HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+        };
+        Self {
+            started: Instant::now(),
+            trace_id: or_empty(trace_id.to_string()),
+            request_id: or_empty(format!("req_{draw:032x}")),
+            provider: None,
+            first_byte: None,
+        }
+    }
+
+    /// Takes over the client's own trace id.
+    pub fn adopt(&mut self, given: &http::HeaderMap) {
+        let given = given.get(TRACE_ID).filter(|value| {
+            !value.is_empty() && value.len() <= MAX_TRACE_ID && value.to_str().is_ok()
+        });
+        if let Some(given) = given {
+            self.trace_id = given.clone();
+        }
+    }
+
+    pub fn name(&mut self, provider: &str) {
+        self.provider = HeaderValue::try_from(provider).ok();
+    }
+
+    pub fn mark_first_byte(&mut self) {
+        if self.first_byte.is_none() {
+            self.first_byte = Some(self.started.elapsed());
+        }
+    }
+
+    /// Puts the gateway's own headers on an answer. An upstream's `x-request-id` stays: its support asks for that one.
+    pub fn stamp(&self, head: &mut ResponseHeader) -> pingora::Result<()> {
+        head.insert_header(TRACE_ID, self.trace_id.clone())?;
+        if !head.headers.contains_key(REQUEST_ID) {
+            head.insert_header(REQUEST_ID, self.request_id.clone())?;
+        }
+        if let Some(provider) = &self.provider {
+            head.insert_header(PROVIDER, provider.clone())?;
+            head.insert_header(RETRIES, HeaderValue::from_static("0"))?;
+            head.insert_header(OPTION, HeaderValue::from_static("config"))?;
+        }
+        Ok(())
+    }
+}
+
+/// How an answer's end is marked on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    Length(usize),
+    /// Chunked for HTTP/1.1, the connection's end for HTTP/1.0, the stream's for HTTP/2.
+    Open,
+}
+
+/// The head of an answer that passes on an upstream's: its headers for clients, our own, and the framing.
+pub fn answer_head(
+    session: &Session,
+    upstream: Option<&ResponseHeader>,
+    status: StatusCode,
+    content_type: &'static str,
+    framing: Framing,
+) -> pingora::Result<ResponseHeader> {
+    let mut head = ResponseHeader::build(status, Some(16))?;
+    let passing = upstream.into_iter().flat_map(|head| head.headers.iter());
+    for (name, value) in passing.filter(|(name, _)| is_for_client(name)) {
+        head.append_header(name, value)?;
+    }
+    head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static(content_type))?;
+    if content_type == EVENT_STREAM {
+        head.insert_header(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))?;
+        // Reverse proxies in front of us hold a stream back unless told not to.
+        head.insert_header("x-accel-buffering", HeaderValue::from_static("no"))?;
+    }
+    match framing {
+        Framing::Length(length) => {
+            head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(length))?;
+        }
+        Framing::Open if session.req_header().version == Version::HTTP_10 => {}
+        Framing::Open => {
+            head.insert_header(
+                header::TRANSFER_ENCODING,
+                HeaderValue::from_static("chunked"),
+            )?;
+        }
+    }
+    Ok(head)
+}
+
+/// Writes a whole answer.
+pub async fn write_whole(
+    session: &mut Session,
+    ticket: &mut Ticket,
+    mut head: ResponseHeader,
+    body: Bytes,
+) -> Result<(), Error> {
+    let lost = |_| Error::gone();
+    ticket.stamp(&mut head).map_err(lost)?;
+    ticket.mark_first_byte();
+    let client = session.as_downstream_mut();
+    client
+        .write_response_header(Box::new(head))
+        .await
+        .map_err(lost)?;
+    client.write_response_body(body, true).await.map_err(lost)
+}
+
+/// Writes an answer of our own.
+pub async fn write_own(
+    session: &mut Session,
+    ticket: &mut Ticket,
+    text: &'static str,
+) -> Result<(), Error> {
+    let framing = Framing::Length(text.len());
+    let head = answer_head(session, None, StatusCode::OK, "text/plain", framing);
+    // A HEAD's answer has the length of the GET's, and no body.
+    let body = if session.req_header().method == Method::HEAD {
+        Bytes::new()
+    } else {
+        Bytes::from_static(text.as_bytes())
+    };
+    write_whole(session, ticket, head.map_err(|_| Error::gone())?, body).await
+}
+
+/// Writes `error` as the answer. The connection lives on, unless the request's body was too large or too slow to be read.
+pub async fn refuse(session: &mut Session, ticket: &mut Ticket, error: &Error) {
+    if error.kind() == Kind::ClientGone || is_answered(session) {
+        session.set_keepalive(None);
+        return;
+    }
+    let unread = matches!(error.kind(), Kind::BodyTooLarge | Kind::RequestTimeout);
+    if unread {
+        session.set_keepalive(None);
+    }
+    let body = Bytes::from(error.body());
+    let framing = Framing::Length(body.len());
+    let Ok(head) = answer_head(session, None, error.status(), JSON, framing) else {
+        return;
+    };
+    if write_whole(session, ticket, head, body).await.is_ok() && unread {
+        linger(session).await;
+    }
+}
+
+/// Reads on for a while after an early refusal. Closing on unread bytes would reset the connection, and the client would
+/// lose the very answer that explains it.
+async fn linger(session: &mut Session) {
+    let drain = async {
+        let mut left = LINGER_BYTES;
+        while let Ok(Some(piece)) = session.read_request_body().await {
+            left = left.saturating_sub(piece.len());
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(LINGER, drain).await;
+}
+
+/// Whether the client has got a final head.
+pub fn is_answered(session: &Session) -> bool {
+    session
+        .response_written()
+        .is_some_and(|head| !head.status.is_informational())
+}
+
+/// `work`, unless the client leaves first. `work` must not use the session.
+pub async fn unless_gone<T>(
+    session: &mut Session,
+    work: impl Future<Output = T>,
+) -> Result<T, Error> {
+    tokio::select! {
+        biased;
+        done = work => Ok(done),
+        _ = session.downstream_session.read_body_or_idle(true) => Err(Error::gone()),
+    }
+}
+
+/// Reads the request's body, and says whether Pingora's phases could send it.
+pub async fn read_body(session: &mut Session, limits: &Limits) -> Result<(Bytes, Replay), Error> {
+    let too_large = || {
+        let message = format!(
+            "The request's body is larger than {} bytes.",
+            limits.body_bytes
+        );
+        Error::new(Kind::BodyTooLarge, message)
+    };
+    let length = content_length(session);
+    if length.is_some_and(|length| length > limits.body_bytes) {
+        return Err(too_large());
+    }
+    if session.get_header(header::EXPECT).is_some() {
+        session
+            .write_continue_response()
+            .await
+            .map_err(|_| Error::gone())?;
+    }
+    let arriving = arrive(session, length, limits.body_bytes);
+    match tokio::time::timeout(limits.request, arriving).await {
+        Ok(Ok(Some(arrived))) => Ok(arrived),
+        Ok(Ok(None)) => Err(too_large()),
+        Ok(Err(_)) => Err(Error::gone()),
+        Err(_) => Err(Error::new(
+            Kind::RequestTimeout,
+            "The request's body did not arrive in time.",
+        )),
+    }
+}
+
+/// `None`: the body is over `limit`.
+///
+/// Pingora's phases send what its retry buffer holds, and nothing at all once that has overflowed. So the buffer is
+/// switched on as late as the declared length allows: then it holds the tail, which is enough, because the body filter
+/// puts our own body in its place. Without a declared length it has to be on from the start and may overflow.
+async fn arrive(
+    session: &mut Session,
+    length: Option<usize>,
+    limit: usize,
+) -> pingora::Result<Option<(Bytes, Replay)>> {
+    let mut body = Body::default();
+    let mut replay = Replay::Lost;
+    loop {
+        let fits = length.is_none_or(|length| length.saturating_sub(body.len()) <= RETRY_BUFFER);
+        if fits && replay == Replay::Lost {
+            session.enable_retry_buffering();
+            replay = Replay::Held;
+        }
+        let Some(piece) = session.read_request_body().await? else {
+            break;
+        };
+        if body.len().saturating_add(piece.len()) > limit {
+            return Ok(None);
+        }
+        body.push(piece, length);
+    }
+    if session.as_downstream().retry_buffer_truncated() {
+        replay = Replay::Lost;
+    }
+    Ok(Some((body.into_bytes(), replay)))
+}
+
+/// A body in the making. One that came in one piece is that piece.
+#[derive(Default)]
+struct Body {
+    only: Bytes,
+    more: BytesMut,
+}
+
+impl Body {
+    fn len(&self) -> usize {
+        self.only.len().saturating_add(self.more.len())
+    }
+
+    fn push(&mut self, piece: Bytes, length: Option<usize>) {
+        if self.only.is_empty() && self.more.is_empty() {
+            self.only = piece;
+            return;
+        }
+        if self.more.is_empty() {
+            // The declared length is only believed as far as the client has shown that it sends.
+            self.more.reserve(length.unwrap_or_default().min(1 << 20));
+            self.more.extend_from_slice(&std::mem::take(&mut self.only));
+        }
+        self.more.extend_from_slice(&piece);
+    }
+
+    fn into_bytes(self) -> Bytes {
+        if self.more.is_empty() {
+            self.only
+        } else {
+            self.more.freeze()
+        }
+    }
+}
+
+fn content_length(session: &Session) -> Option<usize> {
+    session
+        .get_header(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
+
+pub const JSON: &str = "application/json";
+pub const EVENT_STREAM: &str = "text/event-stream";
+const TRACE_ID: HeaderName = HeaderName::from_static(headers::TRACE_ID);
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const PROVIDER: HeaderName = HeaderName::from_static(headers::PROVIDER);
+const RETRIES: HeaderName = HeaderName::from_static("x-portkey-retry-attempt-count");
+/// Which of a config's targets answered; "config" is the word for a single one.
+const OPTION: HeaderName = HeaderName::from_static("x-portkey-last-used-option-index");
+/// A trace id is echoed and logged; W3C's has 55 bytes, a UUID 36.
+const MAX_TRACE_ID: usize = 256;
+/// What Pingora keeps of a request body for sending it (again); fixed there.
+const RETRY_BUFFER: usize = 64 << 10;
+/// Bounds of reading what will not be used.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 64 << 20;

@@ -1,0 +1,463 @@
+//! The gateway as a Pingora filter: each phase moves the bytes of one [`Exchange`] or [`Passage`] and decides nothing.
+//!
+//! | phase | here |
+//! |---|---|
+//! | `request_filter` | admits the head, reads the body, makes the exchange; what the phases cannot carry goes to the conductor |
+//! | `upstream_peer`, `upstream_request_filter`, `request_body_filter` | the exchange's target, head and body |
+//! | `upstream_response_filter`, `response_filter` | the exchange reads the upstream's head; the client gets ours |
+//! | `response_body_filter` | the relay |
+//! | `error_while_proxy`, `fail_to_proxy` | an OpenAI-shaped error, inside the stream if it is open |
+//! | `logging` | one line, the metrics |
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode, header};
+use pingora::{
+    ErrorSource, ErrorType,
+    http::{RequestHeader, ResponseHeader},
+    modules::http::HttpModules,
+    proxy::{FailToProxy, ProxyHttp, Session},
+    server::configuration::ServerConf,
+    upstreams::peer::HttpPeer,
+};
+
+use crate::{
+    conductor::{Conductor, request_head},
+    config::{Config, headers::Directives},
+    context::{Call, Context},
+    downstream::{self, Framing, answer_head, is_answered, unless_gone},
+    error::{Deadline, Error, Kind, told_status},
+    exchange::{Exchange, Road, Seed, UpstreamHead},
+    gateway::{Admission, COMPLETIONS, Passage, State},
+    upstream::{Upstream, failure},
+};
+
+/// `POST /v1/completions` for every provider, as a Pingora filter.
+///
+/// Run it as a service of its own with [`pingora::proxy::http_proxy_service`], or inside another filter with
+/// [`Gateway::serve`]. Clones share their state.
+#[derive(Clone)]
+pub struct Gateway {
+    state: Arc<State>,
+    upstream: Arc<Upstream>,
+}
+
+impl Gateway {
+    /// A gateway under `config`; `conf` sizes the connection pool of its own calls.
+    pub fn new(config: Config, conf: &ServerConf) -> Result<Self, Error> {
+        let upstream = Upstream::new(conf, config.timeouts);
+        Ok(Self {
+            state: Arc::new(State::try_new(config)?),
+            upstream: Arc::new(upstream),
+        })
+    }
+
+    pub(crate) fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// Serves the session's request from its head to its answer's last byte if it is one for `POST /v1/completions`.
+    /// For a `request_filter` of another proxy:
+    ///
+    /// ```ignore
+    /// if self.gateway.serve(session).await? { return Ok(true) }
+    /// ```
+    ///
+    /// `false`: not ours, nothing was read or written.
+    pub async fn serve(&self, session: &mut Session) -> pingora::Result<bool> {
+        let head = downstream::head(session);
+        if head.path != COMPLETIONS || head.method != Method::POST {
+            return Ok(false);
+        }
+        let mut context = self.new_ctx();
+        let received = self.receive(session, &mut context).await;
+        let carried = match (received, &mut context.call) {
+            (Ok(Next::Proxy), Call::Complete(exchange)) => {
+                let ticket = &mut context.ticket;
+                Conductor::new(session, ticket, &self.upstream, exchange)
+                    .carry(exchange)
+                    .await
+            }
+            (received, _) => received.map(drop),
+        };
+        if let Err(error) = carried {
+            downstream::refuse(session, &mut context.ticket, &error).await;
+            context.failure = Some(error);
+        }
+        context.log(session, &self.state);
+        Ok(true)
+    }
+
+    /// Admits the request; what needs the conductor, or is answered here, is over when this returns.
+    async fn receive(&self, session: &mut Session, context: &mut Context) -> Result<Next, Error> {
+        prepare(session, self.upstream.timeouts().write);
+        context.ticket.adopt(&session.req_header().headers);
+        match self.state.admit(downstream::head(session))? {
+            Admission::Answer(text) => {
+                context.call = Call::Own;
+                downstream::write_own(session, &mut context.ticket, text).await?;
+                Ok(Next::Answered)
+            }
+            Admission::Pass(passage) => {
+                context.ticket.name(&passage.target.provider.name);
+                context.call = Call::Pass(passage);
+                Ok(Next::Proxy)
+            }
+            Admission::Complete(directives) => self.complete(session, context, *directives).await,
+        }
+    }
+
+    async fn complete(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        directives: Directives,
+    ) -> Result<Next, Error> {
+        let limits = &self.state.config.limits;
+        let (body, replay) = downstream::read_body(session, limits).await?;
+        let headers = &session.req_header().headers;
+        let exchange = self.state.complete(directives, headers, body, seed())?;
+        let mut exchange = Box::new(exchange);
+        context.ticket.name(&exchange.provider().name);
+        let next = match exchange.road(replay) {
+            Road::Phases => Ok(Next::Proxy),
+            Road::Conductor => {
+                let ticket = &mut context.ticket;
+                let conductor = Conductor::new(session, ticket, &self.upstream, &exchange);
+                conductor
+                    .carry(&mut exchange)
+                    .await
+                    .map(|()| Next::Answered)
+            }
+        };
+        context.call = Call::Complete(exchange);
+        next
+    }
+}
+
+/// What follows `request_filter`.
+enum Next {
+    /// Pingora's phases.
+    Proxy,
+    /// Nothing: the answer is out.
+    Answered,
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::new(fastrand::u128(..), &self.state.metrics)
+    }
+
+    /// No modules: the default one would hold a stream's events back to compress them.
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
+
+    async fn request_filter(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+    ) -> pingora::Result<bool> {
+        match self.receive(session, context).await {
+            Ok(Next::Proxy) => Ok(false),
+            Ok(Next::Answered) => Ok(true),
+            Err(error) => {
+                downstream::refuse(session, &mut context.ticket, &error).await;
+                context.failure = Some(error);
+                Ok(true)
+            }
+        }
+    }
+
+    async fn upstream_peer(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+    ) -> pingora::Result<Box<HttpPeer>> {
+        let Some(target) = context.call.target() else {
+            return pingora::Error::e_explain(ErrorType::InternalError, "nothing to call");
+        };
+        let peer = unless_gone(session, self.upstream.peer(&target.base)).await;
+        let peer = peer.and_then(|resolved| resolved);
+        peer.map(Box::new).map_err(|error| context.stop(error))
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _: &mut Session,
+        request: &mut RequestHeader,
+        context: &mut Context,
+    ) -> pingora::Result<()> {
+        match &context.call {
+            Call::Complete(exchange) => {
+                *request = *request_head(exchange).map_err(|error| context.stop(error))?;
+                Ok(())
+            }
+            Call::Pass(passage) => pass_request(request, passage),
+            Call::Own => Ok(()),
+        }
+    }
+
+    /// The body the exchange wrote takes the place of what the client sent, in one piece.
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        context: &mut Context,
+    ) -> pingora::Result<()> {
+        if let Call::Complete(exchange) = &context.call {
+            *body = end_of_stream.then(|| exchange.body().clone());
+        }
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _: &mut Session,
+        head: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> pingora::Result<()> {
+        let Call::Complete(exchange) = &mut context.call else {
+            return Ok(());
+        };
+        if head.status.is_informational() {
+            return Ok(());
+        }
+        let answer = UpstreamHead {
+            status: head.status,
+            headers: &head.headers,
+        };
+        match exchange.answer(answer).map(drop) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(context.stop(error)),
+        }
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        head: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> pingora::Result<()> {
+        if head.status.is_informational() {
+            return Ok(());
+        }
+        if let Call::Complete(exchange) = &context.call {
+            *head = client_head(session, head, exchange)?;
+        }
+        context.ticket.stamp(head)
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        context: &mut Context,
+    ) -> pingora::Result<Option<Duration>> {
+        if body.is_some() {
+            context.ticket.mark_first_byte();
+        }
+        let late = context.ticket.started.elapsed() > self.upstream.timeouts().total;
+        let Call::Complete(exchange) = &mut context.call else {
+            return Ok(None);
+        };
+        if late && !end_of_stream {
+            let message = "The provider's answer was not complete within the gateway's deadline.";
+            return Err(context.stop(Error::new(Kind::Timeout(Deadline::Total), message)));
+        }
+        let Some(relay) = exchange.relay_mut() else {
+            return Ok(None);
+        };
+        let out = relay.push(body.take().unwrap_or_default());
+        let failed = relay.failure().cloned().filter(|_| relay.is_stream());
+        if end_of_stream {
+            *body = Some(join(
+                out,
+                relay.finish().unwrap_or_else(|error| error.body().into()),
+            ));
+            return Ok(None);
+        }
+        if let Some(error) = failed {
+            // The client has been told in `out`; going on would only read what nobody gets.
+            context.last_words = Some(out);
+            return Err(context.stop(error));
+        }
+        *body = Some(out).filter(|out| !out.is_empty());
+        Ok(None)
+    }
+
+    /// Replaces Pingora's policy, which never retries a POST. One case is safe: a pooled connection that its server had
+    /// closed before the request could reach it, with nothing of an answer seen.
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<pingora::Error>,
+        context: &mut Context,
+        reused: bool,
+    ) -> Box<pingora::Error> {
+        error.retry.decide_reuse(reused);
+        let from_client = *error.esource() == ErrorSource::Downstream;
+        let unsafe_again = is_answered(session)
+            || from_client
+            || context.failure.is_some()
+            || session.as_ref().retry_buffer_truncated()
+            || !context.may_retry_stale();
+        if unsafe_again {
+            error.set_retry(false);
+        }
+        error
+    }
+
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        context: &mut Context,
+        mut error: Box<pingora::Error>,
+    ) -> Box<pingora::Error> {
+        if let Some(target) = context.call.target() {
+            self.upstream.avoid(&target.base);
+        }
+        error.set_retry(false);
+        error
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        cause: &pingora::Error,
+        context: &mut Context,
+    ) -> FailToProxy {
+        let error = context.failure.take().unwrap_or_else(|| failure(cause));
+        let code = error.status().as_u16();
+        if is_answered(session) {
+            let last = context.last_words(&error);
+            if let Some(last) = last.filter(|_| error.kind() != Kind::ClientGone) {
+                // A client that cannot take its last bytes has left.
+                let _ = session
+                    .as_downstream_mut()
+                    .write_response_body(last, true)
+                    .await;
+            }
+        } else {
+            downstream::refuse(session, &mut context.ticket, &error).await;
+        }
+        context.failure = Some(error);
+        FailToProxy {
+            error_code: code,
+            can_reuse_downstream: false,
+        }
+    }
+
+    async fn logging(
+        &self,
+        session: &mut Session,
+        _: Option<&pingora::Error>,
+        context: &mut Context,
+    ) {
+        context.log(session, &self.state);
+    }
+
+    /// The access line tells it, without the peer's address.
+    fn suppress_error_log(&self, _: &Session, _: &Context, _: &pingora::Error) -> bool {
+        true
+    }
+
+    /// Pingora's own would hold the query, in which some clients send keys.
+    fn request_summary(&self, session: &Session, _: &Context) -> String {
+        let head = downstream::head(session);
+        format!("{} {}", head.method, head.path)
+    }
+}
+
+/// Settings of the client's session that Pingora leaves open-ended.
+fn prepare(session: &mut Session, write: Duration) {
+    session.set_write_timeout(Some(write));
+    session
+        .as_downstream_mut()
+        .set_total_drain_timeout(Some(DRAIN));
+    if session.get_keepalive().is_some() {
+        session.set_keepalive(Some(KEEPALIVE_SECONDS));
+    }
+}
+
+/// The transparent proxy's request: the client's, with the provider's host, path and credential.
+fn pass_request(request: &mut RequestHeader, passage: &Passage) -> pingora::Result<()> {
+    let wrong = |_| pingora::Error::explain(ErrorType::InvalidHTTPHeader, "not a path");
+    request.set_uri(passage.path.parse().map_err(wrong)?);
+    let ours: Vec<_> = request
+        .headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-portkey-"))
+        .cloned()
+        .collect();
+    for name in ours {
+        request.remove_header(&name);
+    }
+    if passage.replaces_credentials() {
+        request.remove_header(&header::AUTHORIZATION);
+    }
+    for (name, value) in &passage.headers {
+        request.insert_header(name, value)?;
+    }
+    Ok(())
+}
+
+/// The client's head of a completion.
+fn client_head(
+    session: &Session,
+    upstream: &ResponseHeader,
+    exchange: &Exchange,
+) -> pingora::Result<ResponseHeader> {
+    let content_type = if exchange.is_streaming() {
+        downstream::EVENT_STREAM
+    } else {
+        downstream::JSON
+    };
+    let length = || {
+        let length: &HeaderValue = upstream.headers.get(header::CONTENT_LENGTH)?;
+        length.to_str().ok()?.parse().ok()
+    };
+    let verbatim = exchange.relay().is_some_and(|relay| relay.is_verbatim());
+    let framing = match length().filter(|_| verbatim) {
+        Some(length) => Framing::Length(length),
+        None => Framing::Open,
+    };
+    let status = if upstream.status.is_success() {
+        StatusCode::OK
+    } else {
+        told_status(upstream.status)
+    };
+    answer_head(session, Some(upstream), status, content_type, framing)
+}
+
+/// Two outputs as one; nearly always one of them is empty.
+fn join(first: Bytes, second: Bytes) -> Bytes {
+    match (first.is_empty(), second.is_empty()) {
+        (_, true) => first,
+        (true, false) => second,
+        (false, false) => [first, second].concat().into(),
+    }
+}
+
+fn seed() -> Seed {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    Seed {
+        now: now.unwrap_or_default().as_secs(),
+        draw: fastrand::u128(..),
+    }
+}
+
+/// How long an idle client's connection stays open.
+const KEEPALIVE_SECONDS: u64 = 75;
+/// How long a refused request's body is read for its connection's sake.
+const DRAIN: Duration = Duration::from_secs(2);

@@ -1,0 +1,195 @@
+//! The process around the filter: conf, listeners, the operator's port, the way down.
+
+use std::{
+    net::TcpListener,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use pingora::{
+    apps::HttpServerOptions,
+    prelude::{Opt, Server},
+    protocols::http::v2::server::default_h2_options,
+    proxy::http_proxy_service_with_name,
+    server::{ShutdownWatch, configuration::ServerConf},
+    services::{
+        background::{BackgroundService, background_service},
+        listening::Service,
+    },
+};
+
+use crate::{
+    admin::Admin,
+    config::{Config, ConfigError, Surroundings, file::Source},
+    gateway::State,
+    proxy::Gateway,
+};
+
+/// A conf file's text and its name; `None` of it is a gateway on 127.0.0.1:8787 with every provider at its public URL.
+#[derive(Clone, Copy, Debug)]
+pub struct Conf<'a> {
+    pub file: &'a str,
+    pub text: &'a str,
+}
+
+/// A gateway that can be started: its conf was read, and every name and secret in it resolved.
+#[derive(Debug)]
+pub struct Ready {
+    config: Config,
+    conf: ServerConf,
+}
+
+impl Ready {
+    /// Reads a conf: `gateway:` and Pingora's own keys.
+    pub fn read(
+        conf: Option<Conf<'_>>,
+        surroundings: &dyn Surroundings,
+    ) -> Result<Self, ConfigError> {
+        let Some(Conf { file, text }) = conf else {
+            return Ok(Self {
+                config: Config::default(),
+                conf: ServerConf::default(),
+            });
+        };
+        let source = Source {
+            file,
+            text,
+            server_keys: &server_keys(),
+            surroundings,
+        };
+        let config = Config::read(&source)?;
+        let conf = ServerConf::from_yaml(text).map_err(|error| ConfigError {
+            file: file.to_owned(),
+            line: 0,
+            path: String::new(),
+            message: error.to_string(),
+        })?;
+        Ok(Self { config, conf })
+    }
+
+    /// Runs until the process is told to stop; returns only if it cannot start.
+    pub fn run(mut self, options: Opt) -> Result<(), String> {
+        if !options.upgrade {
+            self.probe()?;
+        }
+        // Pingora sleeps this long after SIGTERM, come what may; `Drain` ends the process as soon as nothing is in flight.
+        self.conf.grace_period_seconds.get_or_insert(DRAIN_SECONDS);
+        // One for a phase that asks again after a dead pooled connection, and two more.
+        self.conf.max_retries = 3;
+        let options = Opt {
+            conf: None,
+            ..options
+        };
+        let mut server = Server::new_with_opt_and_conf(options, self.conf);
+        server.bootstrap();
+        let conf = server.configuration.clone();
+        let gateway = Gateway::new(self.config, &conf).map_err(|error| error.to_string())?;
+        let state = gateway.state().clone();
+        add_services(&mut server, gateway, &state);
+        server.run_forever()
+    }
+
+    /// Binds every address once. Later, a busy one would leave a process that lives but does not listen.
+    fn probe(&self) -> Result<(), String> {
+        let emulator = self
+            .config
+            .emulator
+            .as_ref()
+            .map(|emulator| &emulator.listen);
+        let addresses = self
+            .config
+            .listen
+            .iter()
+            .chain(&self.config.admin)
+            .chain(emulator);
+        for address in addresses {
+            TcpListener::bind(address)
+                .map_err(|error| format!("cannot listen on {address}: {error}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn add_services(server: &mut Server, gateway: Gateway, state: &Arc<State>) {
+    let conf = server.configuration.clone();
+    let mut proxy = http_proxy_service_with_name(&conf, gateway, "completions");
+    for address in &state.config.listen {
+        proxy.add_tcp(address);
+    }
+    if let Some(app) = proxy.app_logic_mut() {
+        let mut options = HttpServerOptions::default();
+        options.h2c = true;
+        options.h2_idle_timeout = Some(H2_IDLE);
+        app.server_options = Some(options);
+        let mut h2 = default_h2_options();
+        h2.initial_window_size(H2_WINDOW);
+        h2.initial_connection_window_size(H2_WINDOW.saturating_mul(2));
+        app.h2_options = Some(h2);
+    }
+    server.add_service(proxy);
+    let draining = Arc::new(AtomicBool::new(false));
+    if let Some(address) = &state.config.admin {
+        let admin = Admin {
+            state: state.clone(),
+            draining: draining.clone(),
+        };
+        let mut service = Service::new("admin".to_owned(), admin);
+        service.threads = Some(1);
+        service.add_tcp(address);
+        server.add_service(service);
+    }
+    let drain = Drain {
+        state: state.clone(),
+        draining,
+    };
+    server.add_service(background_service("drain", drain));
+}
+
+/// Ends the process once it has been told to stop and the last request is answered.
+struct Drain {
+    state: Arc<State>,
+    draining: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl BackgroundService for Drain {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        if shutdown.changed().await.is_err() {
+            return;
+        }
+        self.draining.store(true, Ordering::Relaxed);
+        // A request whose head has just arrived is not counted yet: the count has to stay at 0.
+        let mut quiet = 0;
+        while quiet < QUIET_TICKS {
+            tokio::time::sleep(TICK).await;
+            quiet = if self.state.metrics.in_flight.get() == 0 {
+                quiet + 1
+            } else {
+                0
+            };
+        }
+        log::info!("drained");
+        std::process::exit(0);
+    }
+}
+
+/// Pingora's own keys in a conf file.
+fn server_keys() -> Vec<String> {
+    let keys: Result<std::collections::BTreeMap<String, serde_yaml::Value>, _> =
+        serde_yaml::to_value(ServerConf::default()).and_then(serde_yaml::from_value);
+    keys.map(|keys| keys.into_keys().collect())
+        .unwrap_or_default()
+}
+
+/// Longest wait for streams in flight; `grace_period_seconds` of the conf overrides it.
+const DRAIN_SECONDS: u64 = 300;
+const TICK: Duration = Duration::from_millis(20);
+const QUIET_TICKS: u32 = 5;
+/// Clients of HTTP/2 leave connections open for minutes; dead ones must not stay for ever.
+const H2_IDLE: Duration = Duration::from_secs(300);
+/// Prompts of megabytes would wait for a round trip every 64 KiB with h2's own default.
+const H2_WINDOW: u32 = 1 << 20;

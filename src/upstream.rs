@@ -1,0 +1,277 @@
+//! Where the bytes go: addresses, peers and connections of upstream calls, and what their failures mean.
+//!
+//! Names are resolved here because Pingora's own way blocks a worker and panics on a name without an address. An answer is
+//! kept, and a stale one is used while a task fetches the next: only the first call to a host waits for its resolver.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use pingora::{ErrorSource, ErrorType};
+use pingora::{
+    connectors::{ConnectorOptions, http::Connector},
+    protocols::{ALPN, http::client::HttpSession},
+    server::configuration::ServerConf,
+    upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy},
+};
+
+use crate::{
+    config::Timeouts,
+    error::{Deadline, Error, Kind},
+    provider::{Base, base::Scheme},
+};
+
+/// The way to every upstream.
+pub struct Upstream {
+    resolver: Arc<Resolver>,
+    connector: Connector,
+    timeouts: Timeouts,
+}
+
+impl Upstream {
+    pub fn new(conf: &ServerConf, timeouts: Timeouts) -> Self {
+        Self {
+            resolver: Arc::default(),
+            connector: Connector::new(Some(ConnectorOptions::from_server_conf(conf))),
+            timeouts,
+        }
+    }
+
+    pub fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
+    }
+
+    /// The peer of `base`: an address, and how to talk to it.
+    pub async fn peer(&self, base: &Base) -> Result<HttpPeer, Error> {
+        let address = self.resolver.resolve(base, self.timeouts.connect).await?;
+        let tls = base.scheme == Scheme::Https;
+        // An empty name would switch the certificate check off; a base URL's host never is.
+        let name = if tls {
+            base.host.clone()
+        } else {
+            String::new()
+        };
+        let mut peer = HttpPeer::new(address, tls, name);
+        let options = &mut peer.options;
+        options.alpn = ALPN::H1;
+        options.connection_timeout = Some(self.timeouts.connect);
+        options.total_connection_timeout = Some(self.timeouts.connect.saturating_mul(2));
+        options.read_timeout = Some(self.timeouts.read);
+        options.write_timeout = Some(self.timeouts.write);
+        options.idle_timeout = Some(IDLE);
+        options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
+        Ok(peer)
+    }
+
+    /// A connection to `peer`, and whether it was used before.
+    pub async fn connect(&self, peer: &HttpPeer) -> pingora::Result<(HttpSession, bool)> {
+        let (mut call, reused) = self.connector.get_http_session(peer).await?;
+        call.set_read_timeout(Some(self.timeouts.read));
+        call.set_write_timeout(Some(self.timeouts.write));
+        Ok((call, reused))
+    }
+
+    /// Gives a connection back after a complete answer. Dropping one instead cancels its call.
+    pub async fn release(&self, call: HttpSession, peer: &HttpPeer) {
+        self.connector
+            .release_http_session(call, peer, Some(IDLE))
+            .await;
+    }
+
+    /// `base` took no connection: the next call tries its next address.
+    pub fn avoid(&self, base: &Base) {
+        self.resolver.turn(base);
+    }
+}
+
+/// What a failed call means to the client. Never quotes an address: it is ours, not the client's.
+pub fn failure(error: &pingora::Error) -> Error {
+    use ErrorType::{
+        ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout, InvalidCert, ReadTimedout,
+        SocketError, TLSHandshakeFailure, TLSHandshakeTimedout, TLSWantX509Lookup, WriteTimedout,
+    };
+    if matches!(error.esource(), ErrorSource::Downstream) {
+        return Error::gone();
+    }
+    let timeout = |deadline, message| Error::new(Kind::Timeout(deadline), message);
+    match error.etype() {
+        ConnectTimedout | TLSHandshakeTimedout => timeout(
+            Deadline::Connect,
+            "The provider took no connection in time.",
+        ),
+        ReadTimedout => timeout(Deadline::Read, "The provider did not answer in time."),
+        WriteTimedout => timeout(
+            Deadline::Read,
+            "The provider did not take the request in time.",
+        ),
+        ConnectRefused | ConnectError | ConnectNoRoute | SocketError => {
+            Error::new(Kind::Connect, "The provider cannot be reached.")
+        }
+        TLSHandshakeFailure | InvalidCert | TLSWantX509Lookup => Error::new(
+            Kind::Tls,
+            "No trusted connection to the provider could be made.",
+        ),
+        _ => Error::broken("The provider broke the connection before its answer was complete."),
+    }
+}
+
+/// Addresses by host and port.
+#[derive(Debug, Default)]
+struct Resolver {
+    known: Mutex<HashMap<(String, u16), Known>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    addresses: Vec<SocketAddr>,
+    /// Which of them is in use.
+    turn: usize,
+    asked: Instant,
+}
+
+impl Resolver {
+    async fn resolve(
+        self: &Arc<Self>,
+        base: &Base,
+        patience: Duration,
+    ) -> Result<SocketAddr, Error> {
+        if let Ok(address) = base.host.parse::<IpAddr>() {
+            return Ok(SocketAddr::new(address, base.port));
+        }
+        let key = (base.host.clone(), base.port);
+        match self.known(&key) {
+            Some((address, Age::Fresh)) => Ok(address),
+            Some((address, Age::Stale)) => {
+                let resolver = self.clone();
+                tokio::spawn(async move { resolver.look_up(key, patience).await });
+                Ok(address)
+            }
+            None => self.look_up(key, patience).await.ok_or_else(|| {
+                Error::new(Kind::Dns, "The provider's host name could not be resolved.")
+            }),
+        }
+    }
+
+    /// A stale entry counts as asked for at once, so that one task refreshes it, not every call.
+    fn known(&self, key: &(String, u16)) -> Option<(SocketAddr, Age)> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = known.get_mut(key)?;
+        let address = entry
+            .addresses
+            .get(entry.turn % entry.addresses.len().max(1))?;
+        if entry.asked.elapsed() < FRESH {
+            return Some((*address, Age::Fresh));
+        }
+        entry.asked = Instant::now();
+        Some((*address, Age::Stale))
+    }
+
+    async fn look_up(&self, key: (String, u16), patience: Duration) -> Option<SocketAddr> {
+        let found = tokio::net::lookup_host((key.0.as_str(), key.1));
+        let addresses: Vec<_> = tokio::time::timeout(patience, found)
+            .await
+            .ok()?
+            .ok()?
+            .collect();
+        let first = *addresses.first()?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_HOSTS {
+            known.clear();
+        }
+        let entry = Known {
+            addresses,
+            turn: 0,
+            asked: Instant::now(),
+        };
+        known.insert(key, entry);
+        Some(first)
+    }
+
+    fn turn(&self, base: &Base) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = known.get_mut(&(base.host.clone(), base.port)) {
+            entry.turn = entry.turn.wrapping_add(1);
+        }
+    }
+}
+
+enum Age {
+    Fresh,
+    Stale,
+}
+
+/// How long a connection is kept for the next call: less than the 5 s after which common model servers close theirs.
+const IDLE: Duration = Duration::from_secs(4);
+/// How long a name's addresses are used without asking again.
+const FRESH: Duration = Duration::from_secs(30);
+/// Names come from the conf and from hosts it allows by pattern; a pattern must not fill the memory.
+const MAX_HOSTS: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn base(url: &str) -> Base {
+        Base::try_new(url, "base_url").unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_address_is_its_own_answer_and_names_are_remembered() {
+        let resolver = Arc::new(Resolver::default());
+        let second = Duration::from_secs(1);
+        let literal = resolver.resolve(&base("http://127.0.0.1:81"), second).await;
+        assert_eq!(literal.unwrap(), "127.0.0.1:81".parse().unwrap());
+        let local = base("http://localhost:82");
+        let first = resolver.resolve(&local, second).await.unwrap();
+        assert!(first.ip().is_loopback());
+        // Nothing is left to wait for: the answer comes from memory.
+        assert_eq!(
+            resolver.resolve(&local, Duration::ZERO).await.unwrap(),
+            first
+        );
+    }
+
+    #[tokio::test]
+    async fn a_failed_connection_turns_to_the_next_address() {
+        let resolver = Arc::new(Resolver::default());
+        let two: [SocketAddr; 2] = ["127.0.0.1:1", "127.0.0.2:1"].map(|text| text.parse().unwrap());
+        let entry = Known {
+            addresses: two.to_vec(),
+            turn: 0,
+            asked: Instant::now(),
+        };
+        let host = base("http://two.example:1");
+        resolver
+            .known
+            .lock()
+            .unwrap()
+            .insert((host.host.clone(), 1), entry);
+        for expected in [two[0], two[1], two[0]] {
+            let address = resolver.resolve(&host, Duration::ZERO).await.unwrap();
+            assert_eq!(address, expected);
+            resolver.turn(&host);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_without_an_address_is_an_error_and_no_panic() {
+        let resolver = Arc::new(Resolver::default());
+        let error = resolver
+            .resolve(&base("http://nowhere.invalid"), Duration::from_millis(200))
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), Kind::Dns);
+    }
+
+    #[tokio::test]
+    async fn a_peer_is_never_without_the_name_that_its_certificate_must_have() {
+        let upstream = Upstream::new(&ServerConf::default(), Timeouts::default());
+        for url in ["https://127.0.0.1", "https://[::1]:8443/v1"] {
+            let peer = upstream.peer(&base(url)).await.unwrap();
+            assert!(!peer.sni.is_empty() && peer.options.verify_cert);
+        }
+    }
+}
