@@ -1,9 +1,7 @@
 //! The operator's own listener: `/healthz`, `/readyz` and `/metrics`. No key and no prompt is known here.
+//! A process that has been told to stop takes no more connections here either: that is how it says that it is not ready.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode, header};
@@ -14,8 +12,6 @@ use crate::gateway::State;
 /// Answers the operator.
 pub struct Admin {
     pub state: Arc<State>,
-    /// Set once the process has been asked to stop.
-    pub draining: Arc<AtomicBool>,
 }
 
 #[async_trait]
@@ -27,11 +23,6 @@ impl ServeHttp for Admin {
         }
         match request.uri.path() {
             "/healthz" => answer(StatusCode::OK, TEXT, b"ok\n".to_vec()),
-            "/readyz" if self.draining.load(Ordering::Relaxed) => answer(
-                StatusCode::SERVICE_UNAVAILABLE,
-                TEXT,
-                b"draining\n".to_vec(),
-            ),
             "/readyz" => answer(StatusCode::OK, TEXT, b"ready\n".to_vec()),
             "/metrics" => answer(StatusCode::OK, METRICS, self.state.metrics.text()),
             _ => answer(

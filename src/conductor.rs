@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::{
     downstream::{self, Framing, Ticket, answer_head, unless_gone},
     error::{Deadline, Error, Kind},
-    exchange::{Exchange, UpstreamHead},
+    exchange::{Exchange, UpstreamHead, relay::Relay},
     upstream::{Upstream, failure},
 };
 
@@ -46,7 +46,8 @@ impl<'c> Conductor<'c> {
         }
     }
 
-    /// Makes the call and writes the answer. `Err`: no byte of an answer has been written.
+    /// Makes the call and writes the answer. `Err`: what went wrong before a stream was open. The client may have been told:
+    /// an answer that says so is only written where there is none.
     pub async fn carry(mut self, exchange: &mut Exchange) -> Result<(), Error> {
         let peer = self.upstream.peer(&exchange.target().base);
         let peer = within(self.deadline, unless_gone(self.session, peer)).await???;
@@ -55,9 +56,12 @@ impl<'c> Conductor<'c> {
             status: head.status,
             headers: &head.headers,
         };
-        exchange.answer(answer)?;
+        if let Err(error) = exchange.answer(answer).map(drop) {
+            self.refuse(&error, &head).await;
+            return Err(error);
+        }
         if exchange.is_streaming() {
-            self.stream(exchange, &mut call, &head).await;
+            self.stream(exchange, &mut call, &head).await?;
         } else {
             self.whole(exchange, &mut call, &head).await?;
         }
@@ -119,7 +123,13 @@ impl<'c> Conductor<'c> {
             }
         }
         if let Some(relay) = exchange.relay_mut() {
-            body.extend_from_slice(&relay.finish()?);
+            match relay.finish() {
+                Ok(rest) => body.extend_from_slice(&rest),
+                Err(error) => {
+                    self.refuse(&error, head).await;
+                    return Err(error);
+                }
+            }
         }
         let framing = Framing::Length(body.len());
         let head = answer_head(
@@ -133,62 +143,66 @@ impl<'c> Conductor<'c> {
         downstream::write_whole(self.session, self.ticket, head, Bytes::from(body)).await
     }
 
-    /// Writes a stream to its end, whichever that is: what goes wrong from here on is told inside it.
+    /// Tells an error in place of the upstream's answer.
+    async fn refuse(&mut self, error: &Error, head: &ResponseHeader) {
+        downstream::refuse(self.session, self.ticket, error, Some(head)).await;
+    }
+
+    /// Writes a stream to its end, whichever that is. Its head goes out with its first events, so that an answer that fails
+    /// before them still has its own status; what goes wrong after that is told inside the stream.
     async fn stream(
         &mut self,
         exchange: &mut Exchange,
         call: &mut HttpSession,
         head: &ResponseHeader,
-    ) {
-        let mut ended = self.open_stream(head).await;
-        while let Ok(End::Open) = ended {
-            ended = self.relay_one(exchange, call).await;
+    ) -> Result<(), Error> {
+        let (mut out, mut end) = self.relay_one(exchange, call).await?;
+        if let Some(error) = exchange.relay().and_then(Relay::failure).cloned() {
+            self.refuse(&error, head).await;
+            return Err(error);
         }
-        if let Err(error) = ended {
-            let is_gone = error.kind() == Kind::ClientGone;
-            let last = exchange.relay_mut().and_then(|relay| relay.fail(error));
-            match last.filter(|_| !is_gone) {
-                // A client that cannot take its last bytes has left.
-                Some(last) => drop(self.write(last, End::Complete).await),
-                None => self.session.set_keepalive(None),
+        let mut written = self.open_stream(head).await;
+        loop {
+            if written.is_ok() {
+                written = self.write(out, end).await;
             }
+            if written.is_err() || end == End::Complete {
+                break;
+            }
+            (out, end) = match self.relay_one(exchange, call).await {
+                Ok(relayed) => relayed,
+                Err(error) => (last_words(exchange, error), End::Complete),
+            };
         }
+        written
     }
 
-    async fn open_stream(&mut self, head: &ResponseHeader) -> Result<End, Error> {
-        let open = Framing::Open;
-        let kind = downstream::EVENT_STREAM;
+    async fn open_stream(&mut self, head: &ResponseHeader) -> Result<(), Error> {
+        let (kind, open) = (downstream::EVENT_STREAM, Framing::Open);
         let head = answer_head(self.session, Some(head), StatusCode::OK, kind, open);
         let mut head = head.map_err(|_| Error::gone())?;
         self.ticket.stamp(&mut head).map_err(|_| Error::gone())?;
         let client = self.session.as_downstream_mut();
         let written = client.write_response_header(Box::new(head)).await;
-        written.map(|()| End::Open).map_err(|_| Error::gone())
+        written.map_err(|_| Error::gone())
     }
 
-    /// One upstream read becomes one write.
+    /// One upstream read, which becomes one write.
     async fn relay_one(
         &mut self,
         exchange: &mut Exchange,
         call: &mut HttpSession,
-    ) -> Result<End, Error> {
+    ) -> Result<(Bytes, End), Error> {
         let piece = self.read(call).await?;
         let Some(relay) = exchange.relay_mut() else {
-            return Ok(End::Complete);
+            return Ok((Bytes::new(), End::Complete));
         };
-        let mut end = End::Open;
-        let out = match piece {
-            Some(piece) => relay.push(piece),
-            None => {
-                end = End::Complete;
-                relay.finish()?
-            }
+        let Some(piece) = piece else {
+            return Ok((relay.finish()?, End::Complete));
         };
-        if relay.failure().is_some() || relay.partial().done {
-            end = End::Complete;
-        }
-        self.write(out, end).await?;
-        Ok(end)
+        let out = relay.push(piece);
+        let is_over = relay.failure().is_some() || relay.partial().done;
+        Ok((out, if is_over { End::Complete } else { End::Open }))
     }
 
     async fn write(&mut self, out: Bytes, end: End) -> Result<(), Error> {
@@ -199,6 +213,12 @@ impl<'c> Conductor<'c> {
         let written = client.write_response_body(out, end == End::Complete);
         written.await.map_err(|_| Error::gone())
     }
+}
+
+/// What an open stream still gets for `error`.
+fn last_words(exchange: &mut Exchange, error: Error) -> Bytes {
+    let last = exchange.relay_mut().and_then(|relay| relay.fail(error));
+    last.unwrap_or_default()
 }
 
 /// Whether more of an answer follows.

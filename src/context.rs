@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use pingora::{ErrorType, proxy::Session};
+use pingora::{ErrorType, http::ResponseHeader, proxy::Session};
 use prometheus::IntGauge;
 
 use crate::{
@@ -21,6 +21,8 @@ pub struct Context {
     pub(crate) call: Call,
     /// What went wrong, as the client is told.
     pub(crate) failure: Option<Error>,
+    /// The upstream's head, kept where an error takes its place.
+    pub(crate) refused: Option<Box<ResponseHeader>>,
     /// Bytes that a stream still gets although its call was stopped.
     pub(crate) last_words: Option<Bytes>,
     stale: u8,
@@ -67,6 +69,7 @@ impl Context {
             ticket: Ticket::new(draw),
             call: Call::Own,
             failure: None,
+            refused: None,
             last_words: None,
             stale: 0,
             _in_flight: InFlight::new(&metrics.in_flight),
@@ -77,6 +80,12 @@ impl Context {
     pub(crate) fn stop(&mut self, error: Error) -> Box<pingora::Error> {
         self.failure = Some(error);
         pingora::Error::explain(ErrorType::Custom("Stopped"), "by the gateway")
+    }
+
+    /// Answers with the failure.
+    pub(crate) async fn refuse(&mut self, session: &mut Session, error: Error) {
+        downstream::refuse(session, &mut self.ticket, &error, self.refused.as_deref()).await;
+        self.failure = Some(error);
     }
 
     /// Whether a connection that turned out to be dead may be replaced once more.

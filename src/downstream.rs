@@ -165,8 +165,14 @@ pub async fn write_own(
     write_whole(session, ticket, head.map_err(|_| Error::gone())?, body).await
 }
 
-/// Writes `error` as the answer. The connection lives on, unless the request's body was too large or too slow to be read.
-pub async fn refuse(session: &mut Session, ticket: &mut Ticket, error: &Error) {
+/// Writes `error` as the answer, with what the upstream's head, if there was one, has for clients. The connection lives
+/// on, unless the request's body was too large or too slow to be read.
+pub async fn refuse(
+    session: &mut Session,
+    ticket: &mut Ticket,
+    error: &Error,
+    upstream: Option<&ResponseHeader>,
+) {
     if error.kind() == Kind::ClientGone || is_answered(session) {
         session.set_keepalive(None);
         return;
@@ -177,7 +183,7 @@ pub async fn refuse(session: &mut Session, ticket: &mut Ticket, error: &Error) {
     }
     let body = Bytes::from(error.body());
     let framing = Framing::Length(body.len());
-    let Ok(head) = answer_head(session, None, error.status(), JSON, framing) else {
+    let Ok(head) = answer_head(session, upstream, error.status(), JSON, framing) else {
         return;
     };
     if write_whole(session, ticket, head, body).await.is_ok() && unread {

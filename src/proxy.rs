@@ -86,8 +86,7 @@ impl Gateway {
             (received, _) => received.map(drop),
         };
         if let Err(error) = carried {
-            downstream::refuse(session, &mut context.ticket, &error).await;
-            context.failure = Some(error);
+            context.refuse(session, error).await;
         }
         context.log(session, &self.state);
         Ok(true)
@@ -120,6 +119,8 @@ impl Gateway {
     ) -> Result<Next, Error> {
         let limits = &self.state.config.limits;
         let (body, replay) = downstream::read_body(session, limits).await?;
+        // From here on, an upstream's 1xx is the upstream's own business.
+        session.as_downstream_mut().set_ignore_info_resp(true);
         let headers = &session.req_header().headers;
         let exchange = self.state.complete(directives, headers, body, seed())?;
         let mut exchange = Box::new(exchange);
@@ -168,8 +169,7 @@ impl ProxyHttp for Gateway {
             Ok(Next::Proxy) => Ok(false),
             Ok(Next::Answered) => Ok(true),
             Err(error) => {
-                downstream::refuse(session, &mut context.ticket, &error).await;
-                context.failure = Some(error);
+                context.refuse(session, error).await;
                 Ok(true)
             }
         }
@@ -236,7 +236,10 @@ impl ProxyHttp for Gateway {
         };
         match exchange.answer(answer).map(drop) {
             Ok(()) => Ok(()),
-            Err(error) => Err(context.stop(error)),
+            Err(error) => {
+                context.refused = Some(Box::new(head.clone()));
+                Err(context.stop(error))
+            }
         }
     }
 
@@ -343,15 +346,13 @@ impl ProxyHttp for Gateway {
             let last = context.last_words(&error);
             if let Some(last) = last.filter(|_| error.kind() != Kind::ClientGone) {
                 // A client that cannot take its last bytes has left.
-                let _ = session
-                    .as_downstream_mut()
-                    .write_response_body(last, true)
-                    .await;
+                let client = session.as_downstream_mut();
+                let _ = client.write_response_body(last, true).await;
             }
+            context.failure = Some(error);
         } else {
-            downstream::refuse(session, &mut context.ticket, &error).await;
+            context.refuse(session, error).await;
         }
-        context.failure = Some(error);
         FailToProxy {
             error_code: code,
             can_reuse_downstream: false,

@@ -1,13 +1,6 @@
 //! The process around the filter: conf, listeners, the operator's port, the way down.
 
-use std::{
-    net::TcpListener,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use pingora::{
@@ -131,11 +124,9 @@ fn add_services(server: &mut Server, gateway: Gateway, state: &Arc<State>) {
         app.h2_options = Some(h2);
     }
     server.add_service(proxy);
-    let draining = Arc::new(AtomicBool::new(false));
     if let Some(address) = &state.config.admin {
         let admin = Admin {
             state: state.clone(),
-            draining: draining.clone(),
         };
         let mut service = Service::new("admin".to_owned(), admin);
         service.threads = Some(1);
@@ -144,7 +135,6 @@ fn add_services(server: &mut Server, gateway: Gateway, state: &Arc<State>) {
     }
     let drain = Drain {
         state: state.clone(),
-        draining,
     };
     server.add_service(background_service("drain", drain));
 }
@@ -152,7 +142,6 @@ fn add_services(server: &mut Server, gateway: Gateway, state: &Arc<State>) {
 /// Ends the process once it has been told to stop and the last request is answered.
 struct Drain {
     state: Arc<State>,
-    draining: Arc<AtomicBool>,
 }
 
 #[async_trait]
@@ -161,7 +150,10 @@ impl BackgroundService for Drain {
         if shutdown.changed().await.is_err() {
             return;
         }
-        self.draining.store(true, Ordering::Relaxed);
+        log::info!(
+            "draining: no new connections, {} in flight",
+            self.state.metrics.in_flight.get()
+        );
         // A request whose head has just arrived is not counted yet: the count has to stay at 0.
         let mut quiet = 0;
         while quiet < QUIET_TICKS {

@@ -1,0 +1,302 @@
+//! `POST /v1/completions` as a client sees it.
+
+use std::{io::Write, sync::mpsc};
+
+use crate::support::{
+    Gateway,
+    client::{CONDUCTED, Client, PLAIN, ROADS, STREAMED, ask, post},
+    upstream::{After, CHAT, DONE, LAST_CHUNK, STREAM, TEXT, Upstream, chunk, event, json},
+};
+
+const GROQ: (&str, &str) = ("x-portkey-provider", "groq");
+
+#[test]
+fn a_text_completion_passes_byte_for_byte_on_both_roads() {
+    let upstream = Upstream::answering(json(200, TEXT));
+    let gateway = Gateway::before(&upstream.address);
+    for road in ROADS {
+        let answer = ask(&gateway.address, road, PLAIN);
+        assert_eq!((answer.status, answer.text()), (200, TEXT));
+        assert!(answer.complete);
+    }
+    for request in upstream.seen() {
+        assert_eq!(
+            (request.path.as_str(), request.text()),
+            ("/v1/completions", PLAIN)
+        );
+    }
+}
+
+#[test]
+fn a_chat_answer_becomes_a_text_completion_on_both_roads() {
+    let upstream = Upstream::answering(json(200, CHAT));
+    let gateway = Gateway::before(&upstream.address);
+    for road in ROADS {
+        let answer = ask(&gateway.address, &[&[GROQ], road].concat(), PLAIN);
+        let expected = CHAT.replace("chat.completion", "text_completion").replace(
+            r#"{"index":0,"message":{"role":"assistant","content":" hello"},"#,
+            r#"{"text":" hello","index":0,"logprobs":null,"#,
+        );
+        assert_eq!((answer.status, answer.text()), (200, expected.as_str()));
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+    }
+    let request = &upstream.seen()[0];
+    assert_eq!(request.path, "/openai/v1/chat/completions");
+    assert_eq!(
+        request.text(),
+        r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"max_tokens":5}"#
+    );
+}
+
+#[test]
+fn each_event_reaches_the_client_before_the_next_is_sent() {
+    // The upstream sends an event only after the client has the one before it: a held-back event would stop both.
+    let (got, wait) = mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let upstream = Upstream::start(move |_, stream| {
+        let wait = wait.lock().unwrap();
+        stream.write_all(STREAM).unwrap();
+        for text in [" a", " b", " c"] {
+            stream.write_all(&chunk(event(text, None))).unwrap();
+            wait.recv_timeout(crate::support::PATIENCE).unwrap();
+        }
+        stream
+            .write_all(&chunk(event("", Some("stop")) + DONE))
+            .unwrap();
+        stream.write_all(LAST_CHUNK).unwrap();
+        After::Keep
+    });
+    let gateway = Gateway::before(&upstream.address);
+    for road in ROADS {
+        let mut client = Client::connect(&gateway.address);
+        client.send(post(road, STREAMED));
+        let head = client.read_head();
+        assert_eq!(head.header("content-type"), Some("text/event-stream"));
+        for text in [" a", " b", " c"] {
+            assert_eq!(client.read_chunk().unwrap(), event(text, None).as_bytes());
+            got.send(()).unwrap();
+        }
+        let mut rest = Vec::new();
+        while let Some(piece) = client.read_chunk().filter(|piece| !piece.is_empty()) {
+            rest.extend(piece);
+        }
+        assert_eq!(
+            String::from_utf8(rest).unwrap(),
+            event("", Some("stop")) + DONE
+        );
+    }
+}
+
+#[test]
+fn a_chat_stream_becomes_a_text_stream_on_both_roads() {
+    let deltas = concat!(
+        "data: {\"id\":\"c\",\"created\":7,\"model\":\"big\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n",
+        "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" hello\"}}]}\n\n",
+        "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
+        "data: {\"id\":\"c\",\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2,\"total_tokens\":3}}\n\n",
+        "data: [DONE]\n\n",
+    );
+    let upstream = Upstream::answering([STREAM, &chunk(deltas), LAST_CHUNK].concat());
+    let gateway = Gateway::before(&upstream.address);
+    let chunk_of = |text: &str, finish: &str| {
+        format!(
+            "data: {{\"id\":\"c\",\"object\":\"text_completion\",\"created\":7,\"model\":\"big\",\"choices\":[{{\"text\":\"{text}\",\"index\":0,\"logprobs\":null,\"finish_reason\":{finish}}}]}}\n\n"
+        )
+    };
+    for road in ROADS {
+        let answer = ask(&gateway.address, &[&[GROQ], road].concat(), STREAMED);
+        let expected = chunk_of(" hello", "null") + &chunk_of("", "\"stop\"") + DONE;
+        assert_eq!(answer.text(), expected);
+        assert!(answer.complete);
+    }
+    assert!(
+        upstream.seen()[0]
+            .text()
+            .contains(r#""stream_options":{"include_usage":true}"#)
+    );
+    // The client did not ask for the counts; the log has them all the same.
+    gateway.wait_for_log("completion_tokens=2");
+}
+
+#[test]
+fn usage_comes_to_those_who_ask() {
+    let counts = "data: {\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":1,\"model\":\"m\",\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2,\"total_tokens\":3}}\n\n";
+    let stream = [event(" a", Some("length")).as_str(), counts, DONE].concat();
+    let upstream = Upstream::answering([STREAM, &chunk(&stream), LAST_CHUNK].concat());
+    let gateway = Gateway::before(&upstream.address);
+    let asking = STREAMED.replace("true}", r#"true,"stream_options":{"include_usage":true}}"#);
+    for road in ROADS {
+        assert_eq!(ask(&gateway.address, road, &asking).text(), stream);
+        let silent = ask(&gateway.address, road, STREAMED);
+        assert_eq!(silent.text(), stream.replace(counts, ""));
+    }
+}
+
+#[test]
+fn the_upstream_gets_an_allow_list_of_headers_and_so_does_the_client() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nset-cookie: a=b\r\nserver: x\r\nx-ratelimit-remaining-requests: 7\r\nopenai-processing-ms: 5\r\n";
+    let answer = format!("{head}content-length: {}\r\n\r\n{TEXT}", TEXT.len());
+    let upstream = Upstream::answering(answer);
+    let gateway = Gateway::before(&upstream.address);
+    let sent = [
+        ("authorization", "Bearer sk-mine"),
+        ("cookie", "secret=1"),
+        ("x-portkey-forward-headers", "x-team, x-cost"),
+        ("x-team", "blue"),
+        ("x-other", "1"),
+        ("accept-encoding", "gzip"),
+        ("openai-organization", "org-1"),
+        ("x-portkey-trace-id", "trace-1"),
+        ("x-forwarded-for", "10.0.0.1"),
+    ];
+    for road in ROADS {
+        let answer = ask(&gateway.address, &[&sent, road].concat(), PLAIN);
+        assert_eq!(answer.header("set-cookie"), None);
+        assert_eq!(answer.header("server"), None);
+        assert_eq!(answer.header("x-ratelimit-remaining-requests"), Some("7"));
+        assert_eq!(answer.header("openai-processing-ms"), Some("5"));
+        assert_eq!(answer.header("x-portkey-trace-id"), Some("trace-1"));
+        assert_eq!(answer.header("x-portkey-provider"), Some("openai"));
+        assert_eq!(answer.header("x-portkey-retry-attempt-count"), Some("0"));
+        assert_eq!(
+            answer.header("x-portkey-last-used-option-index"),
+            Some("config")
+        );
+        assert!(answer.header("x-request-id").unwrap().starts_with("req_"));
+    }
+    for request in upstream.seen() {
+        let mut names: Vec<&str> = request
+            .headers
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        names.sort_unstable();
+        let expected = [
+            "accept",
+            "accept-encoding",
+            "authorization",
+            "content-length",
+            "content-type",
+            "host",
+            "openai-organization",
+            "user-agent",
+            "x-team",
+        ];
+        assert_eq!(names, expected);
+        assert_eq!(request.header("authorization"), Some("Bearer sk-mine"));
+        assert_eq!(request.header("accept-encoding"), Some("identity"));
+        assert_eq!(request.header("host"), Some(upstream.address.as_str()));
+    }
+}
+
+#[test]
+fn mistakes_are_400_with_the_parameter_and_nothing_goes_upstream() {
+    let upstream = Upstream::answering(json(200, TEXT));
+    let gateway = Gateway::before(&upstream.address);
+    for (body, param) in [
+        (
+            r#"{"model":"m","prompt":"x","temperature":9}"#,
+            "temperature",
+        ),
+        (
+            r#"{"model":"m","prompt":"x","max_tokens":"many"}"#,
+            "max_tokens",
+        ),
+        (
+            r#"{"model":"m","prompt":"x","stop":["a","b","c","d","e"]}"#,
+            "stop",
+        ),
+        (r#"{"model":"m","prompt":{}}"#, "prompt"),
+        (r#"{"model":7}"#, "model"),
+    ] {
+        let answer = ask(&gateway.address, &[], body);
+        let json = answer.json();
+        assert_eq!(answer.status, 400, "{body}");
+        assert_eq!(json["error"]["param"], param, "{body}");
+        assert_eq!(json["error"]["type"], "invalid_request_error");
+        assert_eq!(json["status"], "failure");
+        assert_eq!(json["message"], json["error"]["message"]);
+    }
+    let refused = ask(
+        &gateway.address,
+        &[GROQ],
+        r#"{"model":"m","prompt":"x","echo":true}"#,
+    );
+    assert_eq!(
+        (refused.status, refused.json()["error"]["param"].as_str()),
+        (400, Some("echo"))
+    );
+    for body in ["", "nonsense", "[]", "\"x\""] {
+        let answer = ask(&gateway.address, &[], body);
+        assert_eq!(answer.status, 400, "{body:?}");
+    }
+    assert!(upstream.seen().is_empty());
+}
+
+#[test]
+fn a_connection_lives_on_after_answers_and_refusals() {
+    let upstream = Upstream::answering(json(200, TEXT));
+    let gateway = Gateway::before(&upstream.address);
+    let mut client = Client::connect(&gateway.address);
+    for (headers, body, status) in [
+        (&[][..], PLAIN, 200),
+        (&[], "nonsense", 400),
+        (&[CONDUCTED], PLAIN, 200),
+        (&[("x-portkey-provider", "nobody")], PLAIN, 400),
+        (&[], PLAIN, 200),
+    ] {
+        client.send(post(headers, body));
+        assert_eq!(client.read().status, status);
+    }
+    // Phases and conductor have a pool each; a connection of either is used again.
+    assert!(upstream.seen().iter().all(|request| request.connection < 2));
+}
+
+#[test]
+fn a_stream_s_native_finish_reason_is_told_to_lenient_clients() {
+    let stream = [event(" a", None), event("", Some("eos")), DONE.to_owned()].concat();
+    let upstream = Upstream::answering([STREAM, &chunk(stream), LAST_CHUNK].concat());
+    let gateway = Gateway::before(&upstream.address);
+    let lenient = ("x-portkey-strict-open-ai-compliance", "false");
+    for road in ROADS {
+        let strict = ask(&gateway.address, road, STREAMED);
+        assert!(
+            strict.text().contains(r#""finish_reason":"stop"}"#),
+            "{}",
+            strict.text()
+        );
+        let told = ask(&gateway.address, &[&[lenient], road].concat(), STREAMED);
+        assert!(
+            told.text().contains(r#""native_finish_reason":"eos""#),
+            "{}",
+            told.text()
+        );
+    }
+}
+
+#[test]
+fn a_provider_declared_in_yaml_alone_answers() {
+    let upstream = Upstream::answering(json(200, CHAT));
+    let gateway = Gateway::start(&format!(
+        "  providers:\n    my-llm: {{ base_url: \"http://{}/api\", dialect: chat, auth: {{ header: x-key }}, api_key: \"env:MY_LLM_KEY\", default_model: tiny }}\n  models: {{ \"tiny-*\": {{ provider: my-llm, model: tiny }} }}\n",
+        upstream.address
+    ).replace("env:MY_LLM_KEY", "sk-yaml"));
+    let named = ask(
+        &gateway.address,
+        &[("x-portkey-provider", "my-llm")],
+        r#"{"prompt":"hi"}"#,
+    );
+    let mapped = ask(&gateway.address, &[], r#"{"model":"tiny-2","prompt":"hi"}"#);
+    for answer in [named, mapped] {
+        assert_eq!(
+            (answer.status, answer.header("x-portkey-provider")),
+            (200, Some("my-llm"))
+        );
+        assert_eq!(answer.json()["choices"][0]["text"], " hello");
+    }
+    for request in upstream.seen() {
+        assert_eq!(request.path, "/api/chat/completions");
+        assert_eq!(request.header("x-key"), Some("sk-yaml"));
+        assert!(request.text().contains(r#""model":"tiny""#));
+    }
+}

@@ -1,0 +1,430 @@
+//! What upstreams do wrong, and what the client gets for it: always an OpenAI-shaped error, never a clean end of half an
+//! answer, on both roads.
+
+use std::{
+    io::Write,
+    sync::{Mutex, mpsc},
+};
+
+use crate::support::{
+    Gateway, PATIENCE,
+    client::{Answer, Client, PLAIN, ROADS, STREAMED, ask, post},
+    free_address, providers_at,
+    upstream::{
+        After, CHAT, DONE, LAST_CHUNK, STREAM, TEXT, Upstream, chunk, event, json, wait_for_close,
+    },
+};
+
+const GROQ: (&str, &str) = ("x-portkey-provider", "groq");
+
+fn sending(bytes: impl Into<Vec<u8>>) -> Upstream {
+    let bytes = bytes.into();
+    Upstream::start(move |_, stream| {
+        stream.write_all(&bytes).unwrap();
+        After::Close
+    })
+}
+
+/// `headers` and `body` on both roads.
+fn on_both(gateway: &Gateway, headers: &[(&str, &str)], body: &str) -> Vec<Answer> {
+    let answers = ROADS.map(|road| ask(&gateway.address, &[headers, road].concat(), body));
+    answers.to_vec()
+}
+
+fn error_code(answer: &Answer) -> String {
+    answer.json()["error"]["code"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+#[test]
+fn a_stream_that_breaks_ends_with_an_error_event_and_no_end_marker() {
+    let first = event(" a", None);
+    let half = &event(" b", None)[..40];
+    for rest in [
+        Vec::new(),
+        chunk(half),
+        // A clean end of the body, with the answer cut all the same.
+        LAST_CHUNK.to_vec(),
+        [chunk(DONE), LAST_CHUNK.to_vec()].concat(),
+        chunk("data: {\"choices\":\n\n"),
+        b"zzz\r\n".to_vec(),
+    ] {
+        let (go, wait) = mpsc::channel::<()>();
+        let wait = Mutex::new(wait);
+        let (start, end) = ([STREAM, &chunk(&first)].concat(), rest.clone());
+        let upstream = Upstream::start(move |_, stream| {
+            stream.write_all(&start).unwrap();
+            // What follows must find an open stream.
+            wait.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+            stream.write_all(&end).unwrap();
+            After::Close
+        });
+        let gateway = Gateway::before(&upstream.address);
+        for road in ROADS {
+            let mut client = Client::connect(&gateway.address);
+            client.send(post(road, STREAMED));
+            client.read_head();
+            assert_eq!(client.read_chunk().unwrap(), first.as_bytes());
+            go.send(()).unwrap();
+            let told = String::from_utf8(client.read_chunk().unwrap()).unwrap();
+            assert!(
+                told.starts_with("data: {\"error\":{") && told.ends_with("}\n\n"),
+                "{told}"
+            );
+            assert!(told.contains(r#""code":"broken_upstream""#), "{told}");
+            assert!(!told.contains("[DONE]"));
+            // The body ends well-formed: the error event must reach every client's parser.
+            assert_eq!(client.read_chunk().unwrap(), b"");
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_fails_in_its_first_read_has_the_failure_s_own_status() {
+    let told = "data: {\"error\":{\"message\":\"busy\",\"code\":503}}\n\n";
+    let upstream = Upstream::answering([STREAM, &chunk(told), LAST_CHUNK].concat());
+    let gateway = Gateway::before(&upstream.address);
+    let answer = ask(&gateway.address, &[ROADS[1][0]], STREAMED);
+    assert_eq!(
+        (answer.status, &answer.json()["error"]["message"]),
+        (503, &"busy".into())
+    );
+}
+
+#[test]
+fn an_error_inside_a_stream_reaches_the_client_in_one_shape() {
+    let told = "data: {\"error\":{\"message\":\"overloaded\",\"type\":\"overloaded_error\"}}\n\n";
+    let upstream = Upstream::start(move |_, stream| {
+        stream
+            .write_all(&[STREAM, &chunk(event(" a", None)), &chunk(told)].concat())
+            .unwrap();
+        // The upstream goes on saying nothing; the gateway must not wait for it.
+        wait_for_close(stream).unwrap();
+        After::Close
+    });
+    let gateway = Gateway::before(&upstream.address);
+    for provider in ["openai", "groq"] {
+        for answer in on_both(&gateway, &[("x-portkey-provider", provider)], STREAMED) {
+            assert!(
+                answer
+                    .text()
+                    .contains(r#"{"error":{"message":"overloaded","type":"overloaded_error""#)
+            );
+            assert!(!answer.text().contains("[DONE]") && answer.complete);
+        }
+    }
+}
+
+#[test]
+fn a_whole_answer_that_breaks_off_is_never_complete() {
+    let cut = &json(200, TEXT)[..200];
+    let upstream = sending(cut);
+    let gateway = Gateway::before(&upstream.address);
+    let plain = ask(&gateway.address, &[], PLAIN);
+    assert!(!plain.complete || plain.status == 502, "{plain:?}");
+    for answer in on_both(&gateway, &[GROQ], PLAIN) {
+        assert_eq!(
+            (answer.status, error_code(&answer).as_str()),
+            (502, "broken_upstream")
+        );
+    }
+}
+
+#[test]
+fn upstream_errors_keep_their_status_and_are_translated() {
+    let openai = r#"{"error":{"message":"Rate limit reached","type":"requests","param":null,"code":"rate_limit_exceeded"}}"#;
+    let retry = format!(
+        "HTTP/1.1 429 X\r\nretry-after: 7\r\ncontent-length: {}\r\n\r\n{openai}",
+        openai.len()
+    );
+    let upstream = Upstream::answering(retry);
+    let gateway = Gateway::before(&upstream.address);
+    for provider in ["openai", "groq"] {
+        for body in [PLAIN, STREAMED] {
+            for answer in on_both(&gateway, &[("x-portkey-provider", provider)], body) {
+                assert_eq!(
+                    (answer.status, answer.header("retry-after")),
+                    (429, Some("7"))
+                );
+                assert_eq!(answer.header("content-type"), Some("application/json"));
+                let json = answer.json();
+                assert_eq!(json["error"]["message"], "Rate limit reached");
+                assert_eq!(json["error"]["code"], "rate_limit_exceeded");
+                assert_eq!(json["provider"], provider);
+            }
+        }
+    }
+}
+
+#[test]
+fn unreadable_errors_become_a_sentence_and_odd_statuses_a_502() {
+    let page = "<html>nginx</html>";
+    for (status, head, body, told) in [
+        (
+            500,
+            "content-type: text/html\r\ncontent-length: 18\r\n",
+            page,
+            500,
+        ),
+        (503, "content-length: 0\r\n", "", 503),
+        (529, "content-length: 2\r\n", "{}", 529),
+        (522, "content-length: 18\r\n", page, 502),
+        (
+            302,
+            "location: http://elsewhere/\r\ncontent-length: 0\r\n",
+            "",
+            502,
+        ),
+        (204, "", "", 502),
+        (206, "content-length: 2\r\n", "{}", 502),
+    ] {
+        let upstream = Upstream::answering(format!("HTTP/1.1 {status} X\r\n{head}\r\n{body}"));
+        let gateway = Gateway::before(&upstream.address);
+        for body in [PLAIN, STREAMED] {
+            for answer in on_both(&gateway, &[], body) {
+                assert_eq!(answer.status, told, "{status}: {}", answer.text());
+                assert!(answer.json()["error"]["message"].is_string());
+                assert!(!answer.text().contains("nginx") && !answer.text().contains("elsewhere"));
+            }
+        }
+    }
+}
+
+#[test]
+fn answers_in_the_wrong_form_are_a_502() {
+    for (head, body) in [
+        (
+            "content-type: text/html\r\ncontent-length: 15\r\n",
+            "<html>ok</html>",
+        ),
+        (
+            "content-type: application/json\r\ncontent-length: 0\r\n",
+            "",
+        ),
+        (
+            "content-type: application/json\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n",
+            "{}",
+        ),
+    ] {
+        let upstream = Upstream::answering(format!("HTTP/1.1 200 OK\r\n{head}\r\n{body}"));
+        let gateway = Gateway::before(&upstream.address);
+        for body in [PLAIN, STREAMED] {
+            for answer in on_both(&gateway, &[], body) {
+                assert_eq!(
+                    (answer.status, error_code(&answer).as_str()),
+                    (502, "broken_upstream")
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_whole_answer_to_a_stream_s_request_becomes_a_stream() {
+    let upstream = Upstream::answering(json(200, CHAT));
+    let gateway = Gateway::before(&upstream.address);
+    for answer in on_both(&gateway, &[GROQ], STREAMED) {
+        assert_eq!(answer.header("content-type"), Some("text/event-stream"));
+        assert!(answer.text().contains("\"text\":\" hello\"") && answer.text().ends_with(DONE));
+        assert!(answer.complete);
+    }
+}
+
+#[test]
+fn interim_heads_are_skipped() {
+    let hints = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n";
+    let upstream = Upstream::answering([hints, json(200, TEXT).as_slice()].concat());
+    let gateway = Gateway::before(&upstream.address);
+    for answer in on_both(&gateway, &[], PLAIN) {
+        assert_eq!((answer.status, answer.text()), (200, TEXT));
+    }
+}
+
+#[test]
+fn a_pooled_connection_that_died_costs_nobody_an_answer() {
+    // Each connection takes one request; at the second it is gone, as after a server's own idle time.
+    let upstream = Upstream::start(|request, stream| {
+        if request.turn > 0 {
+            return After::Close;
+        }
+        stream.write_all(&json(200, TEXT)).unwrap();
+        After::Keep
+    });
+    let gateway = Gateway::before(&upstream.address);
+    for road in ROADS {
+        for _ in 0..3 {
+            assert_eq!(ask(&gateway.address, road, PLAIN).status, 200);
+        }
+    }
+}
+
+#[test]
+fn a_fresh_connection_that_dies_is_not_tried_again() {
+    let upstream = Upstream::start(|_, _| After::Close);
+    let gateway = Gateway::before(&upstream.address);
+    for (count, road) in ROADS.iter().enumerate() {
+        let answer = ask(&gateway.address, road, PLAIN);
+        assert_eq!(
+            (answer.status, error_code(&answer).as_str()),
+            (502, "broken_upstream")
+        );
+        assert_eq!(
+            upstream.seen().len(),
+            count + 1,
+            "a completion must not be paid for twice"
+        );
+    }
+}
+
+#[test]
+fn silence_is_a_504_before_the_head_and_an_error_event_after_it() {
+    let upstream = Upstream::start(|request, stream| {
+        if request.text().contains("stream") {
+            stream
+                .write_all(&[STREAM, &chunk(event(" a", None))].concat())
+                .unwrap();
+        }
+        wait_for_close(stream);
+        After::Close
+    });
+    let gateway =
+        Gateway::start(&(providers_at(&upstream.address) + "  timeouts: { read: 200ms }\n"));
+    for answer in on_both(&gateway, &[], PLAIN) {
+        assert_eq!(
+            (answer.status, error_code(&answer).as_str()),
+            (504, "read_timeout")
+        );
+    }
+    for answer in on_both(&gateway, &[], STREAMED) {
+        assert!(answer.text().contains(r#""code":"read_timeout""#) && answer.complete);
+    }
+}
+
+#[test]
+fn the_client_s_own_deadline_holds_for_the_whole_call() {
+    let upstream = Upstream::start(|request, stream| {
+        if request.text().contains("stream") {
+            stream.write_all(STREAM).unwrap();
+            // Never silent, never done.
+            while stream.write_all(&chunk(event(" a", None))).is_ok() {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        }
+        wait_for_close(stream);
+        After::Close
+    });
+    let gateway = Gateway::before(&upstream.address);
+    let deadline = ("x-portkey-request-timeout", "200");
+    let whole = ask(&gateway.address, &[deadline], PLAIN);
+    assert_eq!(
+        (whole.status, error_code(&whole).as_str()),
+        (504, "total_timeout")
+    );
+    let streamed = ask(&gateway.address, &[deadline], STREAMED);
+    assert!(streamed.text().contains(r#""code":"total_timeout""#) && streamed.complete);
+}
+
+#[test]
+fn the_gateway_s_own_deadline_holds_too() {
+    let upstream = Upstream::start(|_, stream| {
+        stream.write_all(STREAM).unwrap();
+        while stream.write_all(&chunk(event(" a", None))).is_ok() {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        After::Close
+    });
+    let gateway =
+        Gateway::start(&(providers_at(&upstream.address) + "  timeouts: { total: 300ms }\n"));
+    for answer in on_both(&gateway, &[], STREAMED) {
+        assert!(answer.text().contains(r#""code":"total_timeout""#) && answer.complete);
+    }
+}
+
+#[test]
+fn unreachable_and_unknown_hosts_are_502() {
+    let lines = providers_at(&free_address()).replace(
+        "  default:",
+        "    lost: { base_url: \"http://nowhere.invalid/v1\" }\n  default:",
+    );
+    let gateway = Gateway::start(&lines);
+    for (provider, code) in [
+        ("openai", "connect_error"),
+        ("groq", "connect_error"),
+        ("lost", "dns_error"),
+    ] {
+        for body in [PLAIN, STREAMED] {
+            for answer in on_both(&gateway, &[("x-portkey-provider", provider)], body) {
+                assert_eq!((answer.status, error_code(&answer).as_str()), (502, code));
+                assert!(
+                    !answer.text().contains("127.0.0.1") && !answer.text().contains("invalid/")
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn an_event_over_the_limit_is_an_error_and_one_below_it_passes() {
+    let large = event(&"x".repeat(300_000), Some("stop"));
+    let upstream = Upstream::answering([STREAM, &chunk(&large), &chunk(DONE), LAST_CHUNK].concat());
+    let gateway = Gateway::before(&upstream.address);
+    for answer in on_both(&gateway, &[], STREAMED) {
+        assert!(answer.text() == large.clone() + DONE);
+    }
+    let strict =
+        Gateway::start(&(providers_at(&upstream.address) + "  limits: { event_bytes: 100000 }\n"));
+    for answer in on_both(&strict, &[], STREAMED) {
+        assert!(
+            answer.text().contains(r#""code":"broken_upstream""#)
+                && !answer.text().contains("[DONE]")
+        );
+    }
+}
+
+#[test]
+fn a_slow_reader_loses_nothing() {
+    let many: String = (0..20_000)
+        .map(|count| event(&format!(" {count}"), None))
+        .collect();
+    let all = many + &event("", Some("stop")) + DONE;
+    let pieces: Vec<u8> = all.as_bytes().chunks(9_973).flat_map(chunk).collect();
+    let upstream = Upstream::answering([STREAM, &pieces, LAST_CHUNK].concat());
+    let gateway = Gateway::before(&upstream.address);
+    for road in ROADS {
+        let mut client = Client::connect(&gateway.address);
+        client.send(post(road, STREAMED));
+        // Everything is sent before the first byte is read, as far as the buffers between allow.
+        upstream.wait_for_requests(1);
+        assert!(client.read().text() == all);
+    }
+}
+
+#[test]
+fn a_key_that_the_provider_echoes_is_taken_out() {
+    let echo = r#"{"error":{"message":"Incorrect API key provided: sk-echo-1","type":"invalid_request_error"}}"#;
+    let event = format!("data: {echo}\n\n");
+    let upstream = Upstream::start(move |request, stream| {
+        if request.text().contains("stream") {
+            stream
+                .write_all(&[STREAM, &chunk(&event), LAST_CHUNK].concat())
+                .unwrap();
+        } else {
+            stream.write_all(&json(401, echo)).unwrap();
+        }
+        After::Keep
+    });
+    let gateway = Gateway::before(&upstream.address);
+    for body in [PLAIN, STREAMED] {
+        for answer in on_both(&gateway, &[("authorization", "Bearer sk-echo-1")], body) {
+            assert!(
+                answer
+                    .text()
+                    .contains("Incorrect API key provided: [redacted]"),
+                "{}",
+                answer.text()
+            );
+        }
+    }
+}

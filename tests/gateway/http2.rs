@@ -1,0 +1,145 @@
+//! Clients that speak HTTP/2 without TLS.
+
+use std::future::poll_fn;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::Request;
+use tokio::net::TcpStream;
+
+use crate::support::{
+    Gateway, PATIENCE,
+    client::{CONDUCTED, PLAIN, STREAMED},
+    upstream::{CHAT, LAST_CHUNK, STREAM, TEXT, Upstream, chunk, events, json, wait_for_close},
+};
+
+async fn connect(gateway: &Gateway) -> SendRequest<Bytes> {
+    let stream = TcpStream::connect(&gateway.address).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+/// Sends `body` in DATA frames, without `content-length`.
+async fn ask(
+    sender: &SendRequest<Bytes>,
+    headers: &[(&str, &str)],
+    body: String,
+) -> (u16, http::HeaderMap, String) {
+    let mut request = Request::post("http://gateway/v1/completions");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut sender = sender.clone().ready().await.unwrap();
+    let (answer, mut stream) = sender
+        .send_request(request.body(()).unwrap(), false)
+        .unwrap();
+    let sending = async {
+        let mut left = Bytes::from(body);
+        while !left.is_empty() {
+            stream.reserve_capacity(left.len());
+            let room = poll_fn(|context| stream.poll_capacity(context)).await;
+            let room = room.unwrap().unwrap().min(left.len());
+            stream
+                .send_data(left.split_to(room), left.is_empty())
+                .unwrap();
+        }
+    };
+    let (answer, ()) = tokio::join!(answer, sending);
+    let (head, mut body) = answer.unwrap().into_parts();
+    let mut text = Vec::new();
+    while let Some(piece) = body.data().await {
+        let piece = piece.unwrap();
+        body.flow_control().release_capacity(piece.len()).unwrap();
+        text.extend(piece);
+    }
+    (
+        head.status.as_u16(),
+        head.headers,
+        String::from_utf8(text).unwrap(),
+    )
+}
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await.unwrap() });
+}
+
+#[test]
+fn an_http2_client_without_content_length_is_served_on_both_roads() {
+    let upstream = Upstream::answering(json(200, TEXT));
+    let gateway = Gateway::before(&upstream.address);
+    run(async {
+        let sender = connect(&gateway).await;
+        let large = format!(r#"{{"model":"m","prompt":"{}"}}"#, "x".repeat(5_000_000));
+        for body in [PLAIN, &large] {
+            for headers in [&[][..], &[CONDUCTED]] {
+                let (status, head, text) = ask(&sender, headers, body.to_owned()).await;
+                assert_eq!((status, text.as_str()), (200, TEXT));
+                assert!(!head.contains_key("transfer-encoding"));
+            }
+        }
+    });
+}
+
+#[test]
+fn an_http2_client_gets_streams_and_errors() {
+    let upstream = Upstream::answering([STREAM, &chunk(events()), LAST_CHUNK].concat());
+    let gateway = Gateway::before(&upstream.address);
+    run(async {
+        let sender = connect(&gateway).await;
+        for headers in [&[][..], &[CONDUCTED]] {
+            let (status, head, text) = ask(&sender, headers, STREAMED.to_owned()).await;
+            assert_eq!((status, text), (200, events()));
+            assert_eq!(head["content-type"], "text/event-stream");
+        }
+        let (status, _, text) = ask(&sender, &[], "nonsense".to_owned()).await;
+        assert!(status == 400 && text.contains("\"error\""));
+    });
+}
+
+#[test]
+fn an_http2_client_gets_translated_answers() {
+    let upstream = Upstream::answering(json(200, CHAT));
+    let gateway = Gateway::before(&upstream.address);
+    run(async {
+        let sender = connect(&gateway).await;
+        let groq = [("x-portkey-provider", "groq")];
+        let (status, _, text) = ask(&sender, &groq, PLAIN.to_owned()).await;
+        assert!(status == 200 && text.contains(r#""text":" hello""#));
+    });
+}
+
+#[test]
+fn an_http2_client_that_resets_its_stream_stops_the_upstream() {
+    let (closed, closing) = std::sync::mpsc::channel();
+    let closed = std::sync::Mutex::new(closed);
+    let upstream = Upstream::start(move |_, stream| {
+        wait_for_close(stream).unwrap();
+        closed.lock().unwrap().send(()).unwrap();
+        crate::support::upstream::After::Close
+    });
+    let gateway = Gateway::before(&upstream.address);
+    run(async {
+        let sender = connect(&gateway).await;
+        for (count, headers) in [&[][..], &[CONDUCTED]].iter().enumerate() {
+            let mut asking = Box::pin(ask(&sender, headers, PLAIN.to_owned()));
+            let reached = async {
+                while upstream.seen().len() <= count {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! { _ = &mut asking => panic!("answered"), () = reached => {} }
+            drop(asking);
+            let waited = async {
+                while closing.try_recv().is_err() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            waited.await;
+        }
+    });
+}

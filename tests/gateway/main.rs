@@ -1,0 +1,10 @@
+//! The binary, end to end, over real sockets on loopback.
+
+mod bodies;
+mod completions;
+mod faults;
+mod http2;
+mod leaving;
+mod passing;
+mod process;
+mod support;

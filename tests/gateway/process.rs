@@ -1,0 +1,167 @@
+//! The process: arguments, conf files, its way up and down, the operator's port.
+
+use std::{
+    fs,
+    io::Write,
+    net::TcpListener,
+    process::{Command, Output},
+    sync::{Mutex, mpsc},
+};
+
+use crate::support::{
+    BINARY, Gateway, PATIENCE,
+    client::{Client, ROADS, STREAMED, ask, post, request},
+    scratch,
+    upstream::{After, DONE, LAST_CHUNK, STREAM, Upstream, chunk, event},
+    wait_for,
+};
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(BINARY).args(arguments).output().unwrap()
+}
+
+fn check(conf: &str) -> Output {
+    let file = scratch("conf.yaml");
+    fs::write(&file, conf).unwrap();
+    run(&["-t", "-c", file.to_str().unwrap()])
+}
+
+#[test]
+fn every_conf_of_the_repository_is_valid() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/conf");
+    let mut count = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let output = Command::new(BINARY)
+            .args(["-t", "-c", path.to_str().unwrap()])
+            .env("OPENAI_API_KEY", "sk-x")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{path:?}: {output:?}");
+        count += 1;
+    }
+    assert!(count >= 2);
+}
+
+#[test]
+fn a_wrong_conf_is_refused_with_file_line_and_path() {
+    for (conf, told) in [
+        ("gateway:\n  lisen: x\n", ":2: "),
+        (
+            "gateway:\n  default:\n    provider: nobody\n",
+            ":3: gateway.default.provider: ",
+        ),
+        (
+            "gateway:\n  providers:\n    openai:\n      api_key: env:NOT_SET_ANYWHERE\n",
+            "NOT_SET_ANYWHERE",
+        ),
+        ("thread: 2\n", "thread"),
+        ("gateway: [\n", "conf.yaml"),
+    ] {
+        let output = check(conf);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !output.status.success() && said.contains(told),
+            "{conf}: {said}"
+        );
+    }
+    assert!(!run(&["-c", "/nowhere.yaml"]).status.success());
+}
+
+#[test]
+fn a_secret_of_the_conf_is_never_printed() {
+    let output =
+        check("gateway:\n  providers:\n    openai: { api_key: sk-secret-1, base_url: 7 }\n");
+    assert!(!output.status.success());
+    assert!(
+        !String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("sk-secret-1")
+    );
+}
+
+#[test]
+fn a_busy_port_ends_the_process_with_a_clear_message() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let file = scratch("conf.yaml");
+    fs::write(
+        &file,
+        format!("gateway:\n  listen: {address}\n  admin: {{ listen: none }}\n"),
+    )
+    .unwrap();
+    let output = run(&["-c", file.to_str().unwrap()]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    assert!(
+        said.contains(&format!("cannot listen on {address}")),
+        "{said}"
+    );
+}
+
+#[test]
+fn sigterm_lets_streams_end_and_then_ends_the_process() {
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let upstream = Upstream::start(move |_, stream| {
+        stream.write_all(STREAM).unwrap();
+        stream.write_all(&chunk(event(" a", None))).unwrap();
+        wait.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+        stream
+            .write_all(&chunk(event("", Some("stop")) + DONE))
+            .unwrap();
+        stream.write_all(LAST_CHUNK).unwrap();
+        After::Keep
+    });
+    for road in ROADS {
+        let mut gateway = Gateway::before(&upstream.address);
+        let mut client = Client::connect(&gateway.address);
+        client.send(post(road, STREAMED));
+        client.read_head();
+        client.read_chunk().unwrap();
+        gateway.signal("TERM");
+        gateway.wait_for_log("draining");
+        go.send(()).unwrap();
+        let mut rest = Vec::new();
+        while let Some(piece) = client.read_chunk().filter(|piece| !piece.is_empty()) {
+            rest.extend(piece);
+        }
+        assert!(rest.ends_with(DONE.as_bytes()));
+        let status = wait_for(|| gateway.child.try_wait().unwrap()).expect("the process goes on");
+        assert!(status.success());
+    }
+}
+
+#[test]
+fn the_operator_has_health_readiness_and_metrics() {
+    let gateway = Gateway::start("");
+    ask(&gateway.address, &[], "{}");
+    let mut operator = Client::connect(&gateway.admin);
+    for (path, status, text) in [
+        ("/healthz", 200, "ok\n"),
+        ("/readyz", 200, "ready\n"),
+        (
+            "/metrics",
+            200,
+            r#"completions_requests_total{kind="own",provider="none",status="400"} 1"#,
+        ),
+        ("/other", 404, "/healthz"),
+    ] {
+        operator.send(request("GET", path, &[], ""));
+        let answer = operator.read();
+        assert_eq!(answer.status, status);
+        assert!(answer.text().contains(text), "{}", answer.text());
+    }
+}
+
+#[test]
+fn providers_are_listed_one_a_line_and_for_machines() {
+    let table = String::from_utf8(run(&["--providers"]).stdout).unwrap();
+    let json: Vec<serde_json::Value> =
+        serde_json::from_slice(&run(&["--providers=json"]).stdout).unwrap();
+    assert_eq!(table.lines().count(), json.len());
+    for (line, row) in table.lines().zip(&json) {
+        assert_eq!(line.split_whitespace().next(), row["name"].as_str());
+    }
+    assert!(json.iter().any(|row| row["name"] == "openai"));
+}

@@ -1,0 +1,144 @@
+//! What end-to-end tests share: the binary as a child process, a scripted upstream, a client that sends exact bytes.
+//! Everything is on loopback, and every wait has an end.
+
+pub mod client;
+pub mod upstream;
+
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+/// No wait in a test is longer.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The gateway's process; killed when dropped.
+pub struct Gateway {
+    pub child: Child,
+    pub address: String,
+    pub admin: String,
+    pub log: PathBuf,
+}
+
+impl Gateway {
+    /// Starts the binary with `gateway:` lines beside `listen` and `admin`, indented by two spaces.
+    pub fn start(lines: &str) -> Self {
+        Self::start_with(lines, &[])
+    }
+
+    pub fn start_with(lines: &str, variables: &[(&str, &str)]) -> Self {
+        // A port that was free a moment ago may be taken by a neighbour: then the binary says so and stops.
+        for _ in 0..10 {
+            let (address, admin) = (free_address(), free_address());
+            let conf = format!(
+                "threads: 2\ngateway:\n  listen: {address}\n  admin: {{ listen: \"{admin}\" }}\n{lines}"
+            );
+            let file = scratch("conf.yaml");
+            fs::write(&file, conf).unwrap();
+            let log = scratch("log");
+            let output = fs::File::create(&log).unwrap();
+            let mut child = Command::new(BINARY)
+                .args(["-c", file.to_str().unwrap()])
+                .envs(variables.iter().copied())
+                .stdout(output.try_clone().unwrap())
+                .stderr(output)
+                .stdin(Stdio::null())
+                .spawn()
+                .unwrap();
+            if is_up(&mut child, &address) && is_up(&mut child, &admin) {
+                return Self {
+                    child,
+                    address,
+                    admin,
+                    log,
+                };
+            }
+            let _ = child.kill();
+            let said = fs::read_to_string(&log).unwrap();
+            assert!(
+                said.contains("cannot listen"),
+                "the gateway did not start: {said}"
+            );
+        }
+        panic!("no free port in ten attempts");
+    }
+
+    /// A gateway whose `openai` (text) and `groq` (chat) are at `upstream`.
+    pub fn before(upstream: &str) -> Self {
+        Self::start(&providers_at(upstream))
+    }
+
+    pub fn logged(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Waits for `text` in the log.
+    pub fn wait_for_log(&self, text: &str) -> String {
+        wait_for(|| Some(self.logged()).filter(|logged| logged.contains(text)))
+            .unwrap_or_else(|| panic!("no {text:?} in {}", self.logged()))
+    }
+
+    pub fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-s", name, &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn providers_at(upstream: &str) -> String {
+    format!(
+        "  providers:\n    openai: {{ base_url: \"http://{upstream}/v1\" }}\n    groq: {{ base_url: \"http://{upstream}/openai/v1\" }}\n  default: {{ provider: openai, model: m }}\n"
+    )
+}
+
+/// The value `find` gives in the end.
+pub fn wait_for<T>(mut find: impl FnMut() -> Option<T>) -> Option<T> {
+    let started = Instant::now();
+    while started.elapsed() < PATIENCE {
+        if let Some(found) = find() {
+            return Some(found);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    None
+}
+
+/// An address that nothing listens on.
+pub fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+/// A new file name for this test.
+pub fn scratch(kind: &str) -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("{}-{number}.{kind}", std::process::id());
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+fn is_up(child: &mut Child, address: &str) -> bool {
+    let up = wait_for(|| match child.try_wait().unwrap() {
+        Some(_) => Some(false),
+        None => TcpStream::connect(address).ok().map(|_| true),
+    });
+    up == Some(true)
+}
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_pingora-completions");
