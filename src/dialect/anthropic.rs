@@ -270,28 +270,19 @@ impl<'a> Event<'a> {
         let change: Change<'a> = serde_json::from_str(delta.get()).map_err(not_the_shape)?;
         // "One or more message_delta events": the reason is told once.
         let reason = change.stop_reason.filter(|_| partial.finished == 0);
-        Ok(reason.map_or(Step::Skip, |reason| {
-            Step::Chunk(Completion {
-                choices: vec![Choice {
-                    finish: Some(finish(reason, partial)),
-                    ..Choice::default()
-                }],
-            })
-        }))
+        Ok(Step::from(vec![Choice {
+            finish: reason.map(|reason| finish(reason, partial)),
+            ..Choice::default()
+        }]))
     }
 }
 
 fn read_piece(piece: &RawValue) -> Result<Step<'_>, Error> {
     let piece: Piece<'_> = serde_json::from_str(piece.get()).map_err(not_the_shape)?;
-    let text = piece.into_text().filter(|text| !text.is_empty());
-    Ok(text.map_or(Step::Skip, |text| {
-        Step::Chunk(Completion {
-            choices: vec![Choice {
-                text,
-                ..Choice::default()
-            }],
-        })
-    }))
+    Ok(Step::from(vec![Choice {
+        text: piece.into_text().unwrap_or_default(),
+        ..Choice::default()
+    }]))
 }
 
 fn finish<'a>(reason: Cow<'a, str>, partial: &mut Partial) -> Finish<'a> {

@@ -15,7 +15,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    completion::{Completion, CompletionRequest, Parameter, Partial, Prompt, Support, Usage},
+    completion::{
+        Choice, Completion, CompletionRequest, Parameter, Partial, Prompt, Support, Usage,
+    },
     error::{Error, Kind},
     wire::{Frame, Framing},
 };
@@ -79,6 +81,18 @@ pub enum Step<'f> {
     Done,
     /// Nothing for the client: a ping, a role, a count.
     Skip,
+}
+
+impl<'f> From<Vec<Choice<'f>>> for Step<'f> {
+    /// A piece that brings neither text nor a reason, a role say, means nothing to a text client.
+    fn from(mut choices: Vec<Choice<'f>>) -> Self {
+        choices.retain(|choice| !choice.text.is_empty() || choice.finish.is_some());
+        if choices.is_empty() {
+            Self::Skip
+        } else {
+            Self::Chunk(Completion { choices })
+        }
+    }
 }
 
 /// What a scan of one frame found.
