@@ -5,6 +5,7 @@
 
 pub mod anthropic;
 pub mod chat;
+pub mod gemini;
 pub mod openai;
 
 use std::{borrow::Cow, fmt::Debug};
@@ -141,6 +142,7 @@ pub const DIALECTS: &[&dyn Dialect] = &[
     &chat::OPENAI,
     &chat::MISTRAL,
     &anthropic::ANTHROPIC,
+    &gemini::GEMINI,
 ];
 
 /// The dialect that a conf calls `name`.

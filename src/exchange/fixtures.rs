@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::{
     completion::{Compliance, Partial},
-    dialect::{Dialect, anthropic::ANTHROPIC, chat, openai},
+    dialect::{Dialect, anthropic::ANTHROPIC, chat, gemini::GEMINI, openai},
     exchange::relay::{Answer, Relay, Wishes},
 };
 
@@ -34,6 +34,9 @@ const STREAMS: &[Fixture] = fixtures!(".sse":
     ANTHROPIC => "anthropic/text",
     ANTHROPIC => "anthropic/thinking",
     ANTHROPIC => "anthropic/refusal",
+    GEMINI => "gemini/text",
+    GEMINI => "gemini/thinking",
+    GEMINI => "gemini/blocked",
 );
 
 const REPLIES: &[Fixture] = fixtures!(".json":
@@ -42,6 +45,10 @@ const REPLIES: &[Fixture] = fixtures!(".json":
     chat::MISTRAL => "chat/text",
     ANTHROPIC => "anthropic/text",
     ANTHROPIC => "anthropic/thinking",
+    GEMINI => "gemini/text",
+    GEMINI => "gemini/thinking",
+    GEMINI => "gemini/blocked",
+    GEMINI => "gemini/candidates",
 );
 
 const WISHES: Wishes = Wishes {
@@ -166,6 +173,38 @@ fn a_stream_that_breaks_off_is_a_failure_until_its_end_marker() {
 }
 
 #[test]
+fn an_error_inside_a_stream_ends_it_with_the_status_it_stands_for() {
+    let overloaded = r#"event: error
+data: {"type":"error","error":{"type":"overloaded_error","message":"busy"},"request_id":"req_1"}
+
+"#;
+    let listed = "data: [{\"error\": {\"code\": 503,\"message\": \"busy\",\"status\": \"UNAVAILABLE\"}}]\r\n\r\n";
+    let object = listed.replace(['[', ']'], "");
+    let bare = "{\n  \"error\": {\n    \"code\": 429,\n    \"message\": \"busy\",\n    \"status\": \"RESOURCE_EXHAUSTED\"\n  }\n}\n";
+    for (name, told, status, api_type) in [
+        ("anthropic/text.sse", overloaded, 529, "overloaded_error"),
+        ("gemini/text.sse", &object, 503, "UNAVAILABLE"),
+        ("gemini/text.sse", listed, 503, "UNAVAILABLE"),
+        ("gemini/text.sse", bare, 429, "RESOURCE_EXHAUSTED"),
+    ] {
+        let fixture = STREAMS.iter().find(|known| known.name == name).unwrap();
+        let text = std::str::from_utf8(fixture.input).unwrap();
+        let (first, rest) = text
+            .split_once("}\n\n")
+            .or(text.split_once("}\r\n\r\n"))
+            .unwrap();
+        let stream = format!("{first}}}\n\n{told}\n{rest}");
+        let mut relay = fixture.relay(WISHES, Answer::Stream);
+        let mut out = relay.push(Bytes::from(stream)).to_vec();
+        out.extend(relay.finish().unwrap());
+        let out = String::from_utf8(out).unwrap();
+        let error = format!("data: {{\"error\":{{\"message\":\"busy\",\"type\":\"{api_type}\"");
+        assert!(out.contains(&error) && out.ends_with("}}\n\n"), "{out}");
+        assert_eq!(relay.failure().unwrap().status(), status, "{name}");
+    }
+}
+
+#[test]
 fn a_whole_reply_becomes_the_bytes_beside_it() {
     for fixture in REPLIES {
         let reply = fixture.reply(fixture.input).unwrap();
@@ -190,8 +229,9 @@ fn a_whole_reply_cut_anywhere_is_an_error() {
 
 /// The text of all events, each of which must be whole.
 fn text(out: &str) -> String {
-    let events = out.split_terminator("\n\n").filter(|&event| event != ":");
-    let events = events.map(|event| event.strip_prefix("data: ").unwrap());
+    let events = out
+        .split_terminator("\n\n")
+        .map(|event| event.strip_prefix("data: ").unwrap());
     let text = events.filter(|&data| data != "[DONE]").map(|data| {
         let event: serde_json::Value = serde_json::from_str(data).unwrap();
         event["choices"][0]["text"]
@@ -208,4 +248,5 @@ const REASONS: &[&str] = &[
     "\"stop_reason\":\"",
     "\"finish_reason\":\"",
     "\"finishReason\": \"",
+    "\"blockReason\": \"",
 ];
