@@ -64,8 +64,15 @@ impl<'a> Finish<'a> {
             | "refusal"
             | "CONTENT_FILTERED"
             | "ERROR_TOXIC" => FinishReason::ContentFilter,
-            "SAFETY" | "LANGUAGE" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII"
-            | "IMAGE_SAFETY" => FinishReason::ContentFilter,
+            "SAFETY"
+            | "RECITATION"
+            | "LANGUAGE"
+            | "BLOCKLIST"
+            | "PROHIBITED_CONTENT"
+            | "SPII"
+            | "IMAGE_SAFETY"
+            | "IMAGE_PROHIBITED_CONTENT"
+            | "IMAGE_RECITATION" => FinishReason::ContentFilter,
             _ => FinishReason::Stop,
         };
         Self { reason, native }

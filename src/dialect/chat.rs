@@ -132,14 +132,7 @@ impl Dialect for Chat {
             return Ok(Step::Done);
         }
         let event: Event<'f> = serde_json::from_slice(&frame.data).map_err(not_the_shape)?;
-        let mut choices = event.read(partial)?;
-        // A delta that brings a role, or nothing, means nothing to a text client.
-        choices.retain(|choice| !choice.text.is_empty() || choice.finish.is_some());
-        Ok(if choices.is_empty() {
-            Step::Skip
-        } else {
-            Step::Chunk(Completion { choices })
-        })
+        event.read(partial).map(Step::from)
     }
 
     fn read_error(&self, status: StatusCode, body: &[u8]) -> Error {

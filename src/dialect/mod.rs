@@ -1,9 +1,11 @@
 //! How one family of upstream APIs says "completion".
 //!
 //! A dialect is pure: no clock, no network, no randomness. Each file mirrors its vendor's API page with private structs.
-//! To add one: one file here, one `mod` line, one name in [`by_name`], one folder of fixtures.
+//! To add one: one file here, one `mod` line, one name in [`DIALECTS`], one folder of fixtures.
 
+pub mod anthropic;
 pub mod chat;
+pub mod gemini;
 pub mod openai;
 
 use std::{borrow::Cow, fmt::Debug};
@@ -14,7 +16,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    completion::{Completion, CompletionRequest, Parameter, Partial, Prompt, Support, Usage},
+    completion::{
+        Choice, Completion, CompletionRequest, Parameter, Partial, Prompt, Support, Usage,
+    },
     error::{Error, Kind},
     wire::{Frame, Framing},
 };
@@ -80,6 +84,18 @@ pub enum Step<'f> {
     Skip,
 }
 
+impl<'f> From<Vec<Choice<'f>>> for Step<'f> {
+    /// A piece that brings neither text nor a reason, a role say, means nothing to a text client.
+    fn from(mut choices: Vec<Choice<'f>>) -> Self {
+        choices.retain(|choice| !choice.text.is_empty() || choice.finish.is_some());
+        if choices.is_empty() {
+            Self::Skip
+        } else {
+            Self::Chunk(Completion { choices })
+        }
+    }
+}
+
 /// What a scan of one frame found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tap {
@@ -98,8 +114,17 @@ pub enum Tap {
 pub enum Extras {
     /// They go upstream as they came.
     Pass,
-    /// 400 naming the field: this API would refuse or misread it.
-    Refuse,
+    /// Those named go upstream as they came; any other is a 400 naming it: this API would refuse or misread it.
+    Only(&'static [&'static str]),
+}
+
+impl Extras {
+    fn allow(self, name: &str) -> bool {
+        match self {
+            Self::Pass => true,
+            Self::Only(names) => names.contains(&name),
+        }
+    }
 }
 
 /// What an upstream's whole replies need.
@@ -112,7 +137,13 @@ pub enum Replies {
 }
 
 /// The dialects a conf can name.
-pub const DIALECTS: &[&dyn Dialect] = &[&openai::VERBATIM, &chat::OPENAI];
+pub const DIALECTS: &[&dyn Dialect] = &[
+    &openai::VERBATIM,
+    &chat::OPENAI,
+    &chat::MISTRAL,
+    &anthropic::ANTHROPIC,
+    &gemini::GEMINI,
+];
 
 /// The dialect that a conf calls `name`.
 pub fn by_name(name: &str) -> Option<&'static dyn Dialect> {
@@ -143,9 +174,10 @@ pub fn check(
             format!("`prompt` is required by {provider}."),
         ));
     }
-    match (dialect.extras(), request.extra.keys().next()) {
-        (Extras::Refuse, Some(name)) => Err(Error::unsupported(name.clone(), provider)),
-        _ => Ok(()),
+    let extras = dialect.extras();
+    match request.extra.keys().find(|name| !extras.allow(name)) {
+        Some(name) => Err(Error::unsupported(name.clone(), provider)),
+        None => Ok(()),
     }
 }
 
@@ -174,6 +206,24 @@ fn not_the_shape(_: serde_json::Error) -> Error {
 #[derive(Debug, Default, Deserialize)]
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// `max_tokens` for an API that has no answer of zero tokens.
+fn positive_max_tokens(request: &CompletionRequest) -> Result<u64, Error> {
+    match request.max_tokens() {
+        0 => Err(Error::invalid(
+            "max_tokens",
+            "`max_tokens` must be at least 1 for this provider.",
+        )),
+        tokens => Ok(tokens),
+    }
+}
+
+/// The pieces of a text as one; a sole piece stays borrowed.
+fn join<'a>(pieces: impl Iterator<Item = Cow<'a, str>>) -> Cow<'a, str> {
+    pieces
+        .reduce(|text, piece| text + piece)
+        .unwrap_or_default()
+}
 
 /// Reads OpenAI's `usage` object. Odd figures count as absent rather than fail the answer.
 fn read_usage(usage: Option<&RawValue>) -> Option<Usage> {

@@ -11,6 +11,8 @@
 //!                      report()
 //! ```
 
+#[cfg(test)]
+mod fixtures;
 mod output;
 pub mod relay;
 

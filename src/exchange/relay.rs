@@ -277,11 +277,16 @@ impl Relay {
             }
             Tap::Usage => {}
             Tap::Done => self.complete(out)?,
-            Tap::Translate => match self.dialect.read_frame(frame, &mut self.partial)? {
-                Step::Chunk(chunk) => self.write(&chunk, out),
-                Step::Done => self.complete(out)?,
-                Step::Skip => {}
-            },
+            Tap::Translate => self.translate_event(frame, out)?,
+        }
+        Ok(())
+    }
+
+    fn translate_event(&mut self, frame: &Frame, out: &mut Output) -> Result<(), Error> {
+        match self.dialect.read_frame(frame, &mut self.partial)? {
+            Step::Chunk(chunk) => self.write(&chunk, out),
+            Step::Done => self.complete(out)?,
+            Step::Skip => {}
         }
         Ok(())
     }
@@ -314,8 +319,9 @@ impl Relay {
             Mode::Stream(events) if self.failure.is_none() && !self.partial.done => events.rest(),
             _ => return Bytes::new(),
         };
-        // An event without its blank line counts if it is whole; half of one is a cut.
-        let rest = rest.map_or(Ok(()), |frame| self.relay_event(&frame, &mut out));
+        // An event without its blank line counts if it is whole; half of one is a cut. Only reading it tells: a scan takes
+        // a cut behind an inner brace for its end.
+        let rest = rest.map_or(Ok(()), |frame| self.translate_event(&frame, &mut out));
         let end = match rest {
             Ok(()) if self.partial.done => return out.into_bytes(),
             Ok(()) if self.partial.finished >= self.wishes.choices => self.complete(&mut out),

@@ -1,0 +1,257 @@
+//! Feeds each dialect's fixtures through a [`Relay`]. `tests/fixtures/README.md` tells where they come from.
+
+use bytes::Bytes;
+
+use crate::{
+    completion::{Compliance, Partial},
+    dialect::{Dialect, anthropic::ANTHROPIC, chat, gemini::GEMINI, openai},
+    exchange::relay::{Answer, Relay, Wishes},
+};
+
+struct Fixture {
+    name: &'static str,
+    dialect: &'static dyn Dialect,
+    input: &'static [u8],
+    output: &'static str,
+}
+
+macro_rules! fixtures {
+    ($extension:literal: $($dialect:expr => $name:literal,)*) => {
+        &[$(Fixture {
+            name: concat!($name, $extension),
+            dialect: &$dialect,
+            input: include_bytes!(concat!("../../tests/fixtures/", $name, $extension)),
+            output: include_str!(concat!("../../tests/fixtures/", $name, $extension, ".out")),
+        },)*]
+    };
+}
+
+const STREAMS: &[Fixture] = fixtures!(".sse":
+    openai::VERBATIM => "openai/text",
+    openai::CHECKED => "openai/text",
+    chat::OPENAI => "chat/text",
+    chat::MISTRAL => "chat/mistral",
+    ANTHROPIC => "anthropic/text",
+    ANTHROPIC => "anthropic/thinking",
+    ANTHROPIC => "anthropic/refusal",
+    GEMINI => "gemini/text",
+    GEMINI => "gemini/thinking",
+    GEMINI => "gemini/blocked",
+);
+
+const REPLIES: &[Fixture] = fixtures!(".json":
+    openai::CHECKED => "openai/text",
+    chat::OPENAI => "chat/text",
+    chat::MISTRAL => "chat/text",
+    ANTHROPIC => "anthropic/text",
+    ANTHROPIC => "anthropic/thinking",
+    GEMINI => "gemini/text",
+    GEMINI => "gemini/thinking",
+    GEMINI => "gemini/blocked",
+    GEMINI => "gemini/candidates",
+);
+
+const WISHES: Wishes = Wishes {
+    compliance: Compliance::Loose,
+    usage: true,
+    choices: 1,
+    max_event_bytes: 1 << 20,
+};
+
+impl Fixture {
+    fn relay(&self, wishes: Wishes, answer: Answer) -> Relay {
+        let seeded = Partial {
+            id: "cmpl-seed".into(),
+            model: "asked".into(),
+            created: 9,
+            ..Partial::default()
+        };
+        Relay::new(self.dialect, seeded, wishes, answer)
+    }
+
+    /// What a client gets for `pieces` and a clean end.
+    fn stream<'p>(&self, wishes: Wishes, pieces: impl IntoIterator<Item = &'p [u8]>) -> String {
+        let mut relay = self.relay(wishes, Answer::Stream);
+        let mut out = Vec::new();
+        for piece in pieces {
+            out.extend(relay.push(Bytes::copy_from_slice(piece)));
+        }
+        out.extend(relay.finish().unwrap());
+        let out = String::from_utf8(out).unwrap();
+        assert_eq!(relay.failure().is_some(), out.contains(ERROR), "{out}");
+        out
+    }
+
+    fn reply(&self, body: &[u8]) -> Result<String, crate::Error> {
+        let mut relay = self.relay(WISHES, Answer::Whole);
+        assert!(relay.push(Bytes::copy_from_slice(body)).is_empty());
+        let out = relay.finish()?;
+        Ok(String::from_utf8(out.to_vec()).unwrap())
+    }
+
+    /// Where the event that tells the finish reason ends.
+    fn complete_at(&self) -> usize {
+        let text = std::str::from_utf8(self.input).unwrap();
+        let finish = REASONS.iter().find_map(|reason| text.find(reason)).unwrap();
+        let line = text[finish..].lines().next().unwrap();
+        finish + line.trim_end().len()
+    }
+}
+
+#[test]
+fn a_stream_becomes_the_bytes_beside_it() {
+    for fixture in STREAMS {
+        assert_eq!(
+            fixture.stream(WISHES, [fixture.input]),
+            fixture.output,
+            "{}",
+            fixture.name
+        );
+    }
+}
+
+#[test]
+fn a_cut_between_two_reads_changes_nothing() {
+    for fixture in STREAMS {
+        for usage in [false, true] {
+            let wishes = Wishes { usage, ..WISHES };
+            let whole = fixture.stream(wishes, [fixture.input]);
+            assert!(whole.ends_with(END), "{}: {whole}", fixture.name);
+            assert_eq!(fixture.stream(wishes, fixture.input.chunks(1)), whole);
+            for at in 0..=fixture.input.len() {
+                let (head, tail) = fixture.input.split_at(at);
+                let cut = fixture.stream(wishes, [head, tail]);
+                assert_eq!(cut, whole, "{} cut at {at}", fixture.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_ends_early_is_a_failure_and_never_complete() {
+    for fixture in STREAMS {
+        let whole = fixture.stream(WISHES, [fixture.input]);
+        let complete_at = fixture.complete_at();
+        for at in 0..fixture.input.len() {
+            let out = fixture.stream(WISHES, [&fixture.input[..at]]);
+            let place = format!("{} ended at {at}: {out}", fixture.name);
+            assert_ne!(out.contains(ERROR), out.ends_with(END), "{place}");
+            assert_eq!(
+                out.matches(ERROR).count() + out.matches(END).count(),
+                1,
+                "{place}"
+            );
+            assert!(at >= complete_at || out.contains(ERROR), "{place}");
+            assert!(text(&whole).starts_with(&text(&out)), "{place}");
+        }
+        assert!(
+            fixture
+                .stream(WISHES, [&fixture.input[..complete_at]])
+                .ends_with(END)
+        );
+    }
+}
+
+#[test]
+fn a_stream_that_breaks_off_is_a_failure_until_its_end_marker() {
+    for fixture in STREAMS {
+        for at in 0..fixture.input.len() {
+            let mut relay = fixture.relay(WISHES, Answer::Stream);
+            let mut out = relay
+                .push(Bytes::copy_from_slice(&fixture.input[..at]))
+                .to_vec();
+            out.extend(
+                relay
+                    .fail(crate::Error::broken("reset"))
+                    .into_iter()
+                    .flatten(),
+            );
+            let out = String::from_utf8(out).unwrap();
+            assert_ne!(
+                out.contains(ERROR),
+                out.ends_with(END),
+                "{} at {at}: {out}",
+                fixture.name
+            );
+        }
+    }
+}
+
+#[test]
+fn an_error_inside_a_stream_ends_it_with_the_status_it_stands_for() {
+    let overloaded = r#"event: error
+data: {"type":"error","error":{"type":"overloaded_error","message":"busy"},"request_id":"req_1"}
+
+"#;
+    let listed = "data: [{\"error\": {\"code\": 503,\"message\": \"busy\",\"status\": \"UNAVAILABLE\"}}]\r\n\r\n";
+    let object = listed.replace(['[', ']'], "");
+    let bare = "{\n  \"error\": {\n    \"code\": 429,\n    \"message\": \"busy\",\n    \"status\": \"RESOURCE_EXHAUSTED\"\n  }\n}\n";
+    for (name, told, status, api_type) in [
+        ("anthropic/text.sse", overloaded, 529, "overloaded_error"),
+        ("gemini/text.sse", &object, 503, "UNAVAILABLE"),
+        ("gemini/text.sse", listed, 503, "UNAVAILABLE"),
+        ("gemini/text.sse", bare, 429, "RESOURCE_EXHAUSTED"),
+    ] {
+        let fixture = STREAMS.iter().find(|known| known.name == name).unwrap();
+        let text = std::str::from_utf8(fixture.input).unwrap();
+        let (first, rest) = text
+            .split_once("}\n\n")
+            .or(text.split_once("}\r\n\r\n"))
+            .unwrap();
+        let stream = format!("{first}}}\n\n{told}\n{rest}");
+        let mut relay = fixture.relay(WISHES, Answer::Stream);
+        let mut out = relay.push(Bytes::from(stream)).to_vec();
+        out.extend(relay.finish().unwrap());
+        let out = String::from_utf8(out).unwrap();
+        let error = format!("data: {{\"error\":{{\"message\":\"busy\",\"type\":\"{api_type}\"");
+        assert!(out.contains(&error) && out.ends_with("}}\n\n"), "{out}");
+        assert_eq!(relay.failure().unwrap().status(), status, "{name}");
+    }
+}
+
+#[test]
+fn a_whole_reply_becomes_the_bytes_beside_it() {
+    for fixture in REPLIES {
+        let reply = fixture.reply(fixture.input).unwrap();
+        assert_eq!(reply, fixture.output, "{}", fixture.name);
+    }
+}
+
+#[test]
+fn a_whole_reply_cut_anywhere_is_an_error() {
+    for fixture in REPLIES {
+        for at in 0..fixture.input.len() {
+            let cut = fixture.reply(&fixture.input[..at]);
+            assert_eq!(
+                cut.unwrap_err().status(),
+                502,
+                "{} cut at {at}",
+                fixture.name
+            );
+        }
+    }
+}
+
+/// The text of all events, each of which must be whole.
+fn text(out: &str) -> String {
+    let events = out
+        .split_terminator("\n\n")
+        .map(|event| event.strip_prefix("data: ").unwrap());
+    let text = events.filter(|&data| data != "[DONE]").map(|data| {
+        let event: serde_json::Value = serde_json::from_str(data).unwrap();
+        event["choices"][0]["text"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    });
+    text.collect()
+}
+
+const END: &str = "data: [DONE]\n\n";
+const ERROR: &str = "data: {\"error\":{";
+const REASONS: &[&str] = &[
+    "\"stop_reason\":\"",
+    "\"finish_reason\":\"",
+    "\"finishReason\": \"",
+    "\"blockReason\": \"",
+];
