@@ -18,7 +18,7 @@ use crate::{
         Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
     },
     dialect::{
-        Dialect, Extras, Step, UpstreamRequest, join, not_the_shape,
+        Dialect, Extras, Step, UpstreamRequest, extras, join, not_the_shape,
         openai::{learn_head, read_error},
         positive_max_tokens, to_body,
     },
@@ -143,7 +143,7 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     stream: bool,
     #[serde(flatten)]
-    extra: &'a BTreeMap<String, Box<RawValue>>,
+    extra: BTreeMap<&'a str, &'a RawValue>,
 }
 
 #[derive(Serialize)]
@@ -186,7 +186,7 @@ impl<'a> Body<'a> {
             top_p: request.top_p.filter(|&p| p < 1.0),
             metadata: request.user.as_deref().map(|user_id| Metadata { user_id }),
             stream: request.stream,
-            extra: &request.extra,
+            extra: extras(request).collect(),
         })
     }
 }
@@ -395,7 +395,7 @@ mod tests {
 
     #[test]
     fn nothing_is_sent_that_was_not_asked_for() {
-        let neutral = r#""n":1,"best_of":1,"echo":false,"top_p":1,"presence_penalty":0,"frequency_penalty":0,"logit_bias":{},"suffix":"","stop":null"#;
+        let neutral = r#""n":1,"best_of":1,"echo":false,"top_p":1,"presence_penalty":0,"frequency_penalty":0,"logit_bias":{},"suffix":"","stop":null,"system":null,"unknown":null"#;
         assert_eq!(
             write(neutral).unwrap(),
             r#"{"model":"claude","max_tokens":16,"messages":[{"role":"user","content":"a\n\u00e9"}]}"#

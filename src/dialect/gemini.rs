@@ -18,7 +18,7 @@ use crate::{
         Usage,
     },
     dialect::{
-        Dialect, Extras, Step, UpstreamRequest, join, not_the_shape, openai::learn_head,
+        Dialect, Extras, Step, UpstreamRequest, extras, join, not_the_shape, openai::learn_head,
         positive_max_tokens, to_body, unreadable_error,
     },
     error::{Error, Kind},
@@ -175,10 +175,7 @@ struct GenerationConfig<'a> {
 
 impl<'a> Body<'a> {
     fn try_new(request: &'a CompletionRequest) -> Result<Self, Error> {
-        let extra = request.extra.iter();
-        let (of_body, of_config) = extra
-            .map(|(name, value)| (&**name, &**value))
-            .partition(|(name, _)| OF_BODY.contains(name));
+        let (of_body, of_config) = extras(request).partition(|(name, _)| OF_BODY.contains(name));
         Ok(Self {
             contents: [Content {
                 role: "user",
@@ -440,7 +437,7 @@ mod tests {
 
     #[test]
     fn nothing_is_sent_that_was_not_asked_for() {
-        let neutral = r#""n":1,"best_of":1,"echo":false,"presence_penalty":0,"frequency_penalty":0,"logit_bias":{},"suffix":"","stop":null,"stream":true"#;
+        let neutral = r#""n":1,"best_of":1,"echo":false,"presence_penalty":0,"frequency_penalty":0,"logit_bias":{},"suffix":"","stop":null,"stream":true,"topK":null,"unknown":null"#;
         let (path, body) = write(neutral).unwrap();
         assert_eq!(
             path,

@@ -174,9 +174,9 @@ pub fn check(
             format!("`prompt` is required by {provider}."),
         ));
     }
-    let extras = dialect.extras();
-    match request.extra.keys().find(|name| !extras.allow(name)) {
-        Some(name) => Err(Error::unsupported(name.clone(), provider)),
+    let allowed = dialect.extras();
+    match extras(request).find(|(name, _)| !allowed.allow(name)) {
+        Some((name, _)) => Err(Error::unsupported(name.to_owned(), provider)),
         None => Ok(()),
     }
 }
@@ -206,6 +206,15 @@ fn not_the_shape(_: serde_json::Error) -> Error {
 #[derive(Debug, Default, Deserialize)]
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// The fields that the page does not know and that ask for something: `null` counts as absent.
+fn extras(request: &CompletionRequest) -> impl Iterator<Item = (&str, &RawValue)> {
+    request
+        .extra
+        .iter()
+        .map(|(name, value)| (name.as_str(), &**value))
+        .filter(|(_, value)| value.get() != "null")
+}
 
 /// `max_tokens` for an API that has no answer of zero tokens.
 fn positive_max_tokens(request: &CompletionRequest) -> Result<u64, Error> {
