@@ -8,6 +8,7 @@ use log::{Level, Log, Metadata, Record};
 use pingora::prelude::Opt;
 use pingora_completions::{
     Surroundings,
+    provider::listing,
     server::{Conf, Ready},
 };
 
@@ -46,7 +47,11 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<(), String> {
     if let Some(format) = arguments.providers {
-        let _ = format;
+        return print(&match format {
+            Format::Table => listing::lines(),
+            Format::Json => listing::json(),
+            Format::Markdown => listing::markdown(),
+        });
     }
     init_logger()?;
     let file = arguments.server.conf.as_deref();

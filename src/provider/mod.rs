@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod base;
+pub mod listing;
 pub mod table;
 pub mod target;
 

@@ -1,0 +1,118 @@
+//! The provider table in the forms people and programs read: all of them are made from [`ROWS`].
+
+use std::{collections::BTreeMap, fmt::Write};
+
+use serde::Serialize;
+
+use crate::{
+    completion::{Parameter, Support},
+    dialect::support,
+    provider::{Row, table::ROWS},
+};
+
+/// One provider a line: name, dialect, how it takes its key, base URL.
+pub fn lines() -> String {
+    ROWS.iter().fold(String::new(), |mut lines, row| {
+        let (name, dialect) = (row.name, row.dialect.name());
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            lines,
+            "{name:<16} {dialect:<10} {:<22} {}",
+            row.auth.title(),
+            place(row)
+        );
+        lines
+    })
+}
+
+/// A JSON array with each provider's parameters.
+pub fn json() -> String {
+    let entries: Vec<Entry> = ROWS.iter().map(Entry::from).collect();
+    // Strings alone: serialising them cannot fail.
+    serde_json::to_string_pretty(&entries).unwrap_or_default() + "\n"
+}
+
+/// README's table of providers and parameters.
+pub fn markdown() -> String {
+    let mut table = "| provider | dialect |".to_owned();
+    for parameter in Parameter::ALL {
+        let _ = write!(table, " {} |", parameter.title().replace("prompt: ", ""));
+    }
+    table += "\n|---|---|";
+    table += &":-:|".repeat(Parameter::ALL.len());
+    table.push('\n');
+    for row in ROWS.iter() {
+        let _ = write!(table, "| {} | {} |", row.name, row.dialect.name());
+        for parameter in Parameter::ALL {
+            let mark = match support(row.dialect, row.refuses, parameter) {
+                Support::Native => "●",
+                Support::Emulated => "◐",
+                Support::Refused => "–",
+            };
+            let _ = write!(table, " {mark} |");
+        }
+        table.push('\n');
+    }
+    table
+}
+
+fn place(row: &Row) -> &'static str {
+    if row.base_url.is_empty() {
+        "(the host you run it on)"
+    } else {
+        row.base_url
+    }
+}
+
+#[derive(Serialize)]
+struct Entry {
+    name: &'static str,
+    dialect: &'static str,
+    auth: String,
+    /// `null`: a conf or the client names it.
+    base_url: Option<&'static str>,
+    parameters: BTreeMap<&'static str, &'static str>,
+}
+
+impl From<&Row> for Entry {
+    fn from(row: &Row) -> Self {
+        let cell = |parameter: Parameter| support(row.dialect, row.refuses, parameter).as_str();
+        Self {
+            name: row.name,
+            dialect: row.dialect.name(),
+            auth: row.auth.title(),
+            base_url: Some(row.base_url).filter(|url| !url.is_empty()),
+            parameters: Parameter::ALL
+                .into_iter()
+                .map(|parameter| (parameter.title(), cell(parameter)))
+                .collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_has_every_provider() {
+        assert_eq!(lines().lines().count(), ROWS.len());
+        assert_eq!(markdown().lines().count(), ROWS.len() + 2);
+        let entries: Vec<serde_json::Value> = serde_json::from_str(&json()).unwrap();
+        assert_eq!(entries.len(), ROWS.len());
+        let openai = entries
+            .iter()
+            .find(|entry| entry["name"] == "openai")
+            .unwrap();
+        assert_eq!(openai["parameters"]["echo"], "native");
+    }
+
+    #[test]
+    fn the_readme_holds_the_table_of_this_code() {
+        let readme = include_str!("../../README.md");
+        assert!(
+            readme.contains(&markdown()),
+            "paste the output of --providers=markdown"
+        );
+    }
+}
