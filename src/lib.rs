@@ -8,6 +8,7 @@ mod config;
 mod context;
 pub mod dialect;
 mod downstream;
+mod emulator;
 mod error;
 mod exchange;
 mod gateway;

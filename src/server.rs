@@ -18,6 +18,7 @@ use pingora::{
 use crate::{
     admin::Admin,
     config::{Config, ConfigError, Surroundings, file::Source},
+    emulator,
     gateway::State,
     proxy::Gateway,
 };
@@ -124,6 +125,9 @@ fn add_services(server: &mut Server, gateway: Gateway, state: &Arc<State>) {
         app.h2_options = Some(h2);
     }
     server.add_service(proxy);
+    if let Some(settings) = &state.config.emulator {
+        server.add_service(emulator::service(settings));
+    }
     if let Some(address) = &state.config.admin {
         let admin = Admin {
             state: state.clone(),

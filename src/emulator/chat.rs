@@ -1,0 +1,161 @@
+//! OpenAI's `POST /v1/chat/completions`, and that of the many who copied it.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    Ask, Vendor,
+    openai::{Stop, StreamOptions, check_key, error, read, reason, stream_error, usage},
+    player::{Reply, Script, Whole},
+    text::{Text, count},
+};
+
+pub struct Chat;
+
+#[derive(Deserialize)]
+struct Request {
+    model: Option<String>,
+    messages: Option<Vec<Message>>,
+    max_tokens: Option<u64>,
+    max_completion_tokens: Option<u64>,
+    n: Option<u64>,
+    stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
+    stop: Option<Stop>,
+}
+
+#[derive(Deserialize)]
+pub struct Message {
+    content: Content,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Content {
+    Text(String),
+    Parts(Vec<Part>),
+}
+
+#[derive(Deserialize)]
+struct Part {
+    #[serde(default)]
+    text: String,
+}
+
+/// The texts of a conversation, one after the other.
+pub fn said(messages: &[Message]) -> String {
+    let texts = messages.iter().map(|message| match &message.content {
+        Content::Text(text) => text.clone(),
+        Content::Parts(parts) => parts.iter().map(|part| part.text.as_str()).collect(),
+    });
+    texts.collect::<Vec<String>>().join("\n")
+}
+
+impl Vendor for Chat {
+    fn answer(&self, ask: &Ask<'_>) -> Result<Reply, Whole> {
+        check_key(ask)?;
+        let request: Request = read(ask)?;
+        let missing = |name: &str| {
+            error(
+                400,
+                &format!("Missing required parameter: '{name}'."),
+                Some(name),
+            )
+        };
+        let model = request.model.ok_or_else(|| missing("model"))?;
+        let messages = request.messages.filter(|messages| !messages.is_empty());
+        let prompt = said(&messages.ok_or_else(|| missing("messages"))?);
+        let limit = request.max_completion_tokens.or(request.max_tokens);
+        let stops = Stop::list(request.stop.as_ref());
+        let texts = (0..request.n.unwrap_or(1))
+            .map(|choice| Text::write(&prompt, choice, limit, &stops, &ask.knobs).into_chat())
+            .collect();
+        let answer = Answer {
+            now: ask.now,
+            model,
+            texts,
+            prompt_tokens: count(&prompt),
+        };
+        if !ask.streams(request.stream == Some(true)) {
+            return Ok(Reply::Whole(Whole::json(200, &answer.whole())));
+        }
+        let usage = request
+            .stream_options
+            .and_then(|options| options.include_usage);
+        Ok(Reply::Stream(answer.script(usage == Some(true))))
+    }
+
+    fn error(&self, status: u16, message: &str) -> Whole {
+        error(status, message, None)
+    }
+}
+
+struct Answer {
+    now: u64,
+    model: String,
+    texts: Vec<Text>,
+    prompt_tokens: u64,
+}
+
+impl Answer {
+    fn head(&self, object: &str, choices: &Value) -> Value {
+        let id = format!("chatcmpl-{:024x}", self.now);
+        json!({"id": id, "object": object, "created": self.now, "model": self.model, "choices": choices})
+    }
+
+    fn usage(&self) -> Value {
+        let tokens: usize = self.texts.iter().map(|text| text.tokens.len()).sum();
+        usage(
+            self.prompt_tokens,
+            u64::try_from(tokens).unwrap_or_default(),
+        )
+    }
+
+    fn whole(&self) -> Value {
+        let choices: Vec<Value> = (0_u64..)
+            .zip(&self.texts)
+            .map(|(index, text)| {
+                let message = json!({"role": "assistant", "content": text.joined(), "refusal": null});
+                json!({"index": index, "message": message, "logprobs": null, "finish_reason": reason(&text.ending)})
+            })
+            .collect();
+        let mut whole = self.head("chat.completion", &choices.into());
+        whole["usage"] = self.usage();
+        whole
+    }
+
+    fn script(&self, include_usage: bool) -> Script {
+        let event = |index: u64, delta: Value, reason: Option<&str>| {
+            let choice = json!([{"index": index, "delta": delta, "logprobs": null, "finish_reason": reason}]);
+            format!("data: {}\n\n", self.head("chat.completion.chunk", &choice))
+        };
+        let mut events = Vec::new();
+        for (index, text) in (0..).zip(&self.texts) {
+            events.push(event(
+                index,
+                json!({"role": "assistant", "content": ""}),
+                None,
+            ));
+            for token in &text.tokens {
+                events.push(event(index, json!({"content": token}), None));
+            }
+        }
+        let finish = events.len();
+        for (index, text) in (0..).zip(&self.texts) {
+            events.push(event(index, json!({}), Some(reason(&text.ending))));
+        }
+        if include_usage {
+            let mut counts = self.head("chat.completion.chunk", &json!([]));
+            counts["usage"] = self.usage();
+            events.push(format!("data: {counts}\n\n"));
+        }
+        let done = events.len();
+        events.push("data: [DONE]\n\n".to_owned());
+        Script {
+            events,
+            finish,
+            done,
+            error: stream_error(),
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! An emulator of the vendors: demo peer, test peer, and the benchmark's upstream. It listens only where a conf says so.
+//!
+//! It answers as each vendor documents its API, whole and streamed, mistakes included, with text that depends on nothing
+//! but the request. It shares no code with the dialects: it is a witness against them. What stands at the end of a path
+//! names the API; whatever stands before is a provider's own path. [`knobs`] change what it does.
+
+mod anthropic;
+mod chat;
+mod gemini;
+mod knobs;
+mod openai;
+mod player;
+mod text;
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use http::{HeaderMap, Method};
+use pingora::{
+    apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream},
+    protocols::http::ServerSession,
+    server::ShutdownWatch,
+    services::listening::Service,
+};
+use serde_json::{Value, json};
+
+use self::{
+    knobs::{Fault, Knobs},
+    player::{Played, Reply, Whole},
+};
+use crate::config;
+
+/// The listening service of a conf's emulator.
+pub fn service(settings: &config::Emulator) -> Service<Emulator> {
+    let mut options = HttpServerOptions::default();
+    options.h2c = true;
+    let emulator = Emulator {
+        knobs: Knobs::from(settings),
+        options,
+    };
+    let mut service = Service::new("emulator".to_owned(), emulator);
+    service.add_tcp(&settings.listen);
+    service
+}
+
+/// Every vendor at once.
+pub struct Emulator {
+    knobs: Knobs,
+    options: HttpServerOptions,
+}
+
+/// One request as a vendor's API sees it.
+pub struct Ask<'a> {
+    pub method: &'a Method,
+    /// Without the segment that holds knobs.
+    pub path: String,
+    pub query: &'a str,
+    pub headers: &'a HeaderMap,
+    pub body: &'a [u8],
+    pub knobs: Knobs,
+    /// Unix time, seconds.
+    pub now: u64,
+}
+
+impl Ask<'_> {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Whether a client that asked for a stream, or did not, gets one.
+    pub fn streams(&self, asked: bool) -> bool {
+        match self.knobs.fault {
+            Some(Fault::Json) => false,
+            Some(Fault::Sse) => true,
+            _ => asked,
+        }
+    }
+}
+
+/// What one vendor's API has to say to a request.
+trait Vendor {
+    /// Its answer, or its error's status and body.
+    fn answer(&self, ask: &Ask<'_>) -> Result<Reply, Whole>;
+
+    /// An error in its form.
+    fn error(&self, status: u16, message: &str) -> Whole;
+}
+
+fn vendor(path: &str) -> Option<&'static dyn Vendor> {
+    match path {
+        _ if path.ends_with("/chat/completions") => Some(&chat::Chat),
+        _ if path.ends_with("/completions") => Some(&openai::OpenAi),
+        _ if path.ends_with("/messages") => Some(&anthropic::Anthropic),
+        _ if path.contains(":generateContent") || path.contains(":streamGenerateContent") => {
+            Some(&gemini::Gemini)
+        }
+        _ => None,
+    }
+}
+
+fn answer(ask: &Ask<'_>) -> Reply {
+    if let Some(whole) = ask.knobs.fault.and_then(player::answer_of) {
+        return Reply::Whole(whole);
+    }
+    let Some(vendor) = vendor(&ask.path).filter(|_| ask.method == Method::POST) else {
+        return Reply::Whole(other(ask));
+    };
+    if let Some(Fault::Status(status)) = ask.knobs.fault {
+        return Reply::Whole(vendor.error(status, "This error was asked for."));
+    }
+    vendor.answer(ask).unwrap_or_else(Reply::Whole)
+}
+
+/// The paths that no dialect speaks: for what passes a gateway untouched.
+fn other(ask: &Ask<'_>) -> Whole {
+    let path = ask.path.as_str();
+    if path.ends_with("/models") {
+        let model =
+            json!({"id": "emulated-1", "object": "model", "created": 1, "owned_by": "emulator"});
+        return Whole::json(200, &json!({"object": "list", "data": [model]}));
+    }
+    if path.ends_with("/embeddings") {
+        let vector = json!({"object": "embedding", "index": 0, "embedding": [0.5, -0.5, 0.25]});
+        let usage = json!({"prompt_tokens": 1, "total_tokens": 1});
+        return Whole::json(
+            200,
+            &json!({"object": "list", "data": [vector], "model": "emulated-1", "usage": usage}),
+        );
+    }
+    if path.ends_with("/echo") {
+        let headers: Value = ask
+            .headers
+            .iter()
+            .map(|(name, value)| {
+                (
+                    name.to_string(),
+                    String::from_utf8_lossy(value.as_bytes()).into(),
+                )
+            })
+            .collect::<serde_json::Map<_, _>>()
+            .into();
+        let body = String::from_utf8_lossy(ask.body);
+        return Whole::json(
+            200,
+            &json!({"method": ask.method.as_str(), "path": path, "query": ask.query, "headers": headers, "body": body}),
+        );
+    }
+    openai::error(
+        404,
+        &format!("Unknown request URL: {} {path}.", ask.method),
+        None,
+    )
+}
+
+#[async_trait]
+impl HttpServerApp for Emulator {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        mut session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        if !session.read_request().await.ok()? {
+            return None;
+        }
+        let keepalive = (!*shutdown.borrow()).then_some(60);
+        session.set_keepalive(keepalive);
+        let body = read_body(&mut session).await?;
+        let request = session.req_header();
+        let (path, knobs) = self.knobs.turned_by(request.uri.path(), &request.headers);
+        let ask = Ask {
+            method: &request.method,
+            path,
+            query: request.uri.query().unwrap_or_default(),
+            headers: &request.headers,
+            body: &body,
+            knobs,
+            now: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs(),
+        };
+        let (reply, knobs) = (answer(&ask), ask.knobs);
+        match player::play(&mut session, reply, knobs).await {
+            Ok(Played::Whole) => {
+                let settings = HttpPersistentSettings::for_session(&session);
+                let stream = session.finish().await.ok()??;
+                Some(ReusedHttpStream::from_reusable_stream(stream, settings))
+            }
+            // Dropping the session closes its connection in the middle of the answer.
+            Ok(Played::Cut) | Err(_) => None,
+        }
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(&self.options)
+    }
+}
+
+async fn read_body(session: &mut ServerSession) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Some(piece) = session.read_request_body().await.ok()? {
+        if body.len() + piece.len() > MAX_BODY {
+            return None;
+        }
+        body.extend_from_slice(&piece);
+    }
+    Some(body)
+}
+
+/// Prompts of tests and benchmarks are below it.
+const MAX_BODY: usize = 64 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(path: &str, key: (&'static str, &str), body: &Value) -> Reply {
+        let mut headers = HeaderMap::new();
+        headers.insert(key.0, key.1.parse().unwrap());
+        headers.insert("anthropic-version", "2023-06-01".parse().unwrap());
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        let (path, knobs) = Knobs::default().turned_by(path, &headers);
+        answer(&Ask {
+            method: &Method::POST,
+            path,
+            query,
+            headers: &headers,
+            body: body.to_string().as_bytes(),
+            knobs,
+            now: 7,
+        })
+    }
+
+    fn whole(reply: Reply) -> (u16, Value) {
+        match reply {
+            Reply::Whole(whole) => (whole.status, serde_json::from_slice(&whole.body).unwrap()),
+            Reply::Stream(_) => panic!("a stream"),
+        }
+    }
+
+    const BEARER: (&str, &str) = ("authorization", "Bearer k");
+    const PROMPT: &str = "Write a tagline for an ice cream shop.";
+
+    #[test]
+    fn every_vendor_completes_the_page_s_prompt() {
+        let messages = json!([{"role": "user", "content": PROMPT}]);
+        let (_, text) = whole(ask(
+            "/v1/completions",
+            BEARER,
+            &json!({"model": "m", "prompt": PROMPT}),
+        ));
+        assert_eq!(
+            text["choices"][0]["text"],
+            " Sweet treats for every occasion!"
+        );
+        let (_, chat) = whole(ask(
+            "/x/chat/completions",
+            BEARER,
+            &json!({"model": "m", "messages": messages}),
+        ));
+        assert_eq!(
+            chat["choices"][0]["message"]["content"],
+            "Sweet treats for every occasion!"
+        );
+        let (_, claude) = whole(ask(
+            "/v1/messages",
+            ("x-api-key", "k"),
+            &json!({"model": "m", "max_tokens": 9, "messages": messages}),
+        ));
+        assert_eq!(
+            claude["content"][0]["text"],
+            "Sweet treats for every occasion!"
+        );
+        let (_, gemini) = whole(ask(
+            "/v1beta/models/g:generateContent",
+            ("x-goog-api-key", "k"),
+            &json!({"contents": [{"parts": [{"text": PROMPT}]}]}),
+        ));
+        assert_eq!(
+            gemini["candidates"][0]["content"]["parts"][0]["text"],
+            "Sweet treats for every occasion!"
+        );
+    }
+
+    #[test]
+    fn every_vendor_refuses_in_its_own_form() {
+        let nobody = ("x-nothing", "");
+        let (status, openai) = whole(ask("/v1/completions", nobody, &json!({})));
+        assert_eq!(
+            (status, &openai["error"]["code"]),
+            (401, &json!("invalid_api_key"))
+        );
+        let (status, claude) = whole(ask("/v1/messages", nobody, &json!({})));
+        assert_eq!(
+            (status, &claude["error"]["type"]),
+            (401, &json!("authentication_error"))
+        );
+        let (status, gemini) = whole(ask("/v1beta/models/g:generateContent", nobody, &json!({})));
+        assert_eq!(
+            (status, &gemini["error"]["status"]),
+            (403, &json!("PERMISSION_DENIED"))
+        );
+        let (status, claude) = whole(ask(
+            "/v1/messages",
+            ("x-api-key", "k"),
+            &json!({"model": "m", "messages": []}),
+        ));
+        assert_eq!(
+            (status, &claude["error"]["type"]),
+            (400, &json!("invalid_request_error"))
+        );
+    }
+
+    #[test]
+    fn knobs_come_in_the_path_and_in_the_key() {
+        let body = json!({"model": "m", "prompt": "x", "max_tokens": 99});
+        let (_, long) = whole(ask("/~tokens=40/v1/completions", BEARER, &body));
+        assert_eq!(long["usage"]["completion_tokens"], 40);
+        let key = ("authorization", "Bearer sk-emulator?fault=status-429");
+        assert_eq!(whole(ask("/v1/completions", key, &body)).0, 429);
+    }
+
+    #[test]
+    fn lists_echo_stops_and_probabilities_are_answered() {
+        let body = json!({"model": "m", "prompt": ["one", "two"], "n": 2, "echo": true, "logprobs": 1, "max_tokens": 3});
+        let (_, reply) = whole(ask("/v1/completions", BEARER, &body));
+        let choices = reply["choices"].as_array().unwrap();
+        assert_eq!(choices.len(), 4);
+        assert!(choices[3]["text"].as_str().unwrap().starts_with("two"));
+        assert_eq!(choices[3]["index"], 3);
+        assert_eq!(choices[0]["finish_reason"], "length");
+        let offsets = &choices[0]["logprobs"]["text_offset"];
+        assert_eq!(
+            offsets.as_array().unwrap().len(),
+            choices[0]["logprobs"]["tokens"].as_array().unwrap().len()
+        );
+        let stop = json!({"model": "m", "prompt": PROMPT, "stop": [" every"]});
+        let (_, reply) = whole(ask("/v1/completions", BEARER, &stop));
+        assert_eq!(reply["choices"][0]["text"], " Sweet treats for");
+    }
+}

@@ -1,0 +1,324 @@
+//! OpenAI's `POST /v1/completions`, as its own servers answer it.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    Ask, Vendor,
+    player::{Reply, Script, Whole},
+    text::{Ending, Text, count},
+};
+
+pub struct OpenAi;
+
+#[derive(Deserialize)]
+struct Request {
+    model: Option<String>,
+    #[serde(default)]
+    prompt: Prompt,
+    max_tokens: Option<u64>,
+    n: Option<u64>,
+    best_of: Option<u64>,
+    stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
+    stop: Option<Stop>,
+    echo: Option<bool>,
+    logprobs: Option<u64>,
+    temperature: Option<f64>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(untagged)]
+enum Prompt {
+    #[default]
+    Absent,
+    Text(String),
+    Texts(Vec<String>),
+    Tokens(Vec<u64>),
+    TokenLists(Vec<Vec<u64>>),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub enum Stop {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Stop {
+    pub fn list(stop: Option<&Self>) -> Vec<String> {
+        match stop {
+            None => Vec::new(),
+            Some(Self::One(one)) => vec![one.clone()],
+            Some(Self::Many(many)) => many.clone(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+pub struct StreamOptions {
+    pub include_usage: Option<bool>,
+}
+
+impl Vendor for OpenAi {
+    fn answer(&self, ask: &Ask<'_>) -> Result<Reply, Whole> {
+        check_key(ask)?;
+        let request: Request = read(ask)?;
+        let model = request
+            .model
+            .clone()
+            .ok_or_else(|| error(400, "you must provide a model parameter", None))?;
+        request.check()?;
+        let answer = Answer::write(&request, model, ask);
+        if !ask.streams(request.stream == Some(true)) {
+            return Ok(Reply::Whole(Whole::json(200, &answer.whole())));
+        }
+        let usage = request
+            .stream_options
+            .and_then(|options| options.include_usage);
+        Ok(Reply::Stream(answer.script(usage == Some(true))))
+    }
+
+    fn error(&self, status: u16, message: &str) -> Whole {
+        error(status, message, None)
+    }
+}
+
+/// Anything in `Authorization` is a key here.
+pub fn check_key(ask: &Ask<'_>) -> Result<(), Whole> {
+    let key = ask
+        .header("authorization")
+        .and_then(|value| value.strip_prefix("Bearer "));
+    if key.is_some_and(|key| !key.is_empty()) {
+        return Ok(());
+    }
+    let message = "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth.";
+    let mut refusal = error(401, message, None);
+    refusal.body = json!({"error": {"message": message, "type": "invalid_request_error", "param": null, "code": "invalid_api_key"}})
+        .to_string()
+        .into_bytes();
+    Err(refusal)
+}
+
+pub fn read<'de, T: Deserialize<'de>>(ask: &Ask<'de>) -> Result<T, Whole> {
+    serde_json::from_slice(ask.body).map_err(|_| {
+        error(
+            400,
+            "We could not parse the JSON body of your request.",
+            None,
+        )
+    })
+}
+
+pub fn error(status: u16, message: &str, param: Option<&str>) -> Whole {
+    let kind = match status {
+        401 => "invalid_request_error",
+        429 => "requests",
+        500.. => "server_error",
+        _ => "invalid_request_error",
+    };
+    Whole::json(
+        status,
+        &json!({"error": {"message": message, "type": kind, "param": param, "code": null}}),
+    )
+}
+
+impl Request {
+    fn check(&self) -> Result<(), Whole> {
+        let n = self.n.unwrap_or(1);
+        if n == 0 || n > 128 {
+            return Err(error(400, "n must be between 1 and 128", Some("n")));
+        }
+        if self
+            .best_of
+            .is_some_and(|best_of| best_of > 0 && best_of < n)
+        {
+            return Err(error(400, "best_of must be at least n", Some("best_of")));
+        }
+        if self
+            .temperature
+            .is_some_and(|temperature| !(0.0..=2.0).contains(&temperature))
+        {
+            return Err(error(
+                400,
+                "temperature must be between 0 and 2",
+                Some("temperature"),
+            ));
+        }
+        match &self.stop {
+            Some(Stop::Many(stops)) if stops.len() > 4 => {
+                Err(error(400, "stop has too many sequences", Some("stop")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn prompts(&self) -> Vec<String> {
+        let ids = |ids: &Vec<u64>| {
+            let words: Vec<String> = ids.iter().map(|id| format!("t{id}")).collect();
+            words.join(" ")
+        };
+        match &self.prompt {
+            Prompt::Absent => vec!["<|endoftext|>".to_owned()],
+            Prompt::Text(text) => vec![text.clone()],
+            Prompt::Texts(texts) => texts.clone(),
+            Prompt::Tokens(tokens) => vec![ids(tokens)],
+            Prompt::TokenLists(lists) => lists.iter().map(ids).collect(),
+        }
+    }
+}
+
+/// The written choices: of prompt `i` and choice `j`, the one at `i * n + j`.
+struct Answer {
+    id: String,
+    created: u64,
+    model: String,
+    choices: Vec<Written>,
+    prompt_tokens: u64,
+    logprobs: bool,
+}
+
+struct Written {
+    /// The echoed prompt, or nothing.
+    echo: String,
+    /// Characters before the first token in what the model saw.
+    offset: usize,
+    text: Text,
+}
+
+impl Answer {
+    fn write(request: &Request, model: String, ask: &Ask<'_>) -> Self {
+        let stops = Stop::list(request.stop.as_ref());
+        let limit = Some(request.max_tokens.unwrap_or(16));
+        let prompts = request.prompts();
+        let mut choices = Vec::new();
+        for prompt in &prompts {
+            for choice in 0..request.n.unwrap_or(1) {
+                let echo = request.echo == Some(true);
+                choices.push(Written {
+                    echo: if echo { prompt.clone() } else { String::new() },
+                    offset: if echo { 0 } else { prompt.chars().count() },
+                    text: Text::write(prompt, choice, limit, &stops, &ask.knobs),
+                });
+            }
+        }
+        Self {
+            id: format!("cmpl-{:024x}", ask.now),
+            created: ask.now,
+            model,
+            choices,
+            prompt_tokens: prompts.iter().map(|prompt| count(prompt)).sum(),
+            logprobs: request.logprobs.is_some_and(|count| count > 0),
+        }
+    }
+
+    fn event(&self, choices: &Value) -> Value {
+        json!({"id": self.id, "object": "text_completion", "created": self.created, "model": self.model, "choices": choices})
+    }
+
+    fn usage(&self) -> Value {
+        let completion: usize = self
+            .choices
+            .iter()
+            .map(|choice| choice.text.tokens.len())
+            .sum();
+        let completion = u64::try_from(completion).unwrap_or_default();
+        usage(self.prompt_tokens, completion)
+    }
+
+    fn whole(&self) -> Value {
+        let choices: Vec<Value> = (0..)
+            .zip(&self.choices)
+            .map(|(index, choice)| {
+                let text = choice.echo.clone() + &choice.text.joined();
+                let logprobs = self.logprobs.then(|| choice.logprobs());
+                piece(index, &text, logprobs.as_ref(), Some(&choice.text.ending))
+            })
+            .collect();
+        let mut whole = self.event(&choices.into());
+        whole["usage"] = self.usage();
+        whole
+    }
+
+    fn script(&self, include_usage: bool) -> Script {
+        let sse = |event: &Value| format!("data: {event}\n\n");
+        let mut events = Vec::new();
+        for (index, choice) in (0..).zip(&self.choices) {
+            if !choice.echo.is_empty() {
+                events.push(sse(&self.event(&json!([piece(
+                    index,
+                    &choice.echo,
+                    None,
+                    None
+                )]))));
+            }
+            for token in &choice.text.tokens {
+                events.push(sse(&self.event(&json!([piece(index, token, None, None)]))));
+            }
+        }
+        let finish = events.len();
+        for (index, choice) in (0..).zip(&self.choices) {
+            events.push(sse(&self.event(&json!([piece(
+                index,
+                "",
+                None,
+                Some(&choice.text.ending)
+            )]))));
+        }
+        if include_usage {
+            let mut counts = self.event(&json!([]));
+            counts["usage"] = self.usage();
+            events.push(sse(&counts));
+        }
+        let done = events.len();
+        events.push("data: [DONE]\n\n".to_owned());
+        Script {
+            events,
+            finish,
+            done,
+            error: stream_error(),
+        }
+    }
+}
+
+pub fn usage(prompt: u64, completion: u64) -> Value {
+    json!({"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion})
+}
+
+pub fn stream_error() -> String {
+    "data: {\"error\":{\"message\":\"The server had an error while processing your request.\",\"type\":\"server_error\",\"param\":null,\"code\":null}}\n\n".to_owned()
+}
+
+pub fn reason(ending: &Ending) -> &'static str {
+    match ending {
+        Ending::Stop | Ending::Sequence(_) => "stop",
+        Ending::Length => "length",
+        Ending::Filter => "content_filter",
+        Ending::Own => "eos",
+    }
+}
+
+fn piece(index: u64, text: &str, logprobs: Option<&Value>, ending: Option<&Ending>) -> Value {
+    json!({"text": text, "index": index, "logprobs": logprobs, "finish_reason": ending.map(reason)})
+}
+
+impl Written {
+    /// The legacy form: parallel lists. An echoed prompt's first token has no probability.
+    fn logprobs(&self) -> Value {
+        let echoed = self.echo.split_inclusive(' ').map(str::to_owned);
+        let tokens: Vec<String> = echoed.chain(self.text.tokens.iter().cloned()).collect();
+        let mut offset = self.offset;
+        let mut lists = (Vec::new(), Vec::new(), Vec::new());
+        for (number, token) in tokens.iter().enumerate() {
+            let unknown = number == 0 && !self.echo.is_empty();
+            let logprob = (!unknown).then_some(-0.25);
+            lists.0.push(json!(logprob));
+            lists
+                .1
+                .push(logprob.map_or(Value::Null, |logprob| json!({token.as_str(): logprob})));
+            lists.2.push(offset);
+            offset += token.chars().count();
+        }
+        json!({"tokens": tokens, "token_logprobs": lists.0, "top_logprobs": lists.1, "text_offset": lists.2})
+    }
+}
