@@ -6,11 +6,8 @@
 use bytes::Bytes;
 use http::StatusCode;
 use pingora::{
-    ErrorType, RetryType,
-    http::{RequestHeader, ResponseHeader},
-    protocols::http::client::HttpSession,
-    proxy::Session,
-    upstreams::peer::HttpPeer,
+    ErrorType, RetryType, http::ResponseHeader, protocols::http::client::HttpSession,
+    proxy::Session, upstreams::peer::HttpPeer,
 };
 use tokio::time::Instant;
 
@@ -18,7 +15,7 @@ use crate::{
     downstream::{self, Framing, Ticket, answer_head, unless_gone},
     error::{Deadline, Error, Kind},
     exchange::{Exchange, UpstreamHead, relay::Relay},
-    upstream::{Upstream, failure},
+    upstream::{Upstream, failure, request_head},
 };
 
 /// One call and its client.
@@ -233,19 +230,6 @@ async fn within<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T
         let message = "The provider's answer was not complete within the request's deadline.";
         Error::new(Kind::Timeout(Deadline::Total), message)
     })
-}
-
-/// The upstream request's head.
-pub fn request_head(exchange: &Exchange) -> Result<Box<RequestHeader>, Error> {
-    let wrong = |_| Error::new(Kind::Internal, "The upstream request could not be written.");
-    let headers = exchange.headers()?;
-    let path = exchange.path();
-    let mut head =
-        RequestHeader::build("POST", path.as_bytes(), Some(headers.len())).map_err(wrong)?;
-    for (name, value) in headers {
-        head.insert_header(name, value).map_err(wrong)?;
-    }
-    Ok(Box::new(head))
 }
 
 /// Writes the request and waits for the final head.

@@ -11,10 +11,21 @@ use pingora::{http::ResponseHeader, proxy::Session};
 
 use crate::{
     config::{Limits, headers},
-    error::{Error, Kind},
-    exchange::{Replay, is_for_client},
+    error::{Error, Kind, told_status},
+    exchange::{Exchange, Replay, is_for_client},
     gateway::Head,
 };
+
+/// Settings of the client's session that Pingora leaves open-ended.
+pub fn prepare(session: &mut Session, write: Duration) {
+    session.set_write_timeout(Some(write));
+    session
+        .as_downstream_mut()
+        .set_total_drain_timeout(Some(DRAIN));
+    if session.get_keepalive().is_some() {
+        session.set_keepalive(Some(KEEPALIVE_SECONDS));
+    }
+}
 
 /// A request's head as the rest of the crate reads it.
 pub fn head(session: &Session) -> Head<'_> {
@@ -128,6 +139,34 @@ pub fn answer_head(
         }
     }
     Ok(head)
+}
+
+/// The client's head of a completion.
+pub fn client_head(
+    session: &Session,
+    upstream: &ResponseHeader,
+    exchange: &Exchange,
+) -> pingora::Result<ResponseHeader> {
+    let content_type = if exchange.is_streaming() {
+        EVENT_STREAM
+    } else {
+        JSON
+    };
+    let length = || {
+        let length: &HeaderValue = upstream.headers.get(header::CONTENT_LENGTH)?;
+        length.to_str().ok()?.parse().ok()
+    };
+    let verbatim = exchange.relay().is_some_and(|relay| relay.is_verbatim());
+    let framing = match length().filter(|_| verbatim) {
+        Some(length) => Framing::Length(length),
+        None => Framing::Open,
+    };
+    let status = if upstream.status.is_success() {
+        StatusCode::OK
+    } else {
+        told_status(upstream.status)
+    };
+    answer_head(session, Some(upstream), status, content_type, framing)
 }
 
 /// Writes a whole answer.
@@ -346,3 +385,7 @@ const RETRY_BUFFER: usize = 64 << 10;
 /// Bounds of reading what will not be used.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 64 << 20;
+/// How long an idle client's connection stays open.
+const KEEPALIVE_SECONDS: u64 = 75;
+/// How long a refused request's body is read for its connection's sake.
+const DRAIN: Duration = Duration::from_secs(2);

@@ -7,6 +7,7 @@ mod conductor;
 mod config;
 mod context;
 pub mod dialect;
+mod door;
 mod downstream;
 mod emulator;
 mod error;

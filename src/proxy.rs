@@ -16,7 +16,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::Method;
 use pingora::{
     ErrorSource, ErrorType,
     http::{RequestHeader, ResponseHeader},
@@ -27,14 +27,14 @@ use pingora::{
 };
 
 use crate::{
-    conductor::{Conductor, request_head},
+    conductor::Conductor,
     config::{Config, headers::Directives},
     context::{Call, Context},
-    downstream::{self, Framing, answer_head, is_answered, unless_gone},
-    error::{Deadline, Error, Kind, told_status},
-    exchange::{Exchange, Road, Seed, UpstreamHead},
-    gateway::{Admission, COMPLETIONS, Passage, State},
-    upstream::{Upstream, failure},
+    downstream::{self, is_answered, unless_gone},
+    error::{Deadline, Error, Kind},
+    exchange::{Road, Seed, UpstreamHead},
+    gateway::{Admission, COMPLETIONS, State},
+    upstream::{Upstream, failure, pass_request, request_head},
 };
 
 /// `POST /v1/completions` for every provider, as a Pingora filter.
@@ -94,7 +94,7 @@ impl Gateway {
 
     /// Admits the request; what needs the conductor, or is answered here, is over when this returns.
     async fn receive(&self, session: &mut Session, context: &mut Context) -> Result<Next, Error> {
-        prepare(session, self.upstream.timeouts().write);
+        downstream::prepare(session, self.upstream.timeouts().write);
         context.ticket.adopt(&session.req_header().headers);
         match self.state.admit(downstream::head(session))? {
             Admission::Answer(text) => {
@@ -253,7 +253,7 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         if let Call::Complete(exchange) = &context.call {
-            *head = client_head(session, head, exchange)?;
+            *head = downstream::client_head(session, head, exchange)?;
         }
         context.ticket.stamp(head)
     }
@@ -380,67 +380,6 @@ impl ProxyHttp for Gateway {
     }
 }
 
-/// Settings of the client's session that Pingora leaves open-ended.
-fn prepare(session: &mut Session, write: Duration) {
-    session.set_write_timeout(Some(write));
-    session
-        .as_downstream_mut()
-        .set_total_drain_timeout(Some(DRAIN));
-    if session.get_keepalive().is_some() {
-        session.set_keepalive(Some(KEEPALIVE_SECONDS));
-    }
-}
-
-/// The transparent proxy's request: the client's, with the provider's host, path and credential.
-fn pass_request(request: &mut RequestHeader, passage: &Passage) -> pingora::Result<()> {
-    let wrong = |_| pingora::Error::explain(ErrorType::InvalidHTTPHeader, "not a path");
-    request.set_uri(passage.path.parse().map_err(wrong)?);
-    let ours: Vec<_> = request
-        .headers
-        .keys()
-        .filter(|name| name.as_str().starts_with("x-portkey-"))
-        .cloned()
-        .collect();
-    for name in ours {
-        request.remove_header(&name);
-    }
-    if passage.replaces_credentials() {
-        request.remove_header(&header::AUTHORIZATION);
-    }
-    for (name, value) in &passage.headers {
-        request.insert_header(name, value)?;
-    }
-    Ok(())
-}
-
-/// The client's head of a completion.
-fn client_head(
-    session: &Session,
-    upstream: &ResponseHeader,
-    exchange: &Exchange,
-) -> pingora::Result<ResponseHeader> {
-    let content_type = if exchange.is_streaming() {
-        downstream::EVENT_STREAM
-    } else {
-        downstream::JSON
-    };
-    let length = || {
-        let length: &HeaderValue = upstream.headers.get(header::CONTENT_LENGTH)?;
-        length.to_str().ok()?.parse().ok()
-    };
-    let verbatim = exchange.relay().is_some_and(|relay| relay.is_verbatim());
-    let framing = match length().filter(|_| verbatim) {
-        Some(length) => Framing::Length(length),
-        None => Framing::Open,
-    };
-    let status = if upstream.status.is_success() {
-        StatusCode::OK
-    } else {
-        told_status(upstream.status)
-    };
-    answer_head(session, Some(upstream), status, content_type, framing)
-}
-
 /// Two outputs as one; nearly always one of them is empty.
 fn join(first: Bytes, second: Bytes) -> Bytes {
     match (first.is_empty(), second.is_empty()) {
@@ -457,8 +396,3 @@ fn seed() -> Seed {
         draw: fastrand::u128(..),
     }
 }
-
-/// How long an idle client's connection stays open.
-const KEEPALIVE_SECONDS: u64 = 75;
-/// How long a refused request's body is read for its connection's sake.
-const DRAIN: Duration = Duration::from_secs(2);

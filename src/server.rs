@@ -4,10 +4,7 @@ use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use pingora::{
-    apps::HttpServerOptions,
     prelude::{Opt, Server},
-    protocols::http::v2::server::default_h2_options,
-    proxy::http_proxy_service_with_name,
     server::{ShutdownWatch, configuration::ServerConf},
     services::{
         background::{BackgroundService, background_service},
@@ -17,7 +14,8 @@ use pingora::{
 
 use crate::{
     admin::Admin,
-    config::{Config, ConfigError, Surroundings, file::Source},
+    config::{Config, ConfigError, Surroundings, source::Source},
+    door::Door,
     emulator,
     gateway::State,
     proxy::Gateway,
@@ -110,19 +108,9 @@ impl Ready {
 
 fn add_services(server: &mut Server, gateway: Gateway, state: &Arc<State>) {
     let conf = server.configuration.clone();
-    let mut proxy = http_proxy_service_with_name(&conf, gateway, "completions");
+    let mut proxy = Service::new("completions".to_owned(), Door::new(gateway, &conf));
     for address in &state.config.listen {
         proxy.add_tcp(address);
-    }
-    if let Some(app) = proxy.app_logic_mut() {
-        let mut options = HttpServerOptions::default();
-        options.h2c = true;
-        options.h2_idle_timeout = Some(H2_IDLE);
-        app.server_options = Some(options);
-        let mut h2 = default_h2_options();
-        h2.initial_window_size(H2_WINDOW);
-        h2.initial_connection_window_size(H2_WINDOW.saturating_mul(2));
-        app.h2_options = Some(h2);
     }
     server.add_service(proxy);
     if let Some(settings) = &state.config.emulator {
@@ -185,7 +173,3 @@ fn server_keys() -> Vec<String> {
 const DRAIN_SECONDS: u64 = 300;
 const TICK: Duration = Duration::from_millis(20);
 const QUIET_TICKS: u32 = 5;
-/// Clients of HTTP/2 leave connections open for minutes; dead ones must not stay for ever.
-const H2_IDLE: Duration = Duration::from_secs(300);
-/// Prompts of megabytes would wait for a round trip every 64 KiB with h2's own default.
-const H2_WINDOW: u32 = 1 << 20;

@@ -10,9 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::header;
 use pingora::{ErrorSource, ErrorType};
 use pingora::{
     connectors::{ConnectorOptions, http::Connector},
+    http::RequestHeader,
     protocols::{ALPN, http::client::HttpSession},
     server::configuration::ServerConf,
     upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy},
@@ -21,6 +23,8 @@ use pingora::{
 use crate::{
     config::Timeouts,
     error::{Deadline, Error, Kind},
+    exchange::Exchange,
+    gateway::Passage,
     provider::{Base, base::Scheme},
 };
 
@@ -85,6 +89,41 @@ impl Upstream {
     pub fn avoid(&self, base: &Base) {
         self.resolver.turn(base);
     }
+}
+
+/// The upstream request's head.
+pub fn request_head(exchange: &Exchange) -> Result<Box<RequestHeader>, Error> {
+    let wrong = |_| Error::new(Kind::Internal, "The upstream request could not be written.");
+    let headers = exchange.headers()?;
+    let path = exchange.path();
+    let mut head =
+        RequestHeader::build("POST", path.as_bytes(), Some(headers.len())).map_err(wrong)?;
+    for (name, value) in headers {
+        head.insert_header(name, value).map_err(wrong)?;
+    }
+    Ok(Box::new(head))
+}
+
+/// The transparent proxy's request: the client's, with the provider's host, path and credential.
+pub fn pass_request(request: &mut RequestHeader, passage: &Passage) -> pingora::Result<()> {
+    let wrong = |_| pingora::Error::explain(ErrorType::InvalidHTTPHeader, "not a path");
+    request.set_uri(passage.path.parse().map_err(wrong)?);
+    let ours: Vec<_> = request
+        .headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-portkey-"))
+        .cloned()
+        .collect();
+    for name in ours {
+        request.remove_header(&name);
+    }
+    if passage.replaces_credentials() {
+        request.remove_header(&header::AUTHORIZATION);
+    }
+    for (name, value) in &passage.headers {
+        request.insert_header(name, value)?;
+    }
+    Ok(())
 }
 
 /// What a failed call means to the client. Never quotes an address: it is ours, not the client's.

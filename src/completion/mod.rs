@@ -131,12 +131,7 @@ pub enum Compliance {
 impl Partial {
     /// Appends a whole reply as one JSON object.
     pub fn write_reply(&self, reply: &Completion<'_>, how: Compliance, out: &mut Vec<u8>) {
-        self.write(
-            &reply.choices,
-            Some(self.usage.unwrap_or_default()),
-            how,
-            out,
-        );
+        self.write(&reply.choices, self.usage, how, out);
     }
 
     /// Appends one stream event.
@@ -146,16 +141,14 @@ impl Partial {
         out.extend_from_slice(b"\n\n");
     }
 
-    /// Appends the usage event: `choices` is empty, as OpenAI sends it.
+    /// Appends the usage event: `choices` is empty, as OpenAI sends it. Nothing if the provider did not count: a zero would
+    /// be taken for a count.
     pub fn write_usage(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"data: ");
-        self.write(
-            &[],
-            Some(self.usage.unwrap_or_default()),
-            Compliance::Strict,
-            out,
-        );
-        out.extend_from_slice(b"\n\n");
+        if self.usage.is_some() {
+            out.extend_from_slice(b"data: ");
+            self.write(&[], self.usage, Compliance::Strict, out);
+            out.extend_from_slice(b"\n\n");
+        }
     }
 
     fn write(

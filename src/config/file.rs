@@ -5,25 +5,18 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use http::{HeaderName, HeaderValue};
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::Deserialize;
 
 use crate::{
-    config::{AllowedHost, Config, ConfigError, Emulator, Limits, Surroundings, Timeouts},
-    dialect::{self, Dialect},
-    provider::{Auth, Base, Provider, Secret},
+    config::{
+        Config, ConfigError, Emulator, Limits, Timeouts,
+        source::Source,
+        text::{AuthText, BaseText, DialectText, DurationText, HostText},
+    },
+    dialect,
+    provider::{Auth, Base, Provider},
     route::{ModelRule, Models},
 };
-
-/// A conf's text, and what surrounds it.
-pub struct Source<'a> {
-    /// The file's name, for errors.
-    pub file: &'a str,
-    pub text: &'a str,
-    /// The top-level keys that the server framework reads from the same file.
-    pub server_keys: &'a [String],
-    pub surroundings: &'a dyn Surroundings,
-}
 
 impl Config {
     /// Reads and resolves a conf.
@@ -140,76 +133,6 @@ struct EmulatorFile {
 
 fn default_tokens() -> u32 {
     16
-}
-
-/// Declares a type that is read from a text by one function, so that the parser's error carries line and path.
-macro_rules! text {
-    ($name:ident, $inner:ty, $read:expr) => {
-        struct $name($inner);
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                $read(text.as_str()).map($name).map_err(D::Error::custom)
-            }
-        }
-    };
-}
-
-text!(BaseText, Base, |text: &str| Base::try_new(text, "base_url")
-    .map_err(|error| error.message().to_owned()));
-text!(HostText, AllowedHost, AllowedHost::try_new);
-text!(DurationText, Duration, read_duration);
-text!(DialectText, &'static dyn Dialect, |text: &str| {
-    dialect::by_name(text).ok_or_else(|| {
-        let names: Vec<&str> = dialect::DIALECTS
-            .iter()
-            .map(|dialect| dialect.name())
-            .collect();
-        format!(
-            "unknown dialect `{text}`, expected one of {}",
-            names.join(", ")
-        )
-    })
-});
-
-struct AuthText(Auth);
-
-impl<'de> Deserialize<'de> for AuthText {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged, expecting = "expected `bearer`, `none` or `header: NAME`")]
-        enum Either {
-            Word(String),
-            Named { header: String },
-        }
-        match Either::deserialize(deserializer)? {
-            Either::Word(word) if word == "bearer" => Ok(Self(Auth::Bearer)),
-            Either::Word(word) if word == "none" => Ok(Self(Auth::None)),
-            Either::Word(_) => Err(D::Error::custom(
-                "expected `bearer`, `none` or `header: NAME`",
-            )),
-            Either::Named { header } => header
-                .parse()
-                .map(|name| Self(Auth::Header(name)))
-                .map_err(|_| D::Error::custom("`header` must be a header name")),
-        }
-    }
-}
-
-/// `250ms`, `2s`, `5m`.
-fn read_duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let number: Option<u64> = digits.parse().ok();
-    let unit = text.get(digits.len()..).unwrap_or_default();
-    match (number, unit) {
-        (Some(0), _) => Err("a time must be more than 0".to_owned()),
-        (Some(number), "ms") => Ok(Duration::from_millis(number)),
-        (Some(number), "s") => Ok(Duration::from_secs(number)),
-        (Some(number), "m") => Ok(Duration::from_secs(number.saturating_mul(60))),
-        _ => Err(format!(
-            "`{text}` is not a time, expected a number and ms, s or m, such as 500ms"
-        )),
-    }
 }
 
 impl GatewayFile {
@@ -390,138 +313,10 @@ fn apply_models(
     Ok(())
 }
 
-impl Source<'_> {
-    fn error(&self, path: &[&str], message: String) -> ConfigError {
-        ConfigError {
-            file: self.file.to_owned(),
-            line: line_of(self.text, path),
-            path: path.join("."),
-            message,
-        }
-    }
-
-    /// The parser's own message is `path: what at line L column C`.
-    fn syntax_error(&self, error: &serde_yaml::Error) -> ConfigError {
-        let text = error.to_string();
-        let (text, line) = match error.location() {
-            Some(place) => (
-                text.rsplit_once(" at line ")
-                    .map_or(&*text, |(text, _)| text),
-                place.line(),
-            ),
-            None => (&*text, 0),
-        };
-        let (path, message) = match text.split_once(": ") {
-            Some((path, message)) if !path.contains(' ') => (path, message),
-            _ => ("", text),
-        };
-        // The parser names the mapping; the key at fault stands on the line.
-        let line_text = line
-            .checked_sub(1)
-            .and_then(|before| self.text.lines().nth(before));
-        let key = line_text
-            .and_then(|text| text.split_once(':'))
-            .map(|(key, _)| key.trim());
-        let path = match key {
-            Some(key) if !path.is_empty() && !path.ends_with(key) => format!("{path}.{key}"),
-            _ => path.to_owned(),
-        };
-        ConfigError {
-            file: self.file.to_owned(),
-            line,
-            path,
-            message: message.to_owned(),
-        }
-    }
-
-    fn check_provider(
-        &self,
-        path: &[&str],
-        name: &str,
-        config: &Config,
-    ) -> Result<(), ConfigError> {
-        if config.providers.contains_key(name) {
-            return Ok(());
-        }
-        let near: Vec<&str> = config
-            .providers
-            .keys()
-            .map(String::as_str)
-            .filter(|known| known.starts_with(name.get(..1).unwrap_or_default()))
-            .collect();
-        let message = format!(
-            "unknown provider `{name}`; declare it in gateway.providers, or use one of: {}",
-            near.join(", ")
-        );
-        Err(self.error(path, message))
-    }
-
-    fn check_address(&self, path: &[&str], address: &str) -> Result<(String, u16), ConfigError> {
-        let parsed = address
-            .rsplit_once(':')
-            .and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
-        parsed
-            .filter(|(host, _)| !host.is_empty())
-            .ok_or_else(|| self.error(path, format!("`{address}` is not host:port")))
-    }
-
-    fn secret(&self, path: &[&str], reference: &str) -> Result<Option<Secret>, ConfigError> {
-        let text = if let Some(name) = reference.strip_prefix("env:") {
-            let missing = || self.error(path, format!("the environment has no variable `{name}`"));
-            self.surroundings.variable(name).ok_or_else(missing)?
-        } else if let Some(file) = reference.strip_prefix("file:") {
-            let unread = |why: String| self.error(path, format!("`{file}` cannot be read: {why}"));
-            self.surroundings.file(file).map_err(unread)?
-        } else {
-            reference.to_owned()
-        };
-        Ok(Secret::try_new(&text))
-    }
-
-    fn header(
-        &self,
-        path: &[&str],
-        name: &str,
-        value: &str,
-    ) -> Result<(HeaderName, HeaderValue), ConfigError> {
-        let text = self.secret(path, value)?;
-        let value = HeaderValue::try_from(text.as_ref().map_or("", |text| text.expose()));
-        match (name.parse::<HeaderName>(), value) {
-            (Ok(name), Ok(mut value)) => {
-                value.set_sensitive(true);
-                Ok((name, value))
-            }
-            _ => Err(self.error(path, format!("`{name}` is not a header that can be sent"))),
-        }
-    }
-}
-
-/// The line on which the deepest part of `path` stands that can be found. Block style only; a flow mapping counts by the
-/// line it starts on.
-fn line_of(text: &str, path: &[&str]) -> usize {
-    let mut found = 0;
-    let mut rest = path.iter();
-    let mut wanted = rest.next();
-    for (number, line) in text.lines().enumerate() {
-        let Some(key) = wanted else { break };
-        let line = line
-            .trim_start()
-            .trim_start_matches("- ")
-            .trim_start_matches(['"', '\'']);
-        let after = line
-            .strip_prefix(key)
-            .map(|after| after.trim_start_matches(['"', '\'']));
-        if after.is_some_and(|after| after.starts_with(':')) {
-            found = number + 1;
-            wanted = rest.next();
-        }
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Surroundings;
 
     struct Nothing;
 

@@ -3,6 +3,8 @@
 pub mod file;
 pub mod headers;
 pub mod host;
+pub mod source;
+mod text;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 

@@ -18,9 +18,8 @@ use crate::{
         Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
     },
     dialect::{
-        Dialect, Extras, Step, UpstreamRequest, extras, join, not_the_shape,
-        openai::{learn_head, read_error},
-        positive_max_tokens, to_body,
+        Dialect, Extras, Step, UpstreamRequest, extras, join, not_the_shape, openai::learn_head,
+        openai_error::read_error, positive_max_tokens, to_body,
     },
     error::Error,
     wire::{Form, Frame, Framing},

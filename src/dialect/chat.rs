@@ -16,7 +16,8 @@ use crate::{
     },
     dialect::{
         Dialect, Extras, Step, Text, UpstreamRequest, not_the_shape,
-        openai::{learn_head, read_error, read_stream_error, stream_options},
+        openai::{learn_head, stream_options},
+        openai_error::{read_error, read_stream_error},
         read_usage, to_body,
     },
     error::Error,

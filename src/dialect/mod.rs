@@ -7,6 +7,7 @@ pub mod anthropic;
 pub mod chat;
 pub mod gemini;
 pub mod openai;
+mod openai_error;
 
 use std::{borrow::Cow, fmt::Debug};
 

@@ -82,7 +82,9 @@ impl Vendor for Chat {
         let usage = request
             .stream_options
             .and_then(|options| options.include_usage);
-        Ok(Reply::Stream(answer.script(usage == Some(true))))
+        // Mistral's models (…stral…) count without being asked.
+        let counts = usage == Some(true) || answer.model.contains("stral");
+        Ok(Reply::Stream(answer.script(counts)))
     }
 
     fn error(&self, status: u16, message: &str) -> Whole {

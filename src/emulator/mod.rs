@@ -20,7 +20,7 @@ use std::{
 use async_trait::async_trait;
 use http::{HeaderMap, Method};
 use pingora::{
-    apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream},
+    apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream},
     protocols::http::ServerSession,
     server::ShutdownWatch,
     services::listening::Service,
@@ -35,11 +35,8 @@ use crate::config;
 
 /// The listening service of a conf's emulator.
 pub fn service(settings: &config::Emulator) -> Service<Emulator> {
-    let mut options = HttpServerOptions::default();
-    options.h2c = true;
     let emulator = Emulator {
         knobs: Knobs::from(settings),
-        options,
     };
     let mut service = Service::new("emulator".to_owned(), emulator);
     service.add_tcp(&settings.listen);
@@ -49,7 +46,6 @@ pub fn service(settings: &config::Emulator) -> Service<Emulator> {
 /// Every vendor at once.
 pub struct Emulator {
     knobs: Knobs,
-    options: HttpServerOptions,
 }
 
 /// One request as a vendor's API sees it.
@@ -192,10 +188,6 @@ impl HttpServerApp for Emulator {
             // Dropping the session closes its connection in the middle of the answer.
             Ok(Played::Cut) | Err(_) => None,
         }
-    }
-
-    fn server_options(&self) -> Option<&HttpServerOptions> {
-        Some(&self.options)
     }
 }
 

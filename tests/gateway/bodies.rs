@@ -154,6 +154,14 @@ fn a_body_that_never_arrives_is_408() {
 }
 
 #[test]
+fn the_shortest_request_there_is_gets_an_answer() {
+    let gateway = Gateway::start("");
+    let mut client = Client::connect(&gateway.address);
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(client.read_head().status, 200);
+}
+
+#[test]
 fn an_http_1_0_client_gets_an_answer_it_can_read() {
     let upstream = Upstream::answering(json(200, TEXT));
     let gateway = Gateway::before(&upstream.address);

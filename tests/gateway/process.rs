@@ -136,6 +136,8 @@ fn sigterm_lets_streams_end_and_then_ends_the_process() {
 fn the_operator_has_health_readiness_and_metrics() {
     let gateway = Gateway::start("");
     ask(&gateway.address, &[], "{}");
+    // A request is counted after its answer has left.
+    gateway.wait_for_log("failure=invalid_request");
     let mut operator = Client::connect(&gateway.admin);
     for (path, status, text) in [
         ("/healthz", 200, "ok\n"),

@@ -1,0 +1,151 @@
+//! A conf's text as a whole: where in it an error stands, and what surrounds it.
+
+use http::{HeaderName, HeaderValue};
+
+use crate::{
+    config::{Config, ConfigError, Surroundings},
+    provider::Secret,
+};
+
+/// A conf's text, and what surrounds it.
+pub struct Source<'a> {
+    /// The file's name, for errors.
+    pub file: &'a str,
+    pub text: &'a str,
+    /// The top-level keys that the server framework reads from the same file.
+    pub server_keys: &'a [String],
+    pub surroundings: &'a dyn Surroundings,
+}
+
+impl Source<'_> {
+    pub fn error(&self, path: &[&str], message: String) -> ConfigError {
+        ConfigError {
+            file: self.file.to_owned(),
+            line: line_of(self.text, path),
+            path: path.join("."),
+            message,
+        }
+    }
+
+    /// The parser's own message is `path: what at line L column C`.
+    pub fn syntax_error(&self, error: &serde_yaml::Error) -> ConfigError {
+        let text = error.to_string();
+        let (text, line) = match error.location() {
+            Some(place) => (
+                text.rsplit_once(" at line ")
+                    .map_or(&*text, |(text, _)| text),
+                place.line(),
+            ),
+            None => (&*text, 0),
+        };
+        let (path, message) = match text.split_once(": ") {
+            Some((path, message)) if !path.contains(' ') => (path, message),
+            _ => ("", text),
+        };
+        // The parser names the mapping; the key at fault stands on the line.
+        let line_text = line
+            .checked_sub(1)
+            .and_then(|before| self.text.lines().nth(before));
+        let key = line_text
+            .and_then(|text| text.split_once(':'))
+            .map(|(key, _)| key.trim());
+        let path = match key {
+            Some(key) if !path.is_empty() && !path.ends_with(key) => format!("{path}.{key}"),
+            _ => path.to_owned(),
+        };
+        ConfigError {
+            file: self.file.to_owned(),
+            line,
+            path,
+            message: message.to_owned(),
+        }
+    }
+
+    pub fn check_provider(
+        &self,
+        path: &[&str],
+        name: &str,
+        config: &Config,
+    ) -> Result<(), ConfigError> {
+        if config.providers.contains_key(name) {
+            return Ok(());
+        }
+        let near: Vec<&str> = config
+            .providers
+            .keys()
+            .map(String::as_str)
+            .filter(|known| known.starts_with(name.get(..1).unwrap_or_default()))
+            .collect();
+        let message = format!(
+            "unknown provider `{name}`; declare it in gateway.providers, or use one of: {}",
+            near.join(", ")
+        );
+        Err(self.error(path, message))
+    }
+
+    pub fn check_address(
+        &self,
+        path: &[&str],
+        address: &str,
+    ) -> Result<(String, u16), ConfigError> {
+        let parsed = address
+            .rsplit_once(':')
+            .and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
+        parsed
+            .filter(|(host, _)| !host.is_empty())
+            .ok_or_else(|| self.error(path, format!("`{address}` is not host:port")))
+    }
+
+    pub fn secret(&self, path: &[&str], reference: &str) -> Result<Option<Secret>, ConfigError> {
+        let text = if let Some(name) = reference.strip_prefix("env:") {
+            let missing = || self.error(path, format!("the environment has no variable `{name}`"));
+            self.surroundings.variable(name).ok_or_else(missing)?
+        } else if let Some(file) = reference.strip_prefix("file:") {
+            let unread = |why: String| self.error(path, format!("`{file}` cannot be read: {why}"));
+            self.surroundings.file(file).map_err(unread)?
+        } else {
+            reference.to_owned()
+        };
+        Ok(Secret::try_new(&text))
+    }
+
+    pub fn header(
+        &self,
+        path: &[&str],
+        name: &str,
+        value: &str,
+    ) -> Result<(HeaderName, HeaderValue), ConfigError> {
+        let text = self.secret(path, value)?;
+        let value = HeaderValue::try_from(text.as_ref().map_or("", |text| text.expose()));
+        match (name.parse::<HeaderName>(), value) {
+            (Ok(name), Ok(mut value)) => {
+                value.set_sensitive(true);
+                Ok((name, value))
+            }
+            _ => Err(self.error(path, format!("`{name}` is not a header that can be sent"))),
+        }
+    }
+}
+
+/// The line on which the deepest part of `path` stands that can be found. Block style only; a flow mapping counts by the
+/// line it starts on.
+fn line_of(text: &str, path: &[&str]) -> usize {
+    let mut found = 0;
+    let mut rest = path.iter();
+    let mut wanted = rest.next();
+    for (number, line) in text.lines().enumerate() {
+        let Some(key) = wanted else { break };
+        let line = line
+            .trim_start()
+            .trim_start_matches("- ")
+            .trim_start_matches(['"', '\'']);
+        let after = line
+            .strip_prefix(key)
+            .map(|after| after.trim_start_matches(['"', '\'']));
+        if after.is_some_and(|after| after.starts_with(':')) {
+            found = number + 1;
+            wanted = rest.next();
+        }
+    }
+    found
+}

@@ -1,0 +1,74 @@
+//! The first look at a client's connection: HTTP/1 or HTTP/2?
+//!
+//! Pingora's own look waits for as many bytes as HTTP/2's preface has, for ever. An HTTP/1.0 health check is shorter than
+//! that and would hang, and so would a connection that never says a word.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use pingora::{
+    apps::{HttpServerApp, HttpServerOptions, ServerApp},
+    protocols::{Stream, http::v2::server::default_h2_options},
+    proxy::{HttpProxy, http_proxy},
+    server::{ShutdownWatch, configuration::ServerConf},
+};
+
+use crate::proxy::Gateway;
+
+/// The gateway, once for each protocol.
+pub struct Door {
+    http1: Arc<HttpProxy<Gateway>>,
+    http2: Arc<HttpProxy<Gateway>>,
+}
+
+impl Door {
+    pub fn new(gateway: Gateway, conf: &Arc<ServerConf>) -> Self {
+        let http1 = http_proxy(conf, gateway.clone());
+        let mut http2 = http_proxy(conf, gateway);
+        let mut options = HttpServerOptions::default();
+        options.h2c = true;
+        options.h2_idle_timeout = Some(H2_IDLE);
+        http2.server_options = Some(options);
+        let mut h2 = default_h2_options();
+        h2.initial_window_size(H2_WINDOW);
+        h2.initial_connection_window_size(H2_WINDOW.saturating_mul(2));
+        http2.h2_options = Some(h2);
+        Self {
+            http1: Arc::new(http1),
+            http2: Arc::new(http2),
+        }
+    }
+}
+
+#[async_trait]
+impl ServerApp for Door {
+    async fn process_new(
+        self: &Arc<Self>,
+        mut stream: Stream,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Stream> {
+        let mut first = [0; PREFACE.len()];
+        let peeked = tokio::time::timeout(PATIENCE, stream.try_peek(&mut first)).await;
+        let peeked = peeked.ok()?.ok()?;
+        let app = if peeked && first == *PREFACE {
+            &self.http2
+        } else {
+            &self.http1
+        };
+        app.process_new(stream, shutdown).await
+    }
+
+    async fn cleanup(&self) {
+        self.http1.http_cleanup().await;
+        self.http2.http_cleanup().await;
+    }
+}
+
+/// "PRI" is a method of HTTP/2's preface alone (RFC 9113, section 3.4), and every HTTP/1 request is longer.
+const PREFACE: &[u8; 3] = b"PRI";
+/// How long a new connection may say nothing.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Clients of HTTP/2 leave connections open for minutes; dead ones must not stay for ever.
+const H2_IDLE: Duration = Duration::from_secs(300);
+/// Prompts of megabytes would wait for a round trip every 64 KiB with h2's own default.
+const H2_WINDOW: u32 = 1 << 20;

@@ -1,0 +1,305 @@
+//! Holds the house to its plan: imports point down, IO stays at the top, files and functions stay small.
+//!
+//! ```text
+//! L9  main                                          binary
+//! L8  proxy context conductor downstream upstream door server admin emulator      the only IO
+//! L7  gateway
+//! L6  exchange
+//! L5  config
+//! L4  route metrics
+//! L3  provider
+//! L2  dialect
+//! L1  wire completion
+//! L0  error
+//! ```
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+const LAYERS: &[(&str, u8)] = &[
+    ("error", 0),
+    ("wire", 1),
+    ("completion", 1),
+    ("dialect", 2),
+    ("provider", 3),
+    ("route", 4),
+    ("metrics", 4),
+    ("config", 5),
+    ("exchange", 6),
+    ("gateway", 7),
+    ("proxy", 8),
+    ("context", 8),
+    ("conductor", 8),
+    ("downstream", 8),
+    ("upstream", 8),
+    ("door", 8),
+    ("server", 8),
+    ("admin", 8),
+    ("emulator", 8),
+    ("main", 9),
+    ("lib", 9),
+];
+
+/// One file of the crate, its tests left out.
+struct Source {
+    name: String,
+    module: String,
+    text: String,
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    collect(&root, &mut files);
+    let sources: Vec<Source> = files.iter().filter_map(|file| read(&root, file)).collect();
+    assert!(sources.len() > 30, "the source files were not found");
+    sources
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+fn read(root: &Path, file: &Path) -> Option<Source> {
+    let name = file.strip_prefix(root).unwrap();
+    let module = name
+        .components()
+        .next()
+        .unwrap()
+        .as_os_str()
+        .to_str()
+        .unwrap();
+    let text = fs::read_to_string(file).unwrap();
+    // A file of tests alone is declared under #[cfg(test)] by its parent.
+    if name.file_name().unwrap() == "fixtures.rs" {
+        return None;
+    }
+    let text = text
+        .split("\n#[cfg(test)]\nmod tests")
+        .next()
+        .unwrap()
+        .to_owned();
+    Some(Source {
+        name: name.to_str().unwrap().to_owned(),
+        module: module.trim_end_matches(".rs").to_owned(),
+        text,
+    })
+}
+
+fn layer(module: &str) -> Option<u8> {
+    let found = LAYERS.iter().find(|(name, _)| *name == module);
+    found.map(|(_, layer)| *layer)
+}
+
+/// The code of a text: comments are no imports.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+}
+
+/// The modules that a file names behind `crate::`, in paths and in grouped imports.
+fn imports(text: &str) -> Vec<String> {
+    let code: String = code(text).collect::<Vec<_>>().join(" ");
+    let mut modules = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        if let Some(group) = rest.strip_prefix('{') {
+            modules.extend(group_heads(group));
+        } else {
+            modules.push(word(rest));
+        }
+    }
+    modules
+}
+
+/// The first words of a group's entries.
+fn group_heads(group: &str) -> Vec<String> {
+    let (mut depth, mut heads, mut start) = (0, Vec::new(), true);
+    for (at, letter) in group.char_indices() {
+        match letter {
+            '}' if depth == 0 => break,
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => start = true,
+            _ if start && depth == 0 && !letter.is_whitespace() => {
+                heads.push(word(&group[at..]));
+                start = false;
+            }
+            _ => {}
+        }
+    }
+    heads
+}
+
+fn word(text: &str) -> String {
+    text.chars()
+        .take_while(|letter| letter.is_alphanumeric() || *letter == '_')
+        .collect()
+}
+
+#[test]
+fn every_file_has_a_room() {
+    for source in sources() {
+        assert!(
+            layer(&source.module).is_some(),
+            "{} is in no layer",
+            source.name
+        );
+    }
+}
+
+#[test]
+fn imports_point_down() {
+    let mut seen = 0;
+    for source in sources() {
+        let own = layer(&source.module).unwrap();
+        for module in imports(&source.text) {
+            // What starts with a capital is re-exported by the crate's root: `Error`, from the ground floor.
+            let Some(other) = layer(&module) else {
+                continue;
+            };
+            seen += 1;
+            let down = other < own || module == source.module || (own == 8 && other == 8);
+            assert!(
+                down,
+                "{} imports crate::{module} of layer {other}",
+                source.name
+            );
+        }
+    }
+    assert!(seen > 100, "imports were not found");
+}
+
+#[test]
+fn decisions_do_not_know_each_other() {
+    for source in sources()
+        .iter()
+        .filter(|source| layer(&source.module) == Some(4))
+    {
+        for module in imports(&source.text) {
+            assert!(
+                module == source.module || layer(&module) != Some(4),
+                "{} imports {module}",
+                source.name
+            );
+        }
+    }
+}
+
+#[test]
+fn imports_are_found_in_paths_and_groups_but_not_in_comments() {
+    assert_eq!(
+        imports("use crate::{a, b::{c, d}, e::F};\nx(crate::g::h)"),
+        ["a", "b", "e", "g"]
+    );
+    assert!(imports("// use crate::a;").is_empty());
+}
+
+#[test]
+fn io_stays_at_the_top() {
+    for source in sources()
+        .iter()
+        .filter(|source| layer(&source.module) < Some(8))
+    {
+        for line in code(&source.text) {
+            for word in [
+                "pingora::",
+                "pingora_",
+                "tokio",
+                "async ",
+                ".await",
+                "Instant::now",
+                "SystemTime",
+                "fastrand",
+                "std::net",
+                "std::thread",
+            ] {
+                assert!(!line.contains(word), "{}: {line}", source.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn only_the_binary_touches_the_process_and_its_files() {
+    for source in sources().iter().filter(|source| source.module != "main") {
+        for line in code(&source.text) {
+            for word in ["std::env", "std::fs", "env::var", "fs::read"] {
+                assert!(!line.contains(word), "{}: {line}", source.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn outside_data_meets_no_panic() {
+    for source in sources() {
+        for line in code(&source.text) {
+            for word in [
+                ".unwrap()",
+                ".expect(",
+                "panic!(",
+                "unreachable!(",
+                "todo!(",
+                "unimplemented!(",
+                "unsafe ",
+            ] {
+                assert!(!line.contains(word), "{}: {line}", source.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn files_and_functions_stay_small() {
+    for source in sources() {
+        let lines = source.text.lines().count();
+        assert!(lines <= 400, "{} has {lines} lines", source.name);
+        for (name, length) in functions(&source.text) {
+            assert!(length <= 60, "{}: {name} has {length} lines", source.name);
+        }
+    }
+}
+
+/// Functions and their lengths, as rustfmt lays them out: one ends at the brace that stands as deep as it began.
+fn functions(text: &str) -> Vec<(String, usize)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut found = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let depth = line.len() - line.trim_start().len();
+        let Some(name) = line.split("fn ").nth(1).filter(|_| is_function(line)) else {
+            continue;
+        };
+        let close = format!("{}}}", " ".repeat(depth));
+        let length = lines[at..].iter().position(|line| **line == close);
+        found.extend(length.map(|length| (word(name), length + 1)));
+    }
+    found
+}
+
+fn is_function(line: &str) -> bool {
+    let start = line.trim_start();
+    [
+        "fn ",
+        "pub fn ",
+        "async fn ",
+        "pub async fn ",
+        "const fn ",
+        "pub(crate) fn ",
+        "pub(super) fn ",
+        "pub(crate) async fn ",
+    ]
+    .iter()
+    .any(|prefix| start.starts_with(prefix))
+        && !line.ends_with(';')
+        && !line.ends_with("}")
+}
