@@ -6,8 +6,11 @@
 use bytes::Bytes;
 use http::StatusCode;
 use pingora::{
-    ErrorType, RetryType, http::ResponseHeader, protocols::http::client::HttpSession,
-    proxy::Session, upstreams::peer::HttpPeer,
+    ErrorType, RetryType,
+    http::{RequestHeader, ResponseHeader},
+    protocols::http::client::HttpSession,
+    proxy::Session,
+    upstreams::peer::HttpPeer,
 };
 use tokio::time::Instant;
 
