@@ -1,6 +1,7 @@
 //! The binary, end to end, over real sockets on loopback.
 
 mod bodies;
+mod canary;
 mod completions;
 mod faults;
 mod http2;
