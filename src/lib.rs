@@ -1,4 +1,63 @@
 //! A Pingora filter that makes every LLM provider speak OpenAI's `POST /v1/completions`.
+//!
+//! A client sends a text completion and names a provider, or lets the conf choose. The gateway says it in the provider's own
+//! dialect, and what comes back becomes a `text_completion` again, whole or streamed. Every other path passes unchanged.
+//!
+//! ```text
+//!  client bytes                                                                  upstream bytes
+//!      │ head                                                                         ▲      │
+//!      ▼                                                                              │      ▼
+//!  config::headers ── who is called, with which key, on which terms                   │   wire: frames
+//!      │ body                                                                         │      │
+//!      ▼                                                                              │      ▼
+//!  completion::request ──▶ gateway ──▶ Exchange ──▶ Dialect::write_request ───────────┘   Dialect::read_frame
+//!    CompletionRequest      provider      │                                                  │ a chunk
+//!                           and model     ▼                                                  ▼
+//!                         client bytes ◀───────────── completion: the writer ◀──────────── Relay
+//! ```
+//!
+//! **Everything between the sockets is free of IO**: bytes in, bytes out, with the time and a random number as arguments.
+//! That is what lets a test feed a stream at every possible cut. **Two carriers move the bytes, and decide nothing**:
+//! Pingora's own phases, and a conductor for what those cannot do. Both interpret the same exchange.
+//!
+//! # A tour
+//!
+//! | room | what it holds |
+//! |---|---|
+//! | [`Error`] | the one error: whose fault, which status, what the client is told |
+//! | `wire` | bytes ⇄ frames: server-sent events, cut anywhere |
+//! | [`completion`] | the request and the answer of the API page, and the set of its parameters |
+//! | [`dialect`] | how one family of APIs says "completion"; the table of what it can carry |
+//! | [`provider`] | where a call goes and as whom: one row per provider |
+//! | `route`, `metrics` | the model map; the counters |
+//! | `config` | the YAML conf and the request headers, as [`Config`] and its parts |
+//! | `exchange` | one request's life: what goes upstream, how the answer is read, the relay |
+//! | `gateway` | a request's head and body become an answer, a passage or an exchange |
+//! | `proxy`, `conductor`, `upstream`, `downstream`, `context`, `door` | the IO around it |
+//! | [`server`], `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
+//!
+//! Imports point down this table; `tests/layers.rs` holds it.
+//!
+//! # Inside another Pingora service
+//!
+//! [`Gateway`] is a [`ProxyHttp`](pingora::proxy::ProxyHttp):
+//!
+//! ```no_run
+//! use pingora::{prelude::Server, proxy::http_proxy_service};
+//! use pingora_completions::{Config, Gateway};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut server = Server::new(None)?;
+//! server.bootstrap();
+//! let gateway = Gateway::new(Config::default(), &server.configuration)?;
+//! let mut service = http_proxy_service(&server.configuration, gateway);
+//! service.add_tcp("127.0.0.1:8787");
+//! server.add_service(service);
+//! server.run_forever();
+//! # }
+//! ```
+//!
+//! and serves one request of another filter with [`Gateway::serve`].
 #![forbid(unsafe_code)]
 
 mod admin;
@@ -21,6 +80,9 @@ pub mod server;
 mod upstream;
 mod wire;
 
-pub use config::{Config, ConfigError, Surroundings};
+pub use config::{Config, ConfigError, Surroundings, source::Source};
+pub use context::Context;
 pub use error::Error;
+#[doc(hidden)]
+pub use exchange::relay;
 pub use proxy::Gateway;

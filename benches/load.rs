@@ -1,0 +1,412 @@
+//! What the gateway costs, as ratios in one run: the same requests straight to an upstream, through a bare Pingora proxy,
+//! and through the gateway.
+//!
+//! `cargo bench --bench load`. Everything is on loopback: an upstream of canned answers, a proxy that does nothing, and
+//! the gateway's binary run as processes of their own; this process is the client. Rounds alternate, so that a noisy
+//! neighbour meets all three; figures are medians of rounds. `LOAD_SECONDS` is the length of a round.
+
+use std::{
+    env, fs,
+    io::Read,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use hdrhistogram::Histogram;
+use pingora::{
+    prelude::{HttpPeer, Server},
+    proxy::{ProxyHttp, Session, http_proxy_service},
+    server::configuration::ServerConf,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+const CONNECTIONS: usize = 32;
+const ROUNDS: usize = 5;
+const FIRST_TOKENS: usize = 2_000;
+
+fn main() {
+    let role = env::args().nth(1).unwrap_or_default();
+    match (role.as_str(), env::args().nth(2), env::args().nth(3)) {
+        ("--upstream", Some(address), _) => upstream(&address),
+        ("--bare", Some(address), Some(upstream)) => bare(&address, &upstream),
+        _ => client(),
+    }
+}
+
+// --- The upstream ----------------------------------------------------------------------------------------------------
+
+/// Answers a completion with 290 bytes of JSON, and one that streams with its first event at once and the rest behind it.
+fn upstream(address: &str) {
+    let listener = TcpListener::bind(address).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            tokio::spawn(answer(stream));
+        }
+    });
+}
+
+async fn answer(mut stream: TcpStream) {
+    let (whole, streamed) = answers();
+    let mut buffer = Vec::with_capacity(64 << 10);
+    loop {
+        let Some(request) = read_message(&mut stream, &mut buffer).await else {
+            return;
+        };
+        let streams = find(&request, b"\"stream\":true").is_some();
+        let answer = if streams { &streamed } else { &whole };
+        if stream.write_all(answer).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn answers() -> (Vec<u8>, Vec<u8>) {
+    let text = "Sweet treats for every occasion, ".repeat(3);
+    let body = format!(
+        r#"{{"id":"cmpl-123","object":"text_completion","created":1677652288,"model":"gpt-3.5-turbo-instruct","choices":[{{"text":" {text}","index":0,"logprobs":null,"finish_reason":"stop"}}],"usage":{{"prompt_tokens":10,"completion_tokens":7,"total_tokens":17}}}}"#
+    );
+    let whole = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let event = |text: &str, finish: &str| {
+        format!(
+            "data: {{\"id\":\"cmpl-123\",\"object\":\"text_completion\",\"created\":1677652288,\"model\":\"gpt-3.5-turbo-instruct\",\"choices\":[{{\"text\":\"{text}\",\"index\":0,\"logprobs\":null,\"finish_reason\":{finish}}}]}}\n\n"
+        )
+    };
+    let mut events = event(" Sweet", "null");
+    for _ in 0..15 {
+        events += &event(" treats", "null");
+    }
+    events += &event("", "\"stop\"");
+    events += "data: [DONE]\n\n";
+    let streamed = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{events}\r\n0\r\n\r\n",
+        events.len()
+    );
+    (whole.into_bytes(), streamed.into_bytes())
+}
+
+// --- The bare proxy --------------------------------------------------------------------------------------------------
+
+struct Bare(SocketAddr);
+
+#[async_trait]
+impl ProxyHttp for Bare {
+    type CTX = ();
+
+    fn new_ctx(&self) {}
+
+    async fn upstream_peer(&self, _: &mut Session, (): &mut ()) -> pingora::Result<Box<HttpPeer>> {
+        Ok(Box::new(HttpPeer::new(self.0, false, String::new())))
+    }
+}
+
+fn bare(address: &str, upstream: &str) {
+    let conf = ServerConf {
+        threads: 1,
+        ..ServerConf::default()
+    };
+    let mut server = Server::new_with_opt_and_conf(None, conf);
+    server.bootstrap();
+    let mut service = http_proxy_service(&server.configuration, Bare(upstream.parse().unwrap()));
+    service.add_tcp(address);
+    server.add_service(service);
+    server.run_forever();
+}
+
+// --- The client ------------------------------------------------------------------------------------------------------
+
+/// One of the three ways to the upstream.
+struct Way {
+    name: &'static str,
+    address: String,
+    process: Option<Child>,
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.process {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// What a round found.
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    per_second: f64,
+    p50: f64,
+    p99: f64,
+    /// CPU of the way's own process for one request, in microseconds.
+    cpu: f64,
+}
+
+fn client() {
+    let ways = start();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let seconds = env::var("LOAD_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(4);
+    let round = Duration::from_secs(seconds);
+    for way in &ways {
+        runtime.block_on(load(way, Duration::from_millis(500)));
+    }
+    println!(
+        "plain: 100-byte prompt, {CONNECTIONS} connections, 1 proxy thread, median of {ROUNDS} rounds of {seconds} s"
+    );
+    let mut found = vec![Vec::new(); ways.len()];
+    for _ in 0..ROUNDS {
+        for (way, found) in ways.iter().zip(&mut found) {
+            found.push(runtime.block_on(load(way, round)));
+        }
+    }
+    let medians: Vec<Found> = found.iter().map(|rounds| median(rounds)).collect();
+    for (way, found) in ways.iter().zip(&medians) {
+        println!(
+            "  {:<13} {:>8.0} requests/s   p50 {:>6.0} us   p99 {:>6.0} us   CPU {:>5.1} us/request",
+            way.name, found.per_second, found.p50, found.p99, found.cpu
+        );
+    }
+    let ratio = medians[2].per_second / medians[1].per_second;
+    println!(
+        "  gateway / bare Pingora: {ratio:.2} of its requests/s, {:.2} of its CPU",
+        medians[2].cpu / medians[1].cpu
+    );
+    println!("stream: first event, 1 connection, one request after the other, {FIRST_TOKENS} each");
+    let mut firsts: Vec<Histogram<u64>> = ways.iter().map(|_| Histogram::new(3).unwrap()).collect();
+    for _ in 0..10 {
+        for (way, first) in ways.iter().zip(&mut firsts) {
+            runtime.block_on(first_tokens(way, first, FIRST_TOKENS / 10));
+        }
+    }
+    let direct = firsts[0].value_at_quantile(0.5) as f64 / 1e3;
+    for (way, first) in ways.iter().zip(&firsts) {
+        let (p50, p99) = (
+            first.value_at_quantile(0.5) as f64 / 1e3,
+            first.value_at_quantile(0.99) as f64 / 1e3,
+        );
+        println!(
+            "  {:<13} p50 {p50:>6.0} us   p99 {p99:>6.0} us   added at p50 {:>5.0} us",
+            way.name,
+            p50 - direct
+        );
+    }
+}
+
+fn start() -> [Way; 3] {
+    let this = env::current_exe().unwrap();
+    let (upstream, bare, gateway) = (free_address(), free_address(), free_address());
+    let conf = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("load.yaml");
+    let text = format!(
+        "threads: 1\ngateway:\n  listen: {gateway}\n  admin: {{ listen: none }}\n  providers: {{ openai: {{ base_url: \"http://{upstream}/v1\", api_key: sk-load }} }}\n  default: {{ provider: openai }}\n"
+    );
+    fs::write(&conf, text).unwrap();
+    let mut direct = Command::new(&this);
+    direct.args(["--upstream", &upstream]);
+    let mut bare_proxy = Command::new(&this);
+    bare_proxy.args(["--bare", &bare, &upstream]);
+    let mut own = Command::new(env!("CARGO_BIN_EXE_pingora-completions"));
+    own.args(["-c", conf.to_str().unwrap()]);
+    [
+        way("direct", upstream, direct),
+        way("bare Pingora", bare, bare_proxy),
+        way("gateway", gateway, own),
+    ]
+}
+
+fn way(name: &'static str, address: String, mut command: Command) -> Way {
+    // The access log is on, as a user has it; only its reader is missing.
+    let process = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn();
+    let way = Way {
+        name,
+        address,
+        process: Some(process.unwrap()),
+    };
+    let listens = (0..500).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        std::net::TcpStream::connect(&way.address).is_ok()
+    });
+    assert!(listens, "{name} does not listen");
+    way
+}
+
+fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+fn request(stream: bool) -> Vec<u8> {
+    let prompt = "Write a tagline for an ice cream shop. ".repeat(3);
+    let options = if stream {
+        r#","stream":true,"stream_options":{"include_usage":true}"#
+    } else {
+        ""
+    };
+    let body = format!(
+        r#"{{"model":"gpt-3.5-turbo-instruct","prompt":"{}","max_tokens":20{options}}}"#,
+        &prompt[..100]
+    );
+    format!(
+        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nauthorization: Bearer sk-load\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+async fn load(way: &Way, round: Duration) -> Found {
+    let (started, cpu) = (Instant::now(), cpu_of(way));
+    let deadline = started + round;
+    let tasks: Vec<_> = (0..CONNECTIONS)
+        .map(|_| tokio::spawn(ask_until(way.address.clone(), deadline)))
+        .collect();
+    let mut all = Histogram::<u64>::new(3).unwrap();
+    for task in tasks {
+        all.add(task.await.unwrap()).unwrap();
+    }
+    let used = cpu_of(way) - cpu;
+    let count = all.len() as f64;
+    Found {
+        per_second: count / started.elapsed().as_secs_f64(),
+        p50: all.value_at_quantile(0.5) as f64 / 1e3,
+        p99: all.value_at_quantile(0.99) as f64 / 1e3,
+        cpu: used.as_secs_f64() * 1e6 / count,
+    }
+}
+
+async fn ask_until(address: String, deadline: Instant) -> Histogram<u64> {
+    let mut times = Histogram::<u64>::new(3).unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let (request, mut buffer) = (request(false), Vec::with_capacity(64 << 10));
+    while Instant::now() < deadline {
+        let asked = Instant::now();
+        stream.write_all(&request).await.unwrap();
+        let answer = read_message(&mut stream, &mut buffer)
+            .await
+            .expect("an answer");
+        assert!(
+            answer.starts_with(b"HTTP/1.1 200"),
+            "{}",
+            String::from_utf8_lossy(&answer)
+        );
+        times.record(nanoseconds(asked.elapsed())).unwrap();
+    }
+    times
+}
+
+/// Times from a request's write to its first event's arrival.
+async fn first_tokens(way: &Way, times: &mut Histogram<u64>, count: usize) {
+    let mut stream = TcpStream::connect(&way.address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let request = request(true);
+    for _ in 0..count {
+        let asked = Instant::now();
+        stream.write_all(&request).await.unwrap();
+        let mut answer = Vec::with_capacity(8 << 10);
+        let mut first = None;
+        while find(&answer, b"\r\n0\r\n\r\n").is_none() {
+            assert!(
+                stream.read_buf(&mut answer).await.unwrap() > 0,
+                "the stream broke"
+            );
+            if first.is_none() && find(&answer, b"data: ").is_some() {
+                first = Some(asked.elapsed());
+            }
+        }
+        times.record(nanoseconds(first.unwrap())).unwrap();
+    }
+}
+
+/// Reads one message with a `content-length`.
+async fn read_message(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
+    loop {
+        if let Some(end) = message_end(buffer) {
+            return Some(buffer.drain(..end).collect());
+        }
+        if stream.read_buf(buffer).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+fn message_end(buffer: &[u8]) -> Option<usize> {
+    let head = find(buffer, b"\r\n\r\n")? + 4;
+    let text = std::str::from_utf8(&buffer[..head])
+        .ok()?
+        .to_ascii_lowercase();
+    let length = text
+        .split("content-length:")
+        .nth(1)?
+        .lines()
+        .next()?
+        .trim()
+        .parse::<usize>()
+        .ok()?;
+    (buffer.len() >= head + length).then_some(head + length)
+}
+
+fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
+    memchr::memmem::find(bytes, needle)
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn median(rounds: &[Found]) -> Found {
+    let of = |value: fn(&Found) -> f64| {
+        let mut values: Vec<f64> = rounds.iter().map(value).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    Found {
+        per_second: of(|found| found.per_second),
+        p50: of(|found| found.p50),
+        p99: of(|found| found.p99),
+        cpu: of(|found| found.cpu),
+    }
+}
+
+/// User and system time of the way's process so far. Linux counts it in ticks of 10 ms; elsewhere it stays 0.
+fn cpu_of(way: &Way) -> Duration {
+    let Some(process) = &way.process else {
+        return Duration::ZERO;
+    };
+    let mut text = String::new();
+    let file = fs::File::open(format!("/proc/{}/stat", process.id()));
+    if file
+        .and_then(|mut file| file.read_to_string(&mut text))
+        .is_err()
+    {
+        return Duration::ZERO;
+    }
+    let fields = text.rsplit(')').next().unwrap_or_default();
+    let ticks: u64 = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum();
+
+    Duration::from_millis(ticks * 10)
+}
