@@ -1,0 +1,106 @@
+"""The processes that the tests talk to: gateways, and llama.cpp's server. Each is the test run's own, on loopback."""
+
+import http.client
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+# Where `run` has put what it fetched.
+CLIENTS = Path(os.environ["CLIENTS"])
+START_SECONDS = 20
+STOP_SECONDS = 5
+
+
+@contextmanager
+def demo(folder: Path):
+    """A gateway on `conf/demo.yaml`: the base URL that clients are given."""
+    conf = (ROOT / "conf/demo.yaml").read_text()
+    ports = dict(zip(("8787", "8788", "8789"), free_ports(3)))
+    conf = re.sub(r"(?<=127\.0\.0\.1:)\d+", lambda port: str(ports[port[0]]), conf)
+    with gateway(folder, conf, ports.values()):
+        yield f"http://127.0.0.1:{ports['8787']}/v1"
+
+
+@contextmanager
+def before(server: str, folder: Path):
+    """A gateway before llama.cpp's server: the base URL that clients are given."""
+    [port] = free_ports(1)
+    conf = f"""
+gateway:
+  listen: 127.0.0.1:{port}
+  admin:
+    listen: none
+  default:
+    provider: llama-cpp
+  providers:
+    llama-cpp:
+      base_url: {server}
+      auth: none
+"""
+    with gateway(folder, conf, [port]):
+        yield f"http://127.0.0.1:{port}/v1"
+
+
+@contextmanager
+def gateway(folder: Path, conf: str, ports):
+    file = folder / "conf.yaml"
+    file.write_text(conf)
+    with running([os.environ["GATEWAY"], "-c", file], folder / "log", ports):
+        yield
+
+
+@contextmanager
+def llama_cpp(folder: Path, model: Path):
+    """llama.cpp's server: its base URL."""
+    [port] = free_ports(1)
+    with running([sys.executable, HERE / "llama_server.py", model, str(port)], folder / "log", [port]):
+        yield f"http://127.0.0.1:{port}/v1"
+
+
+@contextmanager
+def running(command: list, log: Path, ports):
+    """A child process, from when it answers on all its ports until the block ends."""
+    with log.open("wb") as output:
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        limit = time.monotonic() + START_SECONDS
+        for port in ports:
+            while not answers(port):
+                assert child.poll() is None and time.monotonic() < limit, log.read_text()
+                time.sleep(0.02)
+        yield
+    finally:
+        child.terminate()
+        try:
+            child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def answers(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+    try:
+        connection.request("GET", "/health")
+        # llama.cpp's server says 503 until its model is loaded.
+        return connection.getresponse().status != 503
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody uses now; held all at once, so that they differ."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [held.getsockname()[1] for held in sockets]
+    for held in sockets:
+        held.close()
+    return ports
