@@ -8,7 +8,7 @@ use bytes::Bytes;
 use pingora_completions::{
     completion::{Compliance, Partial},
     dialect::{Dialect, anthropic, chat, gemini, openai},
-    relay::{Answer, Relay, Wishes},
+    relay::{Answer, Counts, Relay, Wishes},
 };
 
 const EVENTS: usize = 2_000;
@@ -101,7 +101,7 @@ fn relay(dialect: &'static dyn Dialect, answer: Answer, reads: &[Bytes]) -> usiz
     };
     let wishes = Wishes {
         compliance: Compliance::Strict,
-        usage: false,
+        counts: Counts::None,
         choices: 1,
         max_event_bytes: 1 << 20,
     };

@@ -115,7 +115,7 @@ pub fn answer_head(
     content_type: &'static str,
     framing: Framing,
 ) -> pingora::Result<ResponseHeader> {
-    let mut head = ResponseHeader::build(status, Some(16))?;
+    let mut head = ResponseHeader::build_no_case(status, Some(16))?;
     let passing = upstream.into_iter().flat_map(|head| head.headers.iter());
     for (name, value) in passing.filter(|(name, _)| is_for_client(name)) {
         head.append_header(name, value)?;

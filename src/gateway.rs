@@ -102,24 +102,28 @@ impl State {
     ) -> Result<Exchange, Error> {
         let mut request = CompletionRequest::read_with(body, &directives.overrides)?;
         let provider = self.choose(&directives, &mut request)?;
-        let custom = directives.custom_host.as_deref();
-        let custom = custom
-            .map(|url| custom_base(url, &self.config.allowed_hosts))
-            .transpose()?;
-        let key = directives.key.or_else(|| native_key(&provider, headers));
-        dialect::check(&request, provider.dialect, provider.refuses, &provider.name)?;
+        let (dialect, refused) = (provider.dialect, provider.refuses);
+        dialect::settle(&mut request, dialect, refused, &provider.name)?;
         let terms = Terms {
             compliance: directives.compliance,
             timeout: directives.timeout,
             forwarded: forwarded(&directives.forward, &provider, headers),
             max_event_bytes: self.config.limits.event_bytes,
         };
-        Exchange::try_new(
-            &request,
-            Target::try_new(provider, custom, key)?,
-            terms,
-            seed,
-        )
+        let target = self.target(provider, directives, headers)?;
+        Exchange::try_new(&request, target, terms, seed)
+    }
+
+    fn target(
+        &self,
+        provider: Arc<Provider>,
+        directives: Directives,
+        headers: &HeaderMap,
+    ) -> Result<Target, Error> {
+        let custom = directives.custom_host.as_deref();
+        let custom = custom.map(|url| custom_base(url, &self.config.allowed_hosts));
+        let key = directives.key.or_else(|| native_key(&provider, headers));
+        Target::try_new(provider, custom.transpose()?, key)
     }
 
     /// The provider, first that applies: the client's word, the model map, the default. Settles the model on the way.
@@ -178,26 +182,10 @@ impl State {
             (Some(name), _) | (None, Some(name)) => self.provider(name)?,
             (None, None) => self.default_provider()?,
         };
-        let custom = directives.custom_host.as_deref();
-        let custom = custom
-            .map(|url| custom_base(url, &self.config.allowed_hosts))
-            .transpose()?;
-        let key = directives
-            .key
-            .or_else(|| native_key(&provider, head.headers));
-        let target = Target::try_new(provider, custom, key)?;
-        let host = HeaderValue::try_from(target.base.authority());
-        let host = host.map_err(|_| {
-            Error::new(
-                Kind::Internal,
-                "The upstream's host cannot be written as a header.",
-            )
-        })?;
-        let mut headers = target.headers()?;
-        headers.push((http::header::HOST, host));
+        let target = self.target(provider, directives, head.headers)?;
         Ok(Passage {
             path: upstream_path(&target.base, head),
-            headers,
+            headers: target.headers()?,
             target,
         })
     }
@@ -229,24 +217,18 @@ fn native_key(provider: &Provider, headers: &HeaderMap) -> Option<Secret> {
 }
 
 /// The client's headers that go upstream: those it asked to forward, and OpenAI's own account headers to OpenAI.
-fn forwarded(
-    names: &[HeaderName],
-    provider: &Provider,
-    headers: &HeaderMap,
-) -> Vec<(HeaderName, HeaderValue)> {
-    let mut forwarded = Vec::new();
+fn forwarded(names: &[HeaderName], provider: &Provider, headers: &HeaderMap) -> HeaderMap {
+    let mut forwarded = HeaderMap::new();
     for name in names {
-        forwarded.extend(
-            headers
-                .get_all(name)
-                .iter()
-                .map(|value| (name.clone(), value.clone())),
-        );
+        for value in headers.get_all(name) {
+            forwarded.append(name, value.clone());
+        }
     }
     if provider.name == "openai" {
         for (plain, portkey) in OPENAI_ACCOUNT {
-            let value = headers.get(plain).or_else(|| headers.get(portkey));
-            forwarded.extend(value.map(|value| (HeaderName::from_static(plain), value.clone())));
+            if let Some(value) = headers.get(plain).or_else(|| headers.get(portkey)) {
+                forwarded.insert(plain, value.clone());
+            }
         }
     }
     forwarded

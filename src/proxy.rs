@@ -79,9 +79,8 @@ impl Gateway {
         let carried = match (received, &mut context.call) {
             (Ok(Next::Proxy), Call::Complete(exchange)) => {
                 let ticket = &mut context.ticket;
-                Conductor::new(session, ticket, &self.upstream, exchange)
-                    .carry(exchange)
-                    .await
+                let conductor = Conductor::new(session, ticket, &self.upstream, exchange);
+                Box::pin(conductor.carry(exchange)).await
             }
             (received, _) => received.map(drop),
         };
@@ -130,10 +129,9 @@ impl Gateway {
             Road::Conductor => {
                 let ticket = &mut context.ticket;
                 let conductor = Conductor::new(session, ticket, &self.upstream, &exchange);
-                conductor
-                    .carry(&mut exchange)
-                    .await
-                    .map(|()| Next::Answered)
+                // Boxed: its state is large, and would be moved with this phase's for every plain request too.
+                let carried = Box::pin(conductor.carry(&mut exchange)).await;
+                carried.map(|()| Next::Answered)
             }
         };
         context.call = Call::Complete(exchange);

@@ -94,14 +94,12 @@ impl Upstream {
 /// The upstream request's head.
 pub fn request_head(exchange: &Exchange) -> Result<Box<RequestHeader>, Error> {
     let wrong = |_| Error::new(Kind::Internal, "The upstream request could not be written.");
-    let headers = exchange.headers()?;
-    let path = exchange.path();
-    let mut head =
-        RequestHeader::build("POST", path.as_bytes(), Some(headers.len())).map_err(wrong)?;
-    for (name, value) in headers {
-        head.insert_header(name, value).map_err(wrong)?;
-    }
-    Ok(Box::new(head))
+    let (mut parts, ()) = http::Request::post(exchange.path())
+        .body(())
+        .map_err(wrong)?
+        .into_parts();
+    parts.headers = exchange.headers()?;
+    Ok(Box::new(RequestHeader::from(parts)))
 }
 
 /// The transparent proxy's request: the client's, with the provider's host, path and credential.

@@ -3,6 +3,7 @@
 //! Source: the API page of `POST /v1/completions`. A chunk and a whole reply share one type.
 
 pub mod parameter;
+pub mod prompt;
 pub mod request;
 
 use std::borrow::Cow;
@@ -12,7 +13,8 @@ use serde_json::value::RawValue;
 
 pub use self::{
     parameter::{Parameter, Support},
-    request::{CompletionRequest, Prompt},
+    prompt::Prompt,
+    request::CompletionRequest,
 };
 
 /// What one upstream reply or event adds to the answer.
@@ -35,11 +37,12 @@ pub struct Choice<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finish<'a> {
     pub reason: FinishReason,
+    /// Empty: it told none.
     pub native: Cow<'a, str>,
 }
 
 /// The page's closed set of reasons.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
     Stop,
@@ -48,6 +51,12 @@ pub enum FinishReason {
 }
 
 impl<'a> Finish<'a> {
+    /// Of a text that has ended, whose provider does not say why.
+    pub const UNTOLD: Self = Self {
+        reason: FinishReason::Stop,
+        native: Cow::Borrowed(""),
+    };
+
     /// Maps a provider's own word. What no table knows counts as `stop`: the text ended, and nothing says it was cut.
     pub fn from_native(native: impl Into<Cow<'a, str>>) -> Self {
         let native = native.into();
@@ -171,6 +180,34 @@ impl Partial {
     }
 }
 
+/// Copies JSON of the page's own shape, and says each finish reason that it tells once more as `native_finish_reason`.
+///
+/// A scan: the quoted name cannot occur inside a JSON string unescaped.
+pub fn tell_native(page: &[u8], out: &mut Vec<u8>) {
+    const NAME: &[u8] = b"\"finish_reason\"";
+    let mut copied = 0;
+    for at in memchr::memmem::find_iter(page, NAME) {
+        let Some(value) = told_value(page, at + NAME.len()) else {
+            continue;
+        };
+        out.extend_from_slice(page.get(copied..value.end).unwrap_or_default());
+        out.extend_from_slice(b",\"native_finish_reason\":");
+        out.extend_from_slice(page.get(value.clone()).unwrap_or_default());
+        copied = value.end;
+    }
+    out.extend_from_slice(page.get(copied..).unwrap_or_default());
+}
+
+/// Where the string behind the colon at `from` stands; `None`: it is no string.
+fn told_value(json: &[u8], from: usize) -> Option<std::ops::Range<usize>> {
+    let rest = json.get(from..)?;
+    let value = rest.trim_ascii_start().strip_prefix(b":")?;
+    let value = value.trim_ascii_start();
+    let length = memchr::memchr(b'"', value.strip_prefix(b"\"")?)? + 2;
+    let start = from + rest.len() - value.len();
+    Some(start..start + length)
+}
+
 /// `object` of every reply and every chunk.
 pub const OBJECT: &str = "text_completion";
 
@@ -192,15 +229,21 @@ struct Choices<'a> {
 
 impl Serialize for Choices<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.choices.iter().map(|choice| WrittenChoice {
-            text: &choice.text,
-            index: choice.index,
-            logprobs: choice.logprobs,
-            finish_reason: choice.finish.as_ref().map(|finish| finish.reason),
-            native_finish_reason: match self.how {
-                Compliance::Strict => None,
-                Compliance::Loose => choice.finish.as_ref().map(|finish| &*finish.native),
-            },
+        serializer.collect_seq(self.choices.iter().map(|choice| {
+            WrittenChoice {
+                text: &choice.text,
+                index: choice.index,
+                logprobs: choice.logprobs,
+                finish_reason: choice.finish.as_ref().map(|finish| finish.reason),
+                native_finish_reason: match self.how {
+                    Compliance::Strict => None,
+                    Compliance::Loose => choice
+                        .finish
+                        .as_ref()
+                        .map(|finish| &*finish.native)
+                        .filter(|native| !native.is_empty()),
+                },
+            }
         }))
     }
 }
@@ -260,6 +303,22 @@ mod tests {
         assert!(text.contains(r#""finish_reason":"stop","native_finish_reason":"end_turn""#));
         assert!(text.starts_with("data: {") && text.ends_with("}\n\n"));
         assert!(!text.contains("usage"));
+    }
+
+    #[test]
+    fn a_reason_of_the_page_is_told_as_the_native_one_too() {
+        for (page, told) in [
+            (
+                r#"{"choices":[{"text":"\"finish_reason\":\"x\"","finish_reason": "stop","a":1},{"finish_reason":"length"}]}"#,
+                r#"{"choices":[{"text":"\"finish_reason\":\"x\"","finish_reason": "stop","native_finish_reason":"stop","a":1},{"finish_reason":"length","native_finish_reason":"length"}]}"#,
+            ),
+            (r#"{"finish_reason":null}"#, r#"{"finish_reason":null}"#),
+            (r#"{"finish_reason":"sto"#, r#"{"finish_reason":"sto"#),
+        ] {
+            let mut out = Vec::new();
+            tell_native(page.as_bytes(), &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), told);
+        }
     }
 
     #[test]

@@ -11,14 +11,14 @@ use serde::{
     Deserialize, Serialize,
     de::{DeserializeOwned, MapAccess, Visitor},
 };
-use serde_json::value::RawValue;
+use serde_json::{Number, value::RawValue};
 
 use crate::{
-    completion::parameter::Parameter,
+    completion::{parameter::Parameter, prompt::Prompt},
     error::{Error, Kind},
 };
 
-/// A checked request. Prompts stay JSON text: a dialect splices them into its own body without decoding.
+/// A checked request.
 #[derive(Clone, Debug, Default)]
 pub struct CompletionRequest {
     pub model: Option<String>,
@@ -33,13 +33,13 @@ pub struct CompletionRequest {
     pub presence_penalty: Option<f64>,
     pub frequency_penalty: Option<f64>,
     pub suffix: Option<String>,
-    pub echo: bool,
+    pub echo: Option<bool>,
     pub best_of: Option<u32>,
     /// `Some(0)` is a request for the chosen tokens' log-probabilities alone, not "off".
     pub logprobs: Option<u32>,
     pub user: Option<String>,
     pub seed: Option<i64>,
-    pub logit_bias: Option<BTreeMap<String, f64>>,
+    pub logit_bias: Option<BTreeMap<String, Number>>,
     pub stream_options: Option<StreamOptions>,
     /// Fields the page does not know, by name.
     pub extra: BTreeMap<String, Box<RawValue>>,
@@ -47,24 +47,39 @@ pub struct CompletionRequest {
     source: Option<Bytes>,
 }
 
-/// What to complete. Texts are JSON string literals, token lists JSON arrays, all of them checked.
-#[derive(Clone, Debug, Default)]
-pub enum Prompt {
-    /// Absent or null: the provider's own start of text.
-    #[default]
-    Absent,
-    Text(Box<RawValue>),
-    Texts(Vec<Box<RawValue>>),
-    Tokens(Box<RawValue>),
-    TokenLists(Vec<Box<RawValue>>),
-}
-
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+/// `stream_options`: OpenAI's own, and what its copies have added.
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct StreamOptions {
-    #[serde(default)]
     pub include_usage: bool,
     #[serde(flatten)]
     pub extra: BTreeMap<String, Box<RawValue>>,
+}
+
+impl StreamOptions {
+    /// An option that is switched on, or set to something, beside `include_usage`.
+    pub fn extra_asked(&self) -> Option<&str> {
+        let asked = |value: &RawValue| !matches!(value.get(), "null" | "false");
+        let mut extra = self.extra.iter();
+        extra
+            .find(|(_, value)| asked(value))
+            .map(|(name, _)| name.as_str())
+    }
+
+    fn read(value: &RawValue) -> Result<Option<Self>, Error> {
+        let fields: Option<BTreeMap<String, Box<RawValue>>> =
+            read("stream_options", value, "an object")?;
+        let Some(mut extra) = fields else {
+            return Ok(None);
+        };
+        let include_usage = match extra.remove("include_usage") {
+            Some(value) => read("stream_options", &value, "an object of true or false")?,
+            None => None,
+        };
+        Ok(Some(Self {
+            include_usage: include_usage.unwrap_or_default(),
+            extra,
+        }))
+    }
 }
 
 impl CompletionRequest {
@@ -81,22 +96,66 @@ impl CompletionRequest {
         let fields: Fields<'_> =
             serde_json::from_slice(&body).map_err(|error| not_an_object(&error))?;
         let mut request = Self::default();
+        let mut nulls = false;
         for (name, value) in &fields.0 {
             if !overrides.contains_key(name) {
                 request.set(name, value)?;
+                nulls |= value.get() == "null";
             }
         }
         for (name, value) in overrides {
             request.set(name, value)?;
         }
         request.check()?;
-        request.source = overrides.is_empty().then_some(body);
+        // Null is absent here, but an error to some servers.
+        request.source = (overrides.is_empty() && !nulls).then_some(body);
         Ok(request)
     }
 
     /// The client's own bytes, if the request still says what they say.
     pub fn source(&self) -> Option<&Bytes> {
         self.source.as_ref()
+    }
+
+    /// Takes `parameter` out where it asks for nothing, for a provider that would refuse even its neutral value.
+    pub fn leave_out(&mut self, parameter: Parameter) {
+        if self.asks(parameter) {
+            return;
+        }
+        let was_there = match parameter {
+            Parameter::Prompts => self.unlist_prompt(),
+            // Forms and switches that are not there unless they ask for something.
+            Parameter::TokenIds
+            | Parameter::MaxTokens
+            | Parameter::Temperature
+            | Parameter::Logprobs
+            | Parameter::User
+            | Parameter::Seed
+            | Parameter::StreamOptions => false,
+            Parameter::TopP => self.top_p.take().is_some(),
+            Parameter::N => self.n.take().is_some(),
+            Parameter::Stop | Parameter::Stream => true,
+            Parameter::Echo => self.echo.take().is_some(),
+            Parameter::PresencePenalty => self.presence_penalty.take().is_some(),
+            Parameter::FrequencyPenalty => self.frequency_penalty.take().is_some(),
+            Parameter::Suffix => self.suffix.take().is_some(),
+            Parameter::BestOf => self.best_of.take().is_some(),
+            Parameter::LogitBias => self.logit_bias.take().is_some(),
+        };
+        if was_there {
+            self.source = None;
+        }
+    }
+
+    /// A list of one text is that text.
+    fn unlist_prompt(&mut self) -> bool {
+        match &mut self.prompt {
+            Prompt::Texts(texts) if texts.len() == 1 => {
+                self.prompt = texts.pop().map_or(Prompt::Absent, Prompt::Text);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Settles the model to ask for. The source stays valid only if the client named the same.
@@ -146,7 +205,7 @@ impl CompletionRequest {
                 .suffix
                 .as_ref()
                 .is_some_and(|suffix| !suffix.is_empty()),
-            Parameter::Echo => self.echo,
+            Parameter::Echo => self.echo == Some(true),
             Parameter::BestOf => self.best_of.is_some_and(|n| n > 1),
             Parameter::Logprobs => self.logprobs.is_some(),
             Parameter::User => self.user.is_some(),
@@ -183,13 +242,13 @@ impl CompletionRequest {
             "presence_penalty" => self.presence_penalty = read(name, value, "a number")?,
             "frequency_penalty" => self.frequency_penalty = read(name, value, "a number")?,
             "suffix" => self.suffix = read(name, value, "a string")?,
-            "echo" => self.echo = read(name, value, "true or false")?.unwrap_or_default(),
+            "echo" => self.echo = read(name, value, "true or false")?,
             "best_of" => self.best_of = read(name, value, "a whole number")?,
             "logprobs" => self.logprobs = read(name, value, "a whole number of at least 0")?,
             "user" => self.user = read(name, value, "a string")?,
             "seed" => self.seed = read(name, value, "a whole number")?,
             "logit_bias" => self.logit_bias = read(name, value, "an object of numbers")?,
-            "stream_options" => self.stream_options = read(name, value, "an object")?,
+            "stream_options" => self.stream_options = StreamOptions::read(value)?,
             other => {
                 self.extra.insert(other.to_owned(), value.to_owned());
             }
@@ -210,7 +269,7 @@ impl CompletionRequest {
             f64::from(MAX_BEST_OF),
         )?;
         for bias in self.logit_bias.iter().flat_map(BTreeMap::values) {
-            within("logit_bias", Some(*bias), -100.0, 100.0)?;
+            within("logit_bias", bias.as_f64(), -100.0, 100.0)?;
         }
         if self
             .best_of
@@ -225,49 +284,6 @@ impl CompletionRequest {
             ));
         }
         Ok(())
-    }
-}
-
-impl Prompt {
-    fn read(value: &RawValue) -> Result<Self, Error> {
-        let wrong = || {
-            Error::invalid(
-                "prompt",
-                "`prompt` must be a string, or a list of strings, of token ids or of lists of token ids.",
-            )
-        };
-        match value.get().as_bytes().first() {
-            Some(b'"') => Ok(Self::Text(value.to_owned())),
-            Some(b'n') => Ok(Self::Absent),
-            Some(b'[') => Self::read_list(value).ok_or_else(wrong),
-            _ => Err(wrong()),
-        }
-    }
-
-    fn read_list(value: &RawValue) -> Option<Self> {
-        let items: Vec<&RawValue> = serde_json::from_str(value.get()).ok()?;
-        let starts = |start: u8| {
-            items
-                .iter()
-                .all(|item| item.get().as_bytes().first() == Some(&start))
-        };
-        let owned = || items.iter().map(|&item| item.to_owned()).collect();
-        match items.first()?.get().as_bytes().first()? {
-            b'"' if starts(b'"') => Some(Self::Texts(owned())),
-            b'[' if items.iter().all(|item| is_token_list(item)) => Some(Self::TokenLists(owned())),
-            b'0'..=b'9' if is_token_list(value) => Some(Self::Tokens(value.to_owned())),
-            _ => None,
-        }
-    }
-}
-
-impl Serialize for Prompt {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Absent => serializer.serialize_none(),
-            Self::Text(one) | Self::Tokens(one) => one.serialize(serializer),
-            Self::Texts(list) | Self::TokenLists(list) => list.serialize(serializer),
-        }
     }
 }
 
@@ -347,10 +363,6 @@ fn within(name: &'static str, value: Option<f64>, least: f64, most: f64) -> Resu
         )),
         _ => Ok(()),
     }
-}
-
-fn is_token_list(value: &RawValue) -> bool {
-    serde_json::from_str::<Vec<u32>>(value.get()).is_ok_and(|tokens| !tokens.is_empty())
 }
 
 /// The page's default for `max_tokens`.
@@ -440,6 +452,45 @@ mod tests {
                 .all(|&parameter| !request.asks(parameter))
         );
         assert!(matches!(request.prompt, Prompt::Absent));
+        assert!(request.source().is_none());
+    }
+
+    #[test]
+    fn stream_options_keep_what_servers_have_added() {
+        let options = |text: &str| {
+            let body = format!(r#"{{"stream":true,"stream_options":{text}}}"#);
+            read_str(&body).map(|request| request.stream_options.unwrap_or_default())
+        };
+        let running = options(r#"{"include_usage":true,"continuous_usage_stats":true}"#).unwrap();
+        assert!(running.include_usage);
+        assert_eq!(running.extra_asked(), Some("continuous_usage_stats"));
+        let neutral = options(r#"{"include_usage":null,"include_obfuscation":false}"#).unwrap();
+        assert!(!neutral.include_usage);
+        assert_eq!(neutral.extra_asked(), None);
+        for wrong in [r#"{"include_usage":1}"#, "[]", "true"] {
+            let error = options(wrong).unwrap_err();
+            assert_eq!(error.param(), Some("stream_options"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn neutral_values_can_be_left_out_and_the_others_cannot() {
+        let neutral = r#"{"prompt":["a"],"n":1,"top_p":1,"best_of":1,"presence_penalty":0,"frequency_penalty":0,"logit_bias":{},"suffix":""}"#;
+        let mut request = read_str(neutral).unwrap();
+        for parameter in Parameter::ALL {
+            request.leave_out(parameter);
+        }
+        assert!(matches!(request.prompt, Prompt::Text(_)));
+        assert!(request.n.is_none() && request.top_p.is_none() && request.best_of.is_none());
+        assert!(request.presence_penalty.is_none() && request.frequency_penalty.is_none());
+        assert!(request.logit_bias.is_none() && request.suffix.is_none());
+        assert!(request.source().is_none());
+        let mut request = read_str(r#"{"n":2,"logit_bias":{"1":-100}}"#).unwrap();
+        request.leave_out(Parameter::N);
+        request.leave_out(Parameter::LogitBias);
+        assert_eq!((request.n, request.source().is_some()), (Some(2), true));
+        let bias = serde_json::to_string(&request.logit_bias).unwrap();
+        assert_eq!(bias, r#"{"1":-100}"#);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::{
         source::Source,
         text::{AuthText, BaseText, DialectText, DurationText, HostText},
     },
-    dialect,
+    dialect::{Dialect, openai::CHECKED},
     provider::{Auth, Base, Provider},
     route::{ModelRule, Models},
 };
@@ -180,7 +180,7 @@ impl ProviderFile {
             None => Provider {
                 name: name.to_owned(),
                 base: None,
-                dialect: &dialect::openai::VERBATIM,
+                dialect: &CHECKED,
                 auth: Auth::Bearer,
                 key: None,
                 headers: Vec::new(),
@@ -199,8 +199,13 @@ impl ProviderFile {
             ));
         }
         if let Some(dialect) = self.dialect {
+            if dialect.0.name() != provider.dialect.name() {
+                provider.refuses = &[];
+            }
             provider.dialect = dialect.0;
-            provider.refuses = &[];
+        } else if self.base_url.is_some() && provider.dialect.name() == CHECKED.name() {
+            // Only OpenAI's own host is known to keep to the page.
+            provider.dialect = &CHECKED;
         }
         provider.base = self.base_url.map(|base| base.0).or(provider.base);
         provider.auth = self.auth.map_or(provider.auth, |auth| auth.0);

@@ -362,7 +362,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::{completion::FinishReason, dialect::check, error::Kind};
+    use crate::{completion::FinishReason, dialect::settle, error::Kind};
 
     fn request(fields: &str) -> CompletionRequest {
         let body = format!(r#"{{"model":"claude","prompt":"a\n\u00e9",{fields}}}"#);
@@ -370,8 +370,8 @@ mod tests {
     }
 
     fn write(fields: &str) -> Result<String, Error> {
-        let request = request(fields);
-        check(&request, &ANTHROPIC, &[], "anthropic")?;
+        let mut request = request(fields);
+        settle(&mut request, &ANTHROPIC, &[], "anthropic")?;
         let upstream = ANTHROPIC.write_request(&request)?;
         assert_eq!(upstream.path, "/messages");
         assert_eq!(upstream.headers, [("anthropic-version", "2023-06-01")]);
@@ -439,8 +439,8 @@ mod tests {
             (r#"{"prompt":[[1],[2]]}"#, false),
             (r#"{}"#, false),
         ] {
-            let request = CompletionRequest::read(Bytes::from_static(body.as_bytes())).unwrap();
-            let checked = check(&request, &ANTHROPIC, &[], "anthropic");
+            let mut request = CompletionRequest::read(Bytes::from_static(body.as_bytes())).unwrap();
+            let checked = settle(&mut request, &ANTHROPIC, &[], "anthropic");
             assert_eq!(checked.is_ok(), carried, "{body}");
             assert!(checked.err().is_none_or(|e| e.param() == Some("prompt")));
         }

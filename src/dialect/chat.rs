@@ -7,7 +7,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::{Number, value::RawValue};
 
 use crate::{
     completion::{
@@ -197,7 +197,7 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     random_seed: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    logit_bias: Option<&'a BTreeMap<String, f64>>,
+    logit_bias: Option<&'a BTreeMap<String, Number>>,
     #[serde(flatten)]
     extra: &'a BTreeMap<String, Box<RawValue>>,
 }

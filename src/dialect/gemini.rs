@@ -400,7 +400,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::dialect::check;
+    use crate::dialect::settle;
 
     fn request(model: &str, fields: &str) -> CompletionRequest {
         let body = format!(r#"{{"model":"{model}","prompt":"a\n\u00e9",{fields}}}"#);
@@ -408,8 +408,8 @@ mod tests {
     }
 
     fn write(fields: &str) -> Result<(String, String), Error> {
-        let request = request("gemini-2.5-flash", fields);
-        check(&request, &GEMINI, &[], "google")?;
+        let mut request = request("gemini-2.5-flash", fields);
+        settle(&mut request, &GEMINI, &[], "google")?;
         let upstream = GEMINI.write_request(&request)?;
         assert!(upstream.headers.is_empty());
         let body = String::from_utf8(upstream.body.to_vec()).unwrap();

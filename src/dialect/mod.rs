@@ -8,6 +8,7 @@ pub mod chat;
 pub mod gemini;
 pub mod openai;
 mod openai_error;
+mod openai_reply;
 
 use std::{borrow::Cow, fmt::Debug};
 
@@ -40,11 +41,16 @@ pub trait Dialect: Debug + Send + Sync {
 
     /// Whether whole replies already have the page's shape and may pass byte for byte.
     fn replies(&self) -> Replies {
-        Replies::Translated
+        Replies::Read
     }
 
-    /// Writes the upstream's request. Only called with what [`check`] let through.
+    /// Writes the upstream's request. Only called with what [`settle`] let through.
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error>;
+
+    /// Decides whether a whole reply may pass as it is. Only worth it for APIs of the page's own shape.
+    fn tap_reply(&self, _body: &[u8], _partial: &mut Partial) -> Tap {
+        Tap::Translate
+    }
 
     /// Reads a whole reply of a successful call.
     fn read_reply<'b>(
@@ -97,13 +103,17 @@ impl<'f> From<Vec<Choice<'f>>> for Step<'f> {
     }
 }
 
-/// What a scan of one frame found.
+/// What a scan of one frame, or of a whole reply, found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tap {
-    /// Already what the client should see.
-    Pass,
+    /// Already what the client should see; it ends this many choices.
+    Pass { finished: u32 },
+    /// The same, with counts beside its choices: for clients that asked for running counts.
+    Counted { finished: u32 },
     /// A usage event: for clients that asked for one.
     Usage,
+    /// Nothing for the client.
+    Skip,
     /// The end marker.
     Done,
     /// Read it.
@@ -133,13 +143,13 @@ impl Extras {
 pub enum Replies {
     /// Nothing: they have the page's shape.
     Verbatim,
-    /// They are read whole and written anew.
-    Translated,
+    /// They are read whole, and written anew unless [`Dialect::tap_reply`] lets them pass.
+    Read,
 }
 
 /// The dialects a conf can name.
 pub const DIALECTS: &[&dyn Dialect] = &[
-    &openai::VERBATIM,
+    &openai::CHECKED,
     &chat::OPENAI,
     &chat::MISTRAL,
     &anthropic::ANTHROPIC,
@@ -154,19 +164,25 @@ pub fn by_name(name: &str) -> Option<&'static dyn Dialect> {
         .find(|dialect| dialect.name() == name)
 }
 
-/// Refuses what `dialect`, or one provider that speaks it with fewer parameters, cannot carry.
-pub fn check(
-    request: &CompletionRequest,
+/// Refuses what `dialect`, or one provider that speaks it with fewer parameters, cannot carry, and takes the neutral
+/// values of such parameters out.
+pub fn settle(
+    request: &mut CompletionRequest,
     dialect: &dyn Dialect,
     refused: &[Parameter],
     provider: &str,
 ) -> Result<(), Error> {
     for parameter in Parameter::ALL {
-        let support = support(dialect, refused, parameter);
-        if support == Support::Refused && request.asks(parameter) {
-            return Err(Error::unsupported(parameter.field(), provider));
+        match support(dialect, refused, parameter) {
+            Support::Native => {}
+            Support::Emulated | Support::Refused if !request.asks(parameter) => {
+                request.leave_out(parameter);
+            }
+            Support::Emulated => {}
+            Support::Refused => return Err(Error::unsupported(parameter.field(), provider)),
         }
     }
+    check_stream_options(request, dialect, provider)?;
     if matches!(request.prompt, Prompt::Absent)
         && dialect.support(Parameter::TokenIds) != Support::Native
     {
@@ -178,6 +194,23 @@ pub fn check(
     let allowed = dialect.extras();
     match extras(request).find(|(name, _)| !allowed.allow(name)) {
         Some((name, _)) => Err(Error::unsupported(name.to_owned(), provider)),
+        None => Ok(()),
+    }
+}
+
+/// The gateway counts for a client by itself; what else stands in `stream_options` takes the provider.
+fn check_stream_options(
+    request: &CompletionRequest,
+    dialect: &dyn Dialect,
+    provider: &str,
+) -> Result<(), Error> {
+    let native = dialect.support(Parameter::StreamOptions) == Support::Native;
+    let options = request.stream_options.as_ref().filter(|_| !native);
+    match options.and_then(|options| options.extra_asked()) {
+        Some(name) => Err(Error::unsupported(
+            format!("stream_options.{name}"),
+            provider,
+        )),
         None => Ok(()),
     }
 }

@@ -3,25 +3,24 @@
 //! Source: the API page, and <https://platform.openai.com/docs/api-reference/completions>. Replies already have the page's
 //! shape, so they pass as they are: a scan taps usage, finish reasons and errors, and only an event that the page does not
 //! allow (a finish reason of the vendor's own) is read and written anew. [`CHECKED`] does the same to whole replies, for
-//! vendors that are known to stray from the page.
+//! every server but OpenAI's: it holds one back until it is seen to keep to the page.
 
-use std::{borrow::Cow, sync::LazyLock};
+use std::{borrow::Cow, collections::BTreeMap, sync::LazyLock};
 
-use bytes::Bytes;
 use http::StatusCode;
 use memchr::memmem::Finder;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::{Number, value::RawValue};
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Prompt, Support,
+        Choice, Completion, CompletionRequest, Finish, OBJECT, Parameter, Partial, Prompt, Support,
         request::StreamOptions,
     },
     dialect::{
         Dialect, Extras, Replies, Step, Tap, UpstreamRequest, not_the_shape,
         openai_error::{nameless_error, read_error, read_stream_error},
-        read_usage, to_body,
+        openai_reply, read_usage, to_body,
     },
     error::Error,
     wire::{Form, Frame, Framing},
@@ -33,14 +32,14 @@ pub struct OpenAi {
     replies: Replies,
 }
 
-/// Servers whose whole replies are the page's, byte for byte.
+/// OpenAI itself, whose whole replies are the page's, byte for byte.
 pub static VERBATIM: OpenAi = OpenAi {
     replies: Replies::Verbatim,
 };
 
-/// Servers that stray from it: finish reasons of their own, missing fields.
+/// Servers that may stray from it: finish reasons of their own, missing fields.
 pub static CHECKED: OpenAi = OpenAi {
-    replies: Replies::Translated,
+    replies: Replies::Read,
 };
 
 impl Dialect for OpenAi {
@@ -77,6 +76,10 @@ impl Dialect for OpenAi {
         })
     }
 
+    fn tap_reply(&self, body: &[u8], partial: &mut Partial) -> Tap {
+        openai_reply::tap(body, partial)
+    }
+
     fn read_reply<'b>(
         &self,
         body: &'b [u8],
@@ -92,7 +95,7 @@ impl Dialect for OpenAi {
 
     fn tap(&self, frame: &Frame, partial: &mut Partial) -> Tap {
         match &*frame.data {
-            _ if frame.form == Form::Comment => Tap::Pass,
+            _ if frame.form == Form::Comment => Tap::Pass { finished: 0 },
             b"[DONE]" => Tap::Done,
             data => tap_event(data, partial),
         }
@@ -102,7 +105,8 @@ impl Dialect for OpenAi {
         if frame.data.trim_ascii() == b"[DONE]" {
             return Ok(Step::Done);
         }
-        if frame.form == Form::Comment {
+        // llama.cpp's server sends `null` between the choices of a list of prompts.
+        if frame.form == Form::Comment || frame.data.trim_ascii() == b"null" {
             return Ok(Step::Skip);
         }
         let event: Event<'f> = serde_json::from_slice(&frame.data).map_err(not_the_shape)?;
@@ -122,7 +126,17 @@ impl Dialect for OpenAi {
 /// Looks for the few things in an event that matter. The quoted names cannot occur inside a JSON string unescaped, but
 /// for a string that is exactly the name, which no colon follows.
 fn tap_event(data: &[u8], partial: &mut Partial) -> Tap {
-    if ERROR.find(data).is_some() {
+    if ERROR.find(data).is_some() || !data.starts_with(b"{") || !data.ends_with(b"}") {
+        return Tap::Translate;
+    }
+    let is_ours = values(&OBJECT_NAME, data).any(|value| value.starts_with(OBJECT_VALUE));
+    let mut texts = values(&TEXT, data).peekable();
+    let has_text = texts.peek().is_some() && texts.all(|value| value.starts_with(b"\""));
+    let counted = values(&USAGE, data).any(|value| value.starts_with(b"{"));
+    if counted && !has_text {
+        return tap_usage(data, partial);
+    }
+    if !is_ours || !has_text {
         return Tap::Translate;
     }
     let mut finished = 0;
@@ -133,19 +147,28 @@ fn tap_event(data: &[u8], partial: &mut Partial) -> Tap {
             None => return Tap::Translate,
         }
     }
-    if values(&USAGE, data).any(|value| value.starts_with(b"{")) {
-        let Ok(event) = serde_json::from_slice::<Event<'_>>(data) else {
-            return Tap::Translate;
-        };
-        partial.usage = read_usage(event.usage).or(partial.usage);
-        if event.choices.as_ref().is_none_or(Vec::is_empty) {
-            return Tap::Usage;
-        }
-    } else if !data.starts_with(b"{") || !data.ends_with(b"}") {
+    if counted {
+        partial.usage = openai_reply::count(data).or(partial.usage);
+        Tap::Counted { finished }
+    } else {
+        Tap::Pass { finished }
+    }
+}
+
+fn tap_usage(data: &[u8], partial: &mut Partial) -> Tap {
+    let Ok(event) = serde_json::from_slice::<Event<'_>>(data) else {
+        return Tap::Translate;
+    };
+    if event.choices.is_some_and(|choices| !choices.is_empty()) {
         return Tap::Translate;
     }
-    partial.finished += finished;
-    Tap::Pass
+    learn_head(partial, event.id, event.created, event.model);
+    partial.usage = read_usage(event.usage).or(partial.usage);
+    if event.object.as_deref() == Some(OBJECT) {
+        Tap::Usage
+    } else {
+        Tap::Skip
+    }
 }
 
 enum Reason {
@@ -167,15 +190,16 @@ fn known_reason(value: &[u8]) -> Option<Reason> {
 fn values<'d>(name: &'d Finder<'static>, data: &'d [u8]) -> impl Iterator<Item = &'d [u8]> {
     name.find_iter(data).filter_map(move |at| {
         let rest = data.get(at + name.needle().len()..)?;
-        Some(
-            rest.trim_ascii_start()
-                .strip_prefix(b":")?
-                .trim_ascii_start(),
-        )
+        let value = rest.trim_ascii_start().strip_prefix(b":")?;
+        Some(value.trim_ascii_start())
     })
 }
 
 static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\""));
+static OBJECT_NAME: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"object\""));
+/// [`OBJECT`], as JSON.
+const OBJECT_VALUE: &[u8] = b"\"text_completion\"";
+static TEXT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"text\""));
 static FINISH_REASON: LazyLock<Finder<'static>> =
     LazyLock::new(|| Finder::new(b"\"finish_reason\""));
 static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"usage\""));
@@ -205,8 +229,8 @@ struct Body<'a> {
     frequency_penalty: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     suffix: &'a Option<String>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    echo: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    echo: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     best_of: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -216,9 +240,9 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    logit_bias: &'a Option<std::collections::BTreeMap<String, f64>>,
+    logit_bias: &'a Option<BTreeMap<String, Number>>,
     #[serde(flatten)]
-    extra: &'a std::collections::BTreeMap<String, Box<RawValue>>,
+    extra: &'a BTreeMap<String, Box<RawValue>>,
 }
 
 impl<'a> From<&'a CompletionRequest> for Body<'a> {
@@ -251,9 +275,12 @@ fn is_absent(prompt: &&Prompt) -> bool {
     matches!(prompt, Prompt::Absent)
 }
 
-/// The client's options with `include_usage` switched on: the gateway counts, whether or not the client does.
+/// The client's options, with `include_usage` switched on for a stream: the gateway counts, whether or not the client does.
 pub(super) fn stream_options(request: &CompletionRequest) -> Option<StreamOptions> {
-    request.stream.then(|| StreamOptions {
+    if !request.stream {
+        return request.stream_options.clone();
+    }
+    Some(StreamOptions {
         include_usage: true,
         ..request.stream_options.clone().unwrap_or_default()
     })
@@ -286,10 +313,19 @@ struct EventChoice<'a> {
     index: u32,
     #[serde(borrow, default)]
     text: Option<Cow<'a, str>>,
+    /// Where some servers put a stream's text, in the form of chat.
+    #[serde(borrow, default)]
+    delta: Option<Delta<'a>>,
     #[serde(borrow, default)]
     logprobs: Option<&'a RawValue>,
     #[serde(borrow, default)]
     finish_reason: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct Delta<'a> {
+    #[serde(borrow, default)]
+    content: Option<Cow<'a, str>>,
 }
 
 impl<'a> Event<'a> {
@@ -315,9 +351,10 @@ impl<'a> EventChoice<'a> {
         // Some servers send "" while a choice goes on.
         let finish = self.finish_reason.filter(|reason| !reason.is_empty());
         partial.finished += u32::from(finish.is_some());
+        let delta = self.delta.and_then(|delta| delta.content);
         Choice {
             index: self.index,
-            text: self.text.unwrap_or_default(),
+            text: self.text.or(delta).unwrap_or_default(),
             logprobs: self.logprobs.filter(|value| value.get() != "null"),
             finish: finish.map(Finish::from_native),
         }
@@ -342,16 +379,4 @@ pub(super) fn learn_head(
         partial.model = model.into_owned();
     }
     partial.created = created.unwrap_or(partial.created);
-}
-
-/// Reads the token counts of a whole reply that passes as it is.
-pub fn tap_reply(body: &Bytes, partial: &mut Partial) {
-    #[derive(Deserialize)]
-    struct Reply<'a> {
-        #[serde(borrow, default)]
-        usage: Option<&'a RawValue>,
-    }
-    if let Ok(reply) = serde_json::from_slice::<Reply<'_>>(body) {
-        partial.usage = read_usage(reply.usage).or(partial.usage);
-    }
 }

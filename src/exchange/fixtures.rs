@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::{
     completion::{Compliance, Partial},
     dialect::{Dialect, anthropic::ANTHROPIC, chat, gemini::GEMINI, openai},
-    exchange::relay::{Answer, Relay, Wishes},
+    exchange::relay::{Answer, Counts, Relay, Wishes},
 };
 
 struct Fixture {
@@ -29,6 +29,8 @@ macro_rules! fixtures {
 const STREAMS: &[Fixture] = fixtures!(".sse":
     openai::VERBATIM => "openai/text",
     openai::CHECKED => "openai/text",
+    openai::CHECKED => "openai/together",
+    openai::CHECKED => "openai/llama-cpp",
     chat::OPENAI => "chat/text",
     chat::MISTRAL => "chat/mistral",
     ANTHROPIC => "anthropic/text",
@@ -53,7 +55,7 @@ const REPLIES: &[Fixture] = fixtures!(".json":
 
 const WISHES: Wishes = Wishes {
     compliance: Compliance::Loose,
-    usage: true,
+    counts: Counts::Final,
     choices: 1,
     max_event_bytes: 1 << 20,
 };
@@ -113,8 +115,8 @@ fn a_stream_becomes_the_bytes_beside_it() {
 #[test]
 fn a_cut_between_two_reads_changes_nothing() {
     for fixture in STREAMS {
-        for usage in [false, true] {
-            let wishes = Wishes { usage, ..WISHES };
+        for counts in [Counts::None, Counts::Final] {
+            let wishes = Wishes { counts, ..WISHES };
             let whole = fixture.stream(wishes, [fixture.input]);
             assert!(whole.ends_with(END), "{}: {whole}", fixture.name);
             assert_eq!(fixture.stream(wishes, fixture.input.chunks(1)), whole);

@@ -22,10 +22,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::{
-    completion::{CompletionRequest, Compliance, Partial, Prompt, Usage},
+    completion::{CompletionRequest, Compliance, Partial, Prompt, Usage, request::StreamOptions},
     dialect::{Replies, UpstreamRequest},
-    error::{Error, Kind},
-    exchange::relay::{Answer, Relay, Wishes},
+    error::Error,
+    exchange::relay::{Answer, Counts, Relay, Wishes},
     provider::{Provider, Target},
 };
 
@@ -34,12 +34,21 @@ use crate::{
 pub struct Exchange {
     target: Arc<Target>,
     request: UpstreamRequest,
-    forwarded: Vec<(HeaderName, HeaderValue)>,
+    forwarded: HeaderMap,
     reply: ReplyForm,
     timeout: Option<Duration>,
     wishes: Wishes,
     seed: Partial,
+    holding: Holding,
     relay: Option<Relay>,
+}
+
+/// Whether a whole reply of the page's own shape is kept back until it has been understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holding {
+    /// It passes as it comes: the head is out by then.
+    Passing,
+    Held,
 }
 
 /// What the client wants its answer to be.
@@ -95,7 +104,7 @@ pub struct Seed {
 pub struct Terms {
     pub compliance: Compliance,
     pub timeout: Option<Duration>,
-    pub forwarded: Vec<(HeaderName, HeaderValue)>,
+    pub forwarded: HeaderMap,
     pub max_event_bytes: usize,
 }
 
@@ -117,7 +126,7 @@ impl Exchange {
             timeout: terms.timeout,
             wishes: Wishes {
                 compliance: terms.compliance,
-                usage: request.include_usage(),
+                counts: counts(request),
                 choices: prompts(&request.prompt).saturating_mul(request.n.unwrap_or(1)),
                 max_event_bytes: terms.max_event_bytes,
             },
@@ -128,6 +137,7 @@ impl Exchange {
                 ..Partial::default()
             },
             target: Arc::new(target),
+            holding: Holding::Passing,
             relay: None,
         })
     }
@@ -135,16 +145,22 @@ impl Exchange {
     /// The carrier that can do what this exchange needs. Pingora's phases carry it, unless
     /// * the request body is past what they can send again, or
     /// * the client set a deadline for the whole call, which they do not have, or
-    /// * the reply is whole and translated: its status line cannot be known before its last byte, since a 200 that turns
+    /// * the reply is whole and has to be read: it may stray from the page, or the client wants more than stands in it. Its status line cannot be known before its last byte, since a 200 that turns
     ///   out to hold an error or half an object has to reach the client as that error.
     pub fn road(&self, replay: Replay) -> Road {
-        let translated_whole = self.reply == ReplyForm::Whole
-            && self.target.provider.dialect.replies() == Replies::Translated;
-        if replay == Replay::Lost || self.timeout.is_some() || translated_whole {
+        let verbatim = self.target.replies() == Replies::Verbatim
+            && self.wishes.compliance == Compliance::Strict;
+        let read_whole = self.reply == ReplyForm::Whole && !verbatim;
+        if replay == Replay::Lost || self.timeout.is_some() || read_whole {
             Road::Conductor
         } else {
             Road::Phases
         }
+    }
+
+    /// For a carrier that can keep the status line back: no whole reply passes before it has been understood.
+    pub fn hold(&mut self) {
+        self.holding = Holding::Held;
     }
 
     pub fn target(&self) -> &Target {
@@ -172,45 +188,32 @@ impl Exchange {
 
     /// Every header of the upstream request. An allow-list: what a client sent is not in it, but for what it asked to
     /// have forwarded.
-    pub fn headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>, Error> {
-        let wrong = |_| {
-            Error::new(
-                Kind::Internal,
-                "The upstream's host cannot be written as a header.",
-            )
-        };
+    pub fn headers(&self) -> Result<HeaderMap, Error> {
         let accept = match self.reply {
             ReplyForm::Stream => "text/event-stream",
             ReplyForm::Whole => "application/json",
         };
-        let mut headers = vec![
-            (
-                header::HOST,
-                HeaderValue::try_from(self.target.base.authority()).map_err(wrong)?,
-            ),
-            (
-                header::CONTENT_TYPE,
-                HeaderValue::from_static("application/json"),
-            ),
-            (header::ACCEPT, HeaderValue::from_static(accept)),
-            (
-                header::ACCEPT_ENCODING,
-                HeaderValue::from_static("identity"),
-            ),
-            (header::USER_AGENT, HeaderValue::from_static(USER_AGENT)),
-            (
-                header::CONTENT_LENGTH,
-                HeaderValue::from(self.request.body.len()),
-            ),
-        ];
-        headers.extend(self.request.headers.iter().map(|&(name, value)| {
-            (
+        let mut headers = HeaderMap::with_capacity(16);
+        for (name, value) in [
+            (header::CONTENT_TYPE, "application/json"),
+            (header::ACCEPT, accept),
+            (header::ACCEPT_ENCODING, "identity"),
+            (header::USER_AGENT, USER_AGENT),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        let length = HeaderValue::from(self.request.body.len());
+        headers.insert(header::CONTENT_LENGTH, length);
+        for &(name, value) in self.request.headers {
+            headers.insert(
                 HeaderName::from_static(name),
                 HeaderValue::from_static(value),
-            )
-        }));
-        headers.extend(self.forwarded.iter().cloned());
-        headers.extend(self.target.headers()?);
+            );
+        }
+        headers.extend(self.forwarded.clone());
+        for (name, value) in self.target.headers()? {
+            headers.insert(name, value);
+        }
         Ok(headers)
     }
 
@@ -263,8 +266,13 @@ impl Exchange {
             (ReplyForm::Whole, "text/event-stream") => Err(Error::broken(
                 "The provider streamed an answer that was asked for whole.",
             )),
+            (ReplyForm::Whole, _) if self.passes() => Ok(Answer::Verbatim),
             (ReplyForm::Whole, _) => Ok(Answer::Whole),
         }
+    }
+
+    fn passes(&self) -> bool {
+        self.holding == Holding::Passing && self.target.replies() == Replies::Verbatim
     }
 
     pub fn relay(&self) -> Option<&Relay> {
@@ -295,6 +303,19 @@ impl Exchange {
 /// Whether an upstream's response header is for the client. An allow-list.
 pub fn is_for_client(name: &HeaderName) -> bool {
     name.as_str().starts_with("x-ratelimit-") || FOR_CLIENT.contains(&name.as_str())
+}
+
+fn counts(request: &CompletionRequest) -> Counts {
+    let options = request.stream_options.as_ref();
+    let running = |options: &&StreamOptions| {
+        let asked = options.extra.get("continuous_usage_stats");
+        asked.is_some_and(|asked| asked.get() == "true")
+    };
+    match options.filter(|options| options.include_usage) {
+        None => Counts::None,
+        Some(options) if running(&options) => Counts::Running,
+        Some(_) => Counts::Final,
+    }
 }
 
 fn prompts(prompt: &Prompt) -> u32 {
@@ -332,7 +353,7 @@ mod tests {
         let terms = Terms {
             compliance: Compliance::Strict,
             timeout: None,
-            forwarded: Vec::new(),
+            forwarded: HeaderMap::new(),
             max_event_bytes: 1 << 20,
         };
         Exchange::try_new(&request, target, terms, Seed { now: 1, draw: 2 }).unwrap()
@@ -346,20 +367,9 @@ mod tests {
         assert_eq!(exchange.body(), PLAIN);
         assert_eq!(exchange.path(), "/v1/completions");
         let headers = exchange.headers().unwrap();
-        let value = |name: HeaderName| {
-            headers
-                .iter()
-                .find(|(known, _)| *known == name)
-                .unwrap()
-                .1
-                .clone()
-        };
-        assert_eq!(value(header::HOST), "api.openai.com");
-        assert_eq!(value(header::AUTHORIZATION), "Bearer sk-1");
-        assert_eq!(
-            value(header::CONTENT_LENGTH),
-            PLAIN.len().to_string().as_str()
-        );
+        assert_eq!(headers[header::HOST], "api.openai.com");
+        assert_eq!(headers[header::AUTHORIZATION], "Bearer sk-1");
+        assert_eq!(headers[header::CONTENT_LENGTH], &*PLAIN.len().to_string());
     }
 
     #[test]

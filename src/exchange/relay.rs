@@ -10,8 +10,8 @@ use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 
 use crate::{
-    completion::{Completion, Compliance, Partial},
-    dialect::{Dialect, Replies, Step, Tap, openai},
+    completion::{Completion, Compliance, Finish, Partial, tell_native},
+    dialect::{Dialect, Step, Tap},
     error::Error,
     exchange::output::Output,
     provider::Target,
@@ -22,12 +22,21 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub struct Wishes {
     pub compliance: Compliance,
-    /// `stream_options.include_usage`.
-    pub usage: bool,
+    pub counts: Counts,
     /// Choices the answer must bring: prompts × `n`.
     pub choices: u32,
     /// Bytes that one stream event may have.
     pub max_event_bytes: usize,
+}
+
+/// Which token counts a stream's client gets to see: its `stream_options`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    None,
+    /// `include_usage`: one event at the end.
+    Final,
+    /// `continuous_usage_stats` too: those that the upstream puts beside its choices.
+    Running,
 }
 
 /// How the upstream answered, and how the client wants it.
@@ -35,7 +44,9 @@ pub struct Wishes {
 pub enum Answer {
     /// A stream for a client that wants a stream.
     Stream,
-    /// One JSON object for a client that wants one.
+    /// One JSON object for a client that wants one; it passes as it comes.
+    Verbatim,
+    /// The same, held until it is whole and understood.
     Whole,
     /// One JSON object for a client that wants a stream.
     WholeAsStream,
@@ -76,9 +87,7 @@ impl Relay {
                 Framing::Sse => Mode::Stream(Events::new(wishes.max_event_bytes)),
             },
             Answer::Error(status) => Mode::Error(status, BytesMut::new()),
-            Answer::Whole | Answer::WholeAsStream if dialect.replies() == Replies::Verbatim => {
-                Mode::Verbatim(BytesMut::new())
-            }
+            Answer::Verbatim => Mode::Verbatim(BytesMut::new()),
             Answer::Whole | Answer::WholeAsStream => Mode::Whole(BytesMut::new(), answer),
         };
         Self {
@@ -163,13 +172,14 @@ impl Relay {
         match &mut self.mode {
             Mode::Verbatim(seen) => {
                 let seen = std::mem::take(seen).freeze();
-                openai::tap_reply(&seen, &mut self.partial);
+                // For its counts: the client has the reply already.
+                self.dialect.tap_reply(&seen, &mut self.partial);
                 self.partial.done = true;
                 Ok(Bytes::new())
             }
             Mode::Whole(body, answer) => {
-                let (body, answer) = (std::mem::take(body), *answer);
-                self.finish_whole(&body, answer)
+                let (body, answer) = (std::mem::take(body).freeze(), *answer);
+                self.finish_whole(body, answer)
             }
             Mode::Error(status, body) => {
                 let (status, body) = (*status, std::mem::take(body));
@@ -220,17 +230,30 @@ impl Relay {
         }
     }
 
-    fn finish_whole(&mut self, body: &[u8], answer: Answer) -> Result<Bytes, Error> {
-        let reply = match self.dialect.read_reply(body, &mut self.partial) {
+    fn finish_whole(&mut self, body: Bytes, answer: Answer) -> Result<Bytes, Error> {
+        if answer == Answer::Whole
+            && let Tap::Pass { finished } = self.dialect.tap_reply(&body, &mut self.partial)
+        {
+            self.partial.finished = finished;
+            self.partial.done = true;
+            return Ok(self.tell_reason(body));
+        }
+        let mut reply = match self.dialect.read_reply(&body, &mut self.partial) {
             Ok(reply) => reply,
             Err(error) => {
                 let error = self.fail_with(error);
                 return match answer {
                     Answer::WholeAsStream => Ok(Bytes::from(error.event())),
-                    Answer::Stream | Answer::Whole | Answer::Error(_) => Err(error),
+                    Answer::Stream | Answer::Verbatim | Answer::Whole | Answer::Error(_) => {
+                        Err(error)
+                    }
                 };
             }
         };
+        // The reply is whole: a choice that tells no reason has ended too.
+        for choice in &mut reply.choices {
+            choice.finish.get_or_insert(Finish::UNTOLD);
+        }
         let mut out = Vec::with_capacity(body.len().saturating_add(256));
         if answer == Answer::WholeAsStream {
             self.partial
@@ -270,12 +293,18 @@ impl Relay {
 
     fn relay_event(&mut self, frame: &Frame, out: &mut Output) -> Result<(), Error> {
         match self.dialect.tap(frame, &mut self.partial) {
-            Tap::Pass => pass(frame, out),
-            Tap::Usage if self.wishes.usage => {
-                self.partial.usage_told = true;
-                pass(frame, out);
+            Tap::Counted { .. } if self.wishes.counts != Counts::Running => {
+                self.translate_event(frame, out)?;
             }
-            Tap::Usage => {}
+            Tap::Pass { finished } | Tap::Counted { finished } => {
+                self.partial.finished += finished;
+                self.pass(frame, finished, out);
+            }
+            Tap::Usage if self.wishes.counts != Counts::None => {
+                self.partial.usage_told = true;
+                self.pass(frame, 0, out);
+            }
+            Tap::Usage | Tap::Skip => {}
             Tap::Done => self.complete(out)?,
             Tap::Translate => self.translate_event(frame, out)?,
         }
@@ -289,6 +318,43 @@ impl Relay {
             Step::Skip => {}
         }
         Ok(())
+    }
+
+    /// Passes an event on in the one form that every client parses.
+    fn pass(&self, frame: &Frame, finished: u32, out: &mut Output) {
+        let told = finished > 0 && self.wishes.compliance == Compliance::Loose;
+        match frame.form {
+            Form::Canonical if told => tell_native(&frame.raw, out.buffer()),
+            Form::Canonical => out.pass(&frame.raw),
+            Form::Comment => out.buffer().extend_from_slice(b":\n\n"),
+            Form::Other => {
+                let buffer = out.buffer();
+                // One line: the data of an event that was let through is a JSON object, where a line end means nothing.
+                buffer.extend_from_slice(b"data: ");
+                let start = buffer.len();
+                if told {
+                    tell_native(&frame.data, buffer);
+                } else {
+                    buffer.extend_from_slice(&frame.data);
+                }
+                for byte in buffer.iter_mut().skip(start).filter(|byte| **byte == b'\n') {
+                    *byte = b' ';
+                }
+                buffer.extend_from_slice(b"\n\n");
+            }
+        }
+    }
+
+    /// A reply of the page's shape, with its native finish reasons for those who want them.
+    fn tell_reason(&self, reply: Bytes) -> Bytes {
+        match self.wishes.compliance {
+            Compliance::Strict => reply,
+            Compliance::Loose => {
+                let mut told = Vec::with_capacity(reply.len().saturating_add(64));
+                tell_native(&reply, &mut told);
+                Bytes::from(told)
+            }
+        }
     }
 
     fn write(&self, chunk: &Completion<'_>, out: &mut Output) {
@@ -307,7 +373,7 @@ impl Relay {
     }
 
     fn end_stream(&self, out: &mut Vec<u8>) {
-        if self.wishes.usage && !self.partial.usage_told {
+        if self.wishes.counts != Counts::None && !self.partial.usage_told {
             self.partial.write_usage(out);
         }
         out.extend_from_slice(b"data: [DONE]\n\n");
@@ -336,23 +402,6 @@ impl Relay {
     }
 }
 
-/// Passes an event on in the one form that every client parses.
-fn pass(frame: &Frame, out: &mut Output) {
-    match frame.form {
-        Form::Canonical => out.pass(&frame.raw),
-        Form::Comment => out.buffer().extend_from_slice(b":\n\n"),
-        Form::Other => {
-            let buffer = out.buffer();
-            for line in frame.data.split(|&byte| byte == b'\n') {
-                buffer.extend_from_slice(b"data: ");
-                buffer.extend_from_slice(line);
-                buffer.push(b'\n');
-            }
-            buffer.push(b'\n');
-        }
-    }
-}
-
 fn cut() -> Error {
     Error::broken("The provider's stream ended before it was complete.")
 }
@@ -367,11 +416,11 @@ const MAX_ERROR_BYTES: usize = 64 << 10;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::chat;
+    use crate::dialect::{chat, openai};
 
     const WISHES: Wishes = Wishes {
         compliance: Compliance::Strict,
-        usage: false,
+        counts: Counts::None,
         choices: 1,
         max_event_bytes: 1 << 20,
     };
@@ -418,12 +467,12 @@ mod tests {
             (&openai::VERBATIM as &dyn Dialect, TEXT),
             (&chat::OPENAI, CHAT),
         ] {
-            for usage in [false, true] {
-                let wishes = Wishes { usage, ..WISHES };
+            for counts in [Counts::None, Counts::Final] {
+                let wishes = Wishes { counts, ..WISHES };
                 let bytes = stream.as_bytes();
                 let (whole, _) = run(dialect, wishes, &[bytes]);
                 assert!(whole.ends_with("data: [DONE]\n\n"));
-                assert_eq!(whole.contains("\"usage\":{"), usage);
+                assert_eq!(whole.contains("\"usage\":{"), counts == Counts::Final);
                 for at in 0..bytes.len() {
                     assert_eq!(run(dialect, wishes, &[&bytes[..at], &bytes[at..]]).0, whole);
                 }
@@ -439,7 +488,7 @@ mod tests {
     fn a_stream_of_the_pages_shape_passes_as_a_slice_of_its_read() {
         let input = Bytes::from_static(TEXT.as_bytes());
         let wishes = Wishes {
-            usage: true,
+            counts: Counts::Final,
             ..WISHES
         };
         let mut relay = Relay::new(&openai::VERBATIM, seeded(), wishes, Answer::Stream);
@@ -573,7 +622,7 @@ mod tests {
     #[test]
     fn a_whole_answer_to_a_stream_request_becomes_a_stream() {
         let wishes = Wishes {
-            usage: true,
+            counts: Counts::Final,
             ..WISHES
         };
         let mut relay = Relay::new(&chat::OPENAI, seeded(), wishes, Answer::WholeAsStream);

@@ -51,8 +51,8 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         chat("krutrim", "https://cloud.olakrutrim.com/v1", &[]),
         chat("lemonfox-ai", "https://api.lemonfox.ai/v1", &[N, Seed, LogitBias]),
         chat("lingyi", "https://api.lingyiwanwu.com/v1", &[]),
-        own("llama-cpp", &VERBATIM, &[Suffix, Echo, BestOf, Logprobs]),
-        own("lm-studio", &VERBATIM, &[Prompts, TokenIds, N, Suffix, Echo, BestOf, Logprobs]),
+        own("llama-cpp", &[Suffix, Echo, BestOf, Logprobs]),
+        own("lm-studio", &[Prompts, TokenIds, N, Suffix, Echo, BestOf, Logprobs]),
         chat("matterai", "https://api.matterai.so/v1", &[]),
         row("mistral-ai", "https://api.mistral.ai/v1", &MISTRAL, Auth::Bearer, &[User, LogitBias]),
         chat("moonshot", "https://api.moonshot.cn/v1", &[Seed, LogitBias, User]),
@@ -61,18 +61,18 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         text("nextbit", "https://api.nextbit256.com/v1", &[]),
         text("novita-ai", "https://api.novita.ai/openai/v1", &[Prompts, TokenIds, Suffix, Echo, BestOf]),
         chat("nscale", "https://inference.api.nscale.com/v1", &[User, Seed]),
-        own("ollama", &CHECKED, &[Prompts, TokenIds, N, Echo, BestOf, Logprobs, LogitBias]),
+        own("ollama", &[Prompts, TokenIds, N, Echo, BestOf, Logprobs, LogitBias]),
         row("openai", "https://api.openai.com/v1", &VERBATIM, Auth::Bearer, &[]),
         text("openrouter", "https://openrouter.ai/api/v1", &[Prompts, TokenIds, N, Suffix, Echo, BestOf, Logprobs]),
         text("ovhcloud", "https://oai.endpoints.kepler.ai.cloud.ovh.net/v1", &[Suffix, BestOf]),
         chat("perplexity-ai", "https://api.perplexity.ai", &[N, Seed, LogitBias, User]),
         chat("sambanova", "https://api.sambanova.ai/v1", &[N, PresencePenalty, FrequencyPenalty, Seed, LogitBias, User]),
-        own("sglang", &CHECKED, &[Suffix, BestOf]),
+        own("sglang", &[Suffix, BestOf]),
         chat("siliconflow", "https://api.siliconflow.cn/v1", &[Seed, LogitBias, User]),
-        own("tgi", &CHECKED, &[TokenIds, N, PresencePenalty, Suffix, Echo, BestOf, Logprobs, LogitBias]),
+        own("tgi", &[TokenIds, N, PresencePenalty, Suffix, Echo, BestOf, Logprobs, LogitBias]),
         text("together-ai", "https://api.together.xyz/v1", &[Prompts, TokenIds, Suffix, BestOf, User]),
         chat("upstage", "https://api.upstage.ai/v1/solar", &[N, Seed, LogitBias, User]),
-        own("vllm", &VERBATIM, &[Suffix, BestOf]),
+        own("vllm", &[Suffix, BestOf]),
         chat("x-ai", "https://api.x.ai/v1", &[LogitBias]),
         chat("z-ai", "https://api.z.ai/api/paas/v4", ZHIPU_LACKS),
         chat("zhipu", "https://open.bigmodel.cn/api/paas/v4", ZHIPU_LACKS),
@@ -105,18 +105,14 @@ const fn chat(name: &'static str, base_url: &'static str, refuses: &'static [Par
     row(name, base_url, &CHAT, Auth::Bearer, refuses)
 }
 
-/// A provider of OpenAI-shaped text completions that strays from the page in its replies.
+/// A provider of OpenAI-shaped text completions, which may stray from the page in its replies.
 const fn text(name: &'static str, base_url: &'static str, refuses: &'static [Parameter]) -> Row {
     row(name, base_url, &CHECKED, Auth::Bearer, refuses)
 }
 
 /// A server that users run themselves: a conf, or the client, names its host.
-const fn own(
-    name: &'static str,
-    dialect: &'static dyn Dialect,
-    refuses: &'static [Parameter],
-) -> Row {
-    row(name, "", dialect, Auth::Bearer, refuses)
+const fn own(name: &'static str, refuses: &'static [Parameter]) -> Row {
+    text(name, "", refuses)
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, header::HOST};
 
 use crate::{
+    dialect::Replies,
     error::{Error, Kind},
     provider::{Base, Provider, Secret},
 };
@@ -14,33 +15,61 @@ pub struct Target {
     pub provider: Arc<Provider>,
     pub base: Base,
     pub key: Option<Secret>,
+    chosen_by: ChosenBy,
+}
+
+/// Who named the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ChosenBy {
+    Conf,
+    Client,
 }
 
 impl Target {
-    /// The target for `provider` with the client's wishes. A key that the conf holds is for the host the conf names: to a
-    /// host that the client chose, only the client's own key goes.
+    /// The target for `provider` with the client's wishes. A secret that the conf holds is for the host the conf names: to
+    /// a host that the client chose, only the client's own key goes.
     pub fn try_new(
         provider: Arc<Provider>,
         custom: Option<Base>,
         key: Option<Secret>,
     ) -> Result<Self, Error> {
-        let chosen_by_conf = custom.is_none();
+        let chosen_by = match custom {
+            None => ChosenBy::Conf,
+            Some(_) => ChosenBy::Client,
+        };
         let name = &provider.name;
         let base = custom.or_else(|| provider.base.clone()).ok_or_else(|| {
             let message = format!("{name} has no public host: name one in `x-portkey-custom-host` or in the gateway's conf.");
             Error::invalid("x-portkey-custom-host", message)
         })?;
-        let key = key.or_else(|| provider.key.clone().filter(|_| chosen_by_conf));
+        let conf = Some(&*provider).filter(|_| chosen_by == ChosenBy::Conf);
         Ok(Self {
-            provider,
             base,
-            key,
+            key: key.or_else(|| conf?.key.clone()),
+            chosen_by,
+            provider,
         })
     }
 
-    /// What every call to this target carries: the conf's headers, then the credential.
+    /// Whether its whole replies pass unseen. Those of a host that a client chose never do.
+    pub fn replies(&self) -> Replies {
+        match self.chosen_by {
+            ChosenBy::Conf => self.provider.dialect.replies(),
+            ChosenBy::Client => Replies::Read,
+        }
+    }
+
+    /// What every call to this target carries: its host, the conf's headers, the credential. Each name once.
     pub fn headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>, Error> {
-        let mut headers = self.provider.headers.clone();
+        let wrong = |_| {
+            let message = "The upstream's host cannot be written as a header.";
+            Error::new(Kind::Internal, message)
+        };
+        let host = HeaderValue::try_from(self.base.authority()).map_err(wrong)?;
+        let mut headers = vec![(HOST, host)];
+        if self.chosen_by == ChosenBy::Conf {
+            headers.extend(self.provider.headers.iter().cloned());
+        }
         headers.extend(self.provider.auth.header(self.key.as_ref())?);
         Ok(headers)
     }
