@@ -1,11 +1,12 @@
 //! The operator's own listener: `/healthz`, `/readyz` and `/metrics`. No key and no prompt is known here.
 //! A process that has been told to stop takes no more connections here either: that is how it says that it is not ready.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode, header};
 use pingora::{apps::http_app::ServeHttp, protocols::http::ServerSession};
+use tokio::net::TcpStream;
 
 use crate::gateway::State;
 
@@ -23,7 +24,12 @@ impl ServeHttp for Admin {
         }
         match request.uri.path() {
             "/healthz" => answer(StatusCode::OK, TEXT, b"ok\n".to_vec()),
-            "/readyz" => answer(StatusCode::OK, TEXT, b"ready\n".to_vec()),
+            "/readyz" if self.listens().await => answer(StatusCode::OK, TEXT, b"ready\n".to_vec()),
+            "/readyz" => answer(
+                StatusCode::SERVICE_UNAVAILABLE,
+                TEXT,
+                b"not listening\n".to_vec(),
+            ),
             "/metrics" => answer(StatusCode::OK, METRICS, self.state.metrics.text()),
             _ => answer(
                 StatusCode::NOT_FOUND,
@@ -31,6 +37,19 @@ impl ServeHttp for Admin {
                 b"/healthz, /readyz or /metrics\n".to_vec(),
             ),
         }
+    }
+}
+
+impl Admin {
+    /// Whether clients can connect. Each service binds in its own time, so that this one can be up before they are.
+    async fn listens(&self) -> bool {
+        for address in &self.state.config.listen {
+            let connecting = tokio::time::timeout(PATIENCE, TcpStream::connect(address));
+            if !matches!(connecting.await, Ok(Ok(_))) {
+                return false;
+            }
+        }
+        true
     }
 }
 
@@ -45,6 +64,8 @@ fn answer(status: StatusCode, content_type: &str, body: Vec<u8>) -> Response<Vec
     answer.unwrap_or_default()
 }
 
+/// How long a look at a listener of our own may take.
+const PATIENCE: Duration = Duration::from_secs(1);
 const TEXT: &str = "text/plain; charset=utf-8";
 /// The exposition format that Prometheus scrapes.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -16,9 +16,9 @@ use tokio::time::Instant;
 
 use crate::{
     downstream::{self, Framing, Ticket, answer_head, unless_gone},
-    error::{Deadline, Error, Kind},
+    error::Error,
     exchange::{Exchange, UpstreamHead, relay::Relay},
-    upstream::{Upstream, failure, request_head},
+    upstream::{MAX_STALE, Upstream, failure, request_head, total_timeout},
 };
 
 /// One call and its client.
@@ -230,10 +230,8 @@ enum End {
 }
 
 async fn within<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T, Error> {
-    tokio::time::timeout_at(deadline, work).await.map_err(|_| {
-        let message = "The provider's answer was not complete within the request's deadline.";
-        Error::new(Kind::Timeout(Deadline::Total), message)
-    })
+    let done = tokio::time::timeout_at(deadline, work).await;
+    done.map_err(|_| total_timeout())
 }
 
 /// Writes the request and waits for the final head.
@@ -272,8 +270,6 @@ fn is_stale(error: &pingora::Error) -> bool {
     matches!(error.retry, RetryType::ReusedOnly)
 }
 
-/// How many dead connections of the pool one call gets past.
-const MAX_STALE: u32 = 2;
 /// How long a complete answer's connection may take to end its body.
 const REST: std::time::Duration = std::time::Duration::from_millis(50);
 /// 1xx heads before the final one.

@@ -1,18 +1,23 @@
 //! What one request carries from phase to phase, and what is said of it when it is over.
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use pingora::{ErrorType, http::ResponseHeader, proxy::Session};
 use prometheus::IntGauge;
 
 use crate::{
-    downstream::{self, Ticket},
-    error::Error,
+    completion::Parameter,
+    downstream::{self, Ticket, is_answered},
+    error::{CLIENT_GONE, Deadline, Error, Kind},
     exchange::{Exchange, ReplyForm},
     gateway::{Passage, State},
     metrics::{Ended, Metrics},
     provider::Target,
+    upstream::{MAX_STALE, total_timeout},
 };
 
 /// The state of one request; Pingora carries it from phase to phase.
@@ -25,7 +30,9 @@ pub struct Context {
     pub(crate) refused: Option<Box<ResponseHeader>>,
     /// Bytes that a stream still gets although its call was stopped.
     pub(crate) last_words: Option<Bytes>,
-    stale: u8,
+    stale: u32,
+    /// When the request was complete, and its call could begin.
+    called: Option<Instant>,
     _in_flight: InFlight,
 }
 
@@ -72,6 +79,7 @@ impl Context {
             refused: None,
             last_words: None,
             stale: 0,
+            called: None,
             _in_flight: InFlight::new(&metrics.in_flight),
         }
     }
@@ -82,10 +90,40 @@ impl Context {
         pingora::Error::explain(ErrorType::Custom("Stopped"), "by the gateway")
     }
 
-    /// Answers with the failure.
-    pub(crate) async fn refuse(&mut self, session: &mut Session, error: Error) {
+    /// From here on the deadline of a whole completion runs.
+    pub(crate) fn begin_call(&mut self) {
+        self.called = Some(Instant::now());
+    }
+
+    /// What is left of `total` for a completion; `None`: nothing limits it.
+    pub(crate) fn left(&self, total: Duration) -> Option<Duration> {
+        Some(total.saturating_sub(self.called?.elapsed()))
+    }
+
+    /// `error`, unless it was the end of the whole call's time that made it.
+    pub(crate) fn in_time(&self, error: Error, total: Duration) -> Error {
+        let over = self.left(total).is_some_and(|left| left.is_zero());
+        if over && error.kind() == Kind::Timeout(Deadline::Read) {
+            total_timeout()
+        } else {
+            error
+        }
+    }
+
+    /// Answers with the failure. `Err`: the client's answer has begun and cannot be ended well, so that its connection has
+    /// to close.
+    pub(crate) async fn refuse(
+        &mut self,
+        session: &mut Session,
+        error: Error,
+    ) -> pingora::Result<()> {
+        let cut = error.kind() == Kind::ClientGone && is_answered(session);
+        if cut {
+            return Err(self.stop(error));
+        }
         downstream::refuse(session, &mut self.ticket, &error, self.refused.as_deref()).await;
         self.failure = Some(error);
+        Ok(())
     }
 
     /// Whether a connection that turned out to be dead may be replaced once more.
@@ -107,10 +145,14 @@ impl Context {
 
     /// Counts the request and writes its line.
     pub(crate) fn log(&self, session: &Session, state: &State) {
-        let status = session.response_written();
+        let answer = session.response_written();
+        // The one that the client has, which can be the provider's own.
+        let request_id = answer.and_then(|head| head.headers.get("x-request-id"));
+        let request_id = request_id.unwrap_or(&self.ticket.request_id);
         let entry = Entry {
             context: self,
-            status: status.map_or(CLIENT_GONE, |head| head.status.as_u16()),
+            status: answer.map_or(CLIENT_GONE, |head| head.status.as_u16()),
+            request_id: short(request_id.to_str().unwrap_or_default()),
             bytes: session.body_bytes_sent(),
             head: downstream::head(session),
         };
@@ -123,6 +165,7 @@ impl Context {
 struct Entry<'a> {
     context: &'a Context,
     status: u16,
+    request_id: &'a str,
     bytes: usize,
     head: crate::gateway::Head<'a>,
 }
@@ -177,20 +220,21 @@ impl fmt::Display for Entry<'_> {
         let trace_id = self.context.ticket.trace_id.to_str().unwrap_or_default();
         write!(
             f,
-            "status={} method={} path={:?} provider={} kind={} ms={} bytes={} trace_id={trace_id:?}",
+            "status={} method={} path={:?} provider={} kind={} ms={} bytes={} trace_id={trace_id:?} request_id={:?}",
             ended.status,
-            self.head.method,
-            self.head.path,
+            short(self.head.method.as_str()),
+            short(self.head.path),
             ended.provider,
             ended.kind,
             ended.total.as_millis(),
             self.bytes,
+            self.request_id,
         )?;
         if let Some(first_byte) = ended.first_byte {
             write!(f, " first_byte_ms={}", first_byte.as_millis())?;
         }
         if let Call::Complete(exchange) = &self.context.call {
-            write!(f, " model={:?}", exchange.report().model)?;
+            write!(f, " model={:?}", short(exchange.report().model))?;
         }
         if let Some(usage) = ended.usage {
             let (prompt, completion) = (usage.prompt_tokens, usage.completion_tokens);
@@ -201,14 +245,31 @@ impl fmt::Display for Entry<'_> {
                 f,
                 " failure={} param={:?}",
                 error.label(),
-                error.param().unwrap_or_default()
+                error
+                    .param()
+                    .filter(|name| is_known(name))
+                    .unwrap_or_default()
             ),
             None => Ok(()),
         }
     }
 }
 
-/// The status logged for a client that left before it got any.
-const CLIENT_GONE: u16 = 499;
-/// Dead connections of the pool that one request gets past.
-const MAX_STALE: u8 = 2;
+/// Whether an error's `param` may stand in a log. The name of a field that nobody knows is the client's own text.
+fn is_known(name: &str) -> bool {
+    let of_body = Parameter::ALL
+        .iter()
+        .any(|parameter| parameter.field() == name);
+    of_body || name == "model" || name == "content-type" || name.starts_with("x-portkey-")
+}
+
+/// The start of a client's text: a line of the log has an end.
+fn short(text: &str) -> &str {
+    let end = (0..=MAX_LOGGED_BYTES)
+        .rev()
+        .find(|&at| text.is_char_boundary(at));
+    text.get(..end.unwrap_or_default()).unwrap_or(text)
+}
+
+/// Bytes of a client's text in a line of the log.
+const MAX_LOGGED_BYTES: usize = 128;

@@ -47,13 +47,10 @@ impl ServerApp for Door {
         mut stream: Stream,
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
-        let mut first = [0; PREFACE.len()];
-        let peeked = tokio::time::timeout(PATIENCE, stream.try_peek(&mut first)).await;
-        let peeked = peeked.ok()?.ok()?;
-        let app = if peeked && first == *PREFACE {
-            &self.http2
-        } else {
-            &self.http1
+        let speaks_http2 = tokio::time::timeout(PATIENCE, starts_with_preface(&mut stream));
+        let app = match speaks_http2.await.ok()?.ok()? {
+            true => &self.http2,
+            false => &self.http1,
         };
         app.process_new(stream, shutdown).await
     }
@@ -64,9 +61,20 @@ impl ServerApp for Door {
     }
 }
 
-/// "PRI" is a method of HTTP/2's preface alone (RFC 9113, section 3.4), and every HTTP/1 request is longer.
-const PREFACE: &[u8; 3] = b"PRI";
-/// How long a new connection may say nothing.
+/// "PRI" is a method of HTTP/2's preface alone, and every HTTP/1 request is longer than it. Only behind it is the whole
+/// preface waited for.
+async fn starts_with_preface(stream: &mut Stream) -> std::io::Result<bool> {
+    let mut first = [0; 3];
+    if !stream.try_peek(&mut first).await? || first != PREFACE[..3] {
+        return Ok(false);
+    }
+    let mut preface = [0; PREFACE.len()];
+    Ok(stream.try_peek(&mut preface).await? && preface == *PREFACE)
+}
+
+/// RFC 9113, section 3.4.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long a new connection may take to say which protocol it speaks.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Clients of HTTP/2 leave connections open for minutes; dead ones must not stay for ever.
 const H2_IDLE: Duration = Duration::from_secs(300);

@@ -45,6 +45,8 @@ pub struct Ticket {
     pub trace_id: HeaderValue,
     pub request_id: HeaderValue,
     pub provider: Option<HeaderValue>,
+    /// Which of a config's targets answers.
+    pub option: HeaderValue,
     /// From the request's head to the answer's first body byte.
     pub first_byte: Option<Duration>,
 }
@@ -60,6 +62,7 @@ impl Ticket {
             trace_id: or_empty(trace_id.to_string()),
             request_id: or_empty(format!("req_{draw:032x}")),
             provider: None,
+            option: HeaderValue::from_static("config"),
             first_byte: None,
         }
     }
@@ -93,7 +96,7 @@ impl Ticket {
         if let Some(provider) = &self.provider {
             head.insert_header(PROVIDER, provider.clone())?;
             head.insert_header(RETRIES, HeaderValue::from_static("0"))?;
-            head.insert_header(OPTION, HeaderValue::from_static("config"))?;
+            head.insert_header(OPTION, self.option.clone())?;
         }
         Ok(())
     }
@@ -169,6 +172,13 @@ pub fn client_head(
     answer_head(session, Some(upstream), status, content_type, framing)
 }
 
+/// A client of HTTP/1.0 cannot read chunks: the answer's end is the connection's.
+pub fn fit_version(session: &Session, head: &mut ResponseHeader) {
+    if session.req_header().version == Version::HTTP_10 {
+        head.remove_header(&header::TRANSFER_ENCODING);
+    }
+}
+
 /// Writes a whole answer.
 pub async fn write_whole(
     session: &mut Session,
@@ -205,7 +215,7 @@ pub async fn write_own(
 }
 
 /// Writes `error` as the answer, with what the upstream's head, if there was one, has for clients. The connection lives
-/// on, unless the request's body was too large or too slow to be read.
+/// on, unless the request's body was not read to its end.
 pub async fn refuse(
     session: &mut Session,
     ticket: &mut Ticket,
@@ -216,7 +226,7 @@ pub async fn refuse(
         session.set_keepalive(None);
         return;
     }
-    let unread = matches!(error.kind(), Kind::BodyTooLarge | Kind::RequestTimeout);
+    let unread = !session.as_downstream_mut().is_body_done();
     if unread {
         session.set_keepalive(None);
     }
@@ -376,7 +386,6 @@ const TRACE_ID: HeaderName = HeaderName::from_static(headers::TRACE_ID);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const PROVIDER: HeaderName = HeaderName::from_static(headers::PROVIDER);
 const RETRIES: HeaderName = HeaderName::from_static("x-portkey-retry-attempt-count");
-/// Which of a config's targets answered; "config" is the word for a single one.
 const OPTION: HeaderName = HeaderName::from_static("x-portkey-last-used-option-index");
 /// A trace id is echoed and logged; W3C's has 55 bytes, a UUID 36.
 const MAX_TRACE_ID: usize = 256;

@@ -60,6 +60,8 @@ pub enum Deadline {
     Connect,
     /// Silence of the upstream: before its head, or between two reads of its body.
     Read,
+    /// The upstream takes no more of the request.
+    Write,
     /// The whole call.
     Total,
 }
@@ -134,10 +136,28 @@ impl Error {
         self
     }
 
-    /// Takes every occurrence of `secret` out of the message: some providers echo the key they refuse.
+    /// Takes every occurrence of `secret` out of what is told: some providers echo the key they refuse.
     pub fn without(mut self, secret: &str) -> Self {
-        if !secret.is_empty() && self.0.message.contains(secret) {
-            self.0.message = Cow::Owned(self.0.message.replace(secret, "[redacted]"));
+        let redacted = |text: &str| {
+            let found = !secret.is_empty() && text.contains(secret);
+            found.then(|| text.replace(secret, "[redacted]"))
+        };
+        let Inner {
+            message,
+            param,
+            code,
+            api_type,
+            ..
+        } = &mut *self.0;
+        for text in [Some(message), param.as_mut(), code.as_mut()] {
+            if let Some(text) = text
+                && let Some(clean) = redacted(text)
+            {
+                *text = Cow::Owned(clean);
+            }
+        }
+        if let Some(clean) = api_type.as_deref().and_then(redacted) {
+            *api_type = Some(clean);
         }
         self
     }
@@ -200,6 +220,7 @@ impl Error {
             Kind::Tls => "tls_error",
             Kind::Timeout(Deadline::Connect) => "connect_timeout",
             Kind::Timeout(Deadline::Read) => "read_timeout",
+            Kind::Timeout(Deadline::Write) => "write_timeout",
             Kind::Timeout(Deadline::Total) => "total_timeout",
             Kind::Broken => "broken_upstream",
             Kind::Upstream(_) => "upstream_error",
@@ -310,7 +331,7 @@ struct Object<'a> {
 }
 
 /// nginx's word in a log for "the client closed the connection".
-const CLIENT_GONE: u16 = 499;
+pub(crate) const CLIENT_GONE: u16 = 499;
 
 #[cfg(test)]
 mod tests {
@@ -348,7 +369,12 @@ mod tests {
     #[test]
     fn an_echoed_key_is_taken_out() {
         let error = Error::new(Kind::Upstream(StatusCode::UNAUTHORIZED), "bad key sk-abc")
+            .with_type("sk-abc")
+            .with_code("no sk-abc")
+            .with_param("sk-abc")
             .without("sk-abc");
         assert_eq!(error.message(), "bad key [redacted]");
+        let body = String::from_utf8(error.body()).unwrap();
+        assert!(!body.contains("sk-abc"), "{body}");
     }
 }

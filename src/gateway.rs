@@ -383,7 +383,7 @@ mod tests {
 
     #[test]
     fn no_provider_at_all_is_a_400() {
-        let state = state(|_| {});
+        let state = state(|config| config.default.provider = None);
         let body = r#"{"model":"m","prompt":"x"}"#;
         assert_eq!(complete(&state, &[], body).unwrap_err().status(), 400);
         let error = complete(&state, &[(headers::PROVIDER, "OpenAI")], body).unwrap_err();
@@ -471,7 +471,7 @@ mod tests {
             query: None,
             headers: &empty,
         };
-        let alone = state(|_| {});
+        let alone = state(|config| config.default.provider = None);
         assert!(matches!(
             alone.admit(head("/health")),
             Ok(Admission::Answer(_))

@@ -9,10 +9,7 @@
 //! | `error_while_proxy`, `fail_to_proxy` | an OpenAI-shaped error, inside the stream if it is open |
 //! | `logging` | one line, the metrics |
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -28,13 +25,14 @@ use pingora::{
 
 use crate::{
     conductor::Conductor,
-    config::{Config, headers::Directives},
+    config::Config,
     context::{Call, Context},
     downstream::{self, is_answered, unless_gone},
-    error::{Deadline, Error, Kind},
-    exchange::{Road, Seed, UpstreamHead},
-    gateway::{Admission, COMPLETIONS, State},
-    upstream::{Upstream, failure, pass_request, request_head},
+    error::{Error, Kind},
+    exchange::UpstreamHead,
+    gateway::{COMPLETIONS, State},
+    reception::Next,
+    upstream::{Upstream, failure, pass_request, request_head, total_timeout},
 };
 
 /// `POST /v1/completions` for every provider, as a Pingora filter.
@@ -43,8 +41,8 @@ use crate::{
 /// [`Gateway::serve`]. Clones share their state.
 #[derive(Clone)]
 pub struct Gateway {
-    state: Arc<State>,
-    upstream: Arc<Upstream>,
+    pub(crate) state: Arc<State>,
+    pub(crate) upstream: Arc<Upstream>,
 }
 
 impl Gateway {
@@ -57,10 +55,6 @@ impl Gateway {
         })
     }
 
-    pub(crate) fn state(&self) -> &Arc<State> {
-        &self.state
-    }
-
     /// Serves the session's request from its head to its answer's last byte if it is one for `POST /v1/completions`.
     /// For a `request_filter` of another proxy:
     ///
@@ -68,7 +62,7 @@ impl Gateway {
     /// if self.gateway.serve(session).await? { return Ok(true) }
     /// ```
     ///
-    /// `false`: not ours, nothing was read or written.
+    /// `false`: not ours, nothing was read or written. `Err`: the client's answer is cut, and its connection must close.
     pub async fn serve(&self, session: &mut Session) -> pingora::Result<bool> {
         let head = downstream::head(session);
         if head.path != COMPLETIONS || head.method != Method::POST {
@@ -84,67 +78,13 @@ impl Gateway {
             }
             (received, _) => received.map(drop),
         };
-        if let Err(error) = carried {
-            context.refuse(session, error).await;
-        }
-        context.log(session, &self.state);
-        Ok(true)
-    }
-
-    /// Admits the request; what needs the conductor, or is answered here, is over when this returns.
-    async fn receive(&self, session: &mut Session, context: &mut Context) -> Result<Next, Error> {
-        downstream::prepare(session, self.upstream.timeouts().write);
-        context.ticket.adopt(&session.req_header().headers);
-        match self.state.admit(downstream::head(session))? {
-            Admission::Answer(text) => {
-                context.call = Call::Own;
-                downstream::write_own(session, &mut context.ticket, text).await?;
-                Ok(Next::Answered)
-            }
-            Admission::Pass(passage) => {
-                context.ticket.name(&passage.target.provider.name);
-                context.call = Call::Pass(passage);
-                Ok(Next::Proxy)
-            }
-            Admission::Complete(directives) => self.complete(session, context, *directives).await,
-        }
-    }
-
-    async fn complete(
-        &self,
-        session: &mut Session,
-        context: &mut Context,
-        directives: Directives,
-    ) -> Result<Next, Error> {
-        let limits = &self.state.config.limits;
-        let (body, replay) = downstream::read_body(session, limits).await?;
-        // From here on, an upstream's 1xx is the upstream's own business.
-        session.as_downstream_mut().set_ignore_info_resp(true);
-        let headers = &session.req_header().headers;
-        let exchange = self.state.complete(directives, headers, body, seed())?;
-        let mut exchange = Box::new(exchange);
-        context.ticket.name(&exchange.provider().name);
-        let next = match exchange.road(replay) {
-            Road::Phases => Ok(Next::Proxy),
-            Road::Conductor => {
-                let ticket = &mut context.ticket;
-                let conductor = Conductor::new(session, ticket, &self.upstream, &exchange);
-                // Boxed: its state is large, and would be moved with this phase's for every plain request too.
-                let carried = Box::pin(conductor.carry(&mut exchange)).await;
-                carried.map(|()| Next::Answered)
-            }
+        let served = match carried {
+            Ok(()) => Ok(true),
+            Err(error) => context.refuse(session, error).await.map(|()| true),
         };
-        context.call = Call::Complete(exchange);
-        next
+        context.log(session, &self.state);
+        served
     }
-}
-
-/// What follows `request_filter`.
-enum Next {
-    /// Pingora's phases.
-    Proxy,
-    /// Nothing: the answer is out.
-    Answered,
 }
 
 #[async_trait]
@@ -166,10 +106,7 @@ impl ProxyHttp for Gateway {
         match self.receive(session, context).await {
             Ok(Next::Proxy) => Ok(false),
             Ok(Next::Answered) => Ok(true),
-            Err(error) => {
-                context.refuse(session, error).await;
-                Ok(true)
-            }
+            Err(error) => context.refuse(session, error).await.map(|()| true),
         }
     }
 
@@ -181,9 +118,23 @@ impl ProxyHttp for Gateway {
         let Some(target) = context.call.target() else {
             return pingora::Error::e_explain(ErrorType::InternalError, "nothing to call");
         };
-        let peer = unless_gone(session, self.upstream.peer(&target.base)).await;
-        let peer = peer.and_then(|resolved| resolved);
-        peer.map(Box::new).map_err(|error| context.stop(error))
+        let peer = self.upstream.peer(&target.base);
+        let peer = match &context.call {
+            Call::Complete(_) => unless_gone(session, peer)
+                .await
+                .and_then(|resolved| resolved),
+            // Its body has not been read: the first byte of it would be taken for a client that leaves.
+            Call::Pass(_) | Call::Own => peer.await,
+        };
+        let mut peer = peer.map_err(|error| context.stop(error))?;
+        if let Some(left) = context.left(self.upstream.timeouts().total) {
+            let read = peer
+                .options
+                .read_timeout
+                .map_or(left, |read| read.min(left));
+            peer.options.read_timeout = Some(read);
+        }
+        Ok(Box::new(peer))
     }
 
     async fn upstream_request_filter(
@@ -210,8 +161,13 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         context: &mut Context,
     ) -> pingora::Result<()> {
-        if let Call::Complete(exchange) = &context.call {
-            *body = end_of_stream.then(|| exchange.body().clone());
+        match &context.call {
+            Call::Complete(exchange) => *body = end_of_stream.then(|| exchange.body().clone()),
+            // An empty last piece, as HTTP/2 clients send it, would be written as a second end of a chunked body.
+            Call::Pass(_) if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) => {
+                *body = None;
+            }
+            Call::Pass(_) | Call::Own => {}
         }
         Ok(())
     }
@@ -250,8 +206,9 @@ impl ProxyHttp for Gateway {
         if head.status.is_informational() {
             return Ok(());
         }
-        if let Call::Complete(exchange) = &context.call {
-            *head = downstream::client_head(session, head, exchange)?;
+        match &context.call {
+            Call::Complete(exchange) => *head = downstream::client_head(session, head, exchange)?,
+            Call::Pass(_) | Call::Own => downstream::fit_version(session, head),
         }
         context.ticket.stamp(head)
     }
@@ -266,14 +223,15 @@ impl ProxyHttp for Gateway {
         if body.is_some() {
             context.ticket.mark_first_byte();
         }
-        let late = context.ticket.started.elapsed() > self.upstream.timeouts().total;
+        let late = context
+            .left(self.upstream.timeouts().total)
+            .is_some_and(|left| left.is_zero());
+        if late && !end_of_stream {
+            return Err(context.stop(total_timeout()));
+        }
         let Call::Complete(exchange) = &mut context.call else {
             return Ok(None);
         };
-        if late && !end_of_stream {
-            let message = "The provider's answer was not complete within the gateway's deadline.";
-            return Err(context.stop(Error::new(Kind::Timeout(Deadline::Total), message)));
-        }
         let Some(relay) = exchange.relay_mut() else {
             return Ok(None);
         };
@@ -338,7 +296,9 @@ impl ProxyHttp for Gateway {
         cause: &pingora::Error,
         context: &mut Context,
     ) -> FailToProxy {
-        let error = context.failure.take().unwrap_or_else(|| failure(cause));
+        let told = context.failure.take();
+        let error =
+            told.unwrap_or_else(|| context.in_time(failure(cause), self.upstream.timeouts().total));
         let code = error.status().as_u16();
         if is_answered(session) {
             let last = context.last_words(&error);
@@ -349,7 +309,8 @@ impl ProxyHttp for Gateway {
             }
             context.failure = Some(error);
         } else {
-            context.refuse(session, error).await;
+            // What cannot be told ends here all the same: the connection is not used again.
+            let _ = context.refuse(session, error).await;
         }
         FailToProxy {
             error_code: code,
@@ -384,13 +345,5 @@ fn join(first: Bytes, second: Bytes) -> Bytes {
         (_, true) => first,
         (true, false) => second,
         (false, false) => [first, second].concat().into(),
-    }
-}
-
-fn seed() -> Seed {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    Seed {
-        now: now.unwrap_or_default().as_secs(),
-        draw: fastrand::u128(..),
     }
 }

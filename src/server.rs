@@ -54,12 +54,12 @@ impl Ready {
             surroundings,
         };
         let config = Config::read(&source)?;
-        let conf = ServerConf::from_yaml(text).map_err(|error| ConfigError {
-            file: file.to_owned(),
-            line: 0,
-            path: String::new(),
-            message: error.to_string(),
-        })?;
+        // Not `ServerConf::from_yaml`, whose error holds the whole file with its keys.
+        let conf: ServerConf =
+            serde_yaml::from_str(text).map_err(|error| source.syntax_error(&error))?;
+        let refused =
+            |error: Box<pingora::Error>| source.error(&[], error.etype().as_str().to_owned());
+        let conf = conf.validate().map_err(refused)?;
         Ok(Self { config, conf })
     }
 
@@ -80,7 +80,7 @@ impl Ready {
         server.bootstrap();
         let conf = server.configuration.clone();
         let gateway = Gateway::new(self.config, &conf).map_err(|error| error.to_string())?;
-        let state = gateway.state().clone();
+        let state = gateway.state.clone();
         add_services(&mut server, gateway, &state);
         server.run_forever()
     }
@@ -98,11 +98,13 @@ impl Ready {
             .iter()
             .chain(&self.config.admin)
             .chain(emulator);
-        for address in addresses {
+        // All at the same time: two of them may be one.
+        let bind = |address| {
             TcpListener::bind(address)
-                .map_err(|error| format!("cannot listen on {address}: {error}"))?;
-        }
-        Ok(())
+                .map_err(|error| format!("cannot listen on {address}: {error}"))
+        };
+        let listeners: Result<Vec<_>, _> = addresses.map(bind).collect();
+        listeners.map(drop)
     }
 }
 

@@ -141,7 +141,7 @@ pub fn failure(error: &pingora::Error) -> Error {
         ),
         ReadTimedout => timeout(Deadline::Read, "The provider did not answer in time."),
         WriteTimedout => timeout(
-            Deadline::Read,
+            Deadline::Write,
             "The provider did not take the request in time.",
         ),
         ConnectRefused | ConnectError | ConnectNoRoute | SocketError => {
@@ -153,6 +153,12 @@ pub fn failure(error: &pingora::Error) -> Error {
         ),
         _ => Error::broken("The provider broke the connection before its answer was complete."),
     }
+}
+
+/// The deadline of the whole call has come.
+pub fn total_timeout() -> Error {
+    let message = "The provider's answer was not complete within the request's deadline.";
+    Error::new(Kind::Timeout(Deadline::Total), message)
 }
 
 /// Addresses by host and port.
@@ -240,11 +246,13 @@ enum Age {
     Stale,
 }
 
+/// Dead connections of the pool that one request gets past.
+pub const MAX_STALE: u32 = 2;
 /// How long a connection is kept for the next call: less than the 5 s after which common model servers close theirs.
 const IDLE: Duration = Duration::from_secs(4);
 /// How long a name's addresses are used without asking again.
 const FRESH: Duration = Duration::from_secs(30);
-/// Names come from the conf and from hosts it allows by pattern; a pattern must not fill the memory.
+/// Names come from the conf, and from the hosts that it allows: a long list of those must not fill the memory.
 const MAX_HOSTS: usize = 4096;
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy context conductor downstream upstream door server admin emulator      the only IO
+//! L8  proxy reception context conductor downstream upstream door server admin emulator      the only IO
 //! L7  gateway
 //! L6  exchange
 //! L5  config
@@ -30,6 +30,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("exchange", 6),
     ("gateway", 7),
     ("proxy", 8),
+    ("reception", 8),
     ("context", 8),
     ("conductor", 8),
     ("downstream", 8),

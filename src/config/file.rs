@@ -285,12 +285,15 @@ fn apply_default(
     source: &Source<'_>,
     config: &mut Config,
 ) -> Result<(), ConfigError> {
-    for (key, name) in [("provider", &file.provider), ("upstream", &file.upstream)] {
+    let named = file.provider.as_ref().filter(|name| *name != "none");
+    for (key, name) in [("provider", named), ("upstream", file.upstream.as_ref())] {
         if let Some(name) = name {
             source.check_provider(&["gateway", "default", key], name, config)?;
         }
     }
-    config.default.provider = file.provider;
+    if file.provider.is_some() {
+        config.default.provider = named.cloned();
+    }
     config.default.model = file.model;
     config.default.upstream = file.upstream;
     Ok(())

@@ -19,15 +19,17 @@ pub struct Directives {
     /// The whole call's deadline.
     pub timeout: Option<Duration>,
     pub compliance: Compliance,
+    /// Where in the config the target stands: `config`, or `config.targets[0]` and deeper.
+    pub option: String,
     /// Body fields that beat the client's own.
     pub overrides: BTreeMap<String, Box<RawValue>>,
 }
 
 impl Directives {
     pub fn read(headers: &HeaderMap) -> Result<Self, Error> {
-        let config = match text(headers, CONFIG)? {
+        let (config, option) = match text(headers, CONFIG)? {
             Some(json) => InlineConfig::read(json)?,
-            None => InlineConfig::default(),
+            None => (InlineConfig::default(), ROOT.to_owned()),
         };
         let provider = match config.provider {
             Some(provider) => Some(provider),
@@ -52,13 +54,16 @@ impl Directives {
                 .iter()
                 .map(|name| forwardable(name))
                 .collect::<Result<_, _>>()?,
-            timeout: read_timeout(text(headers, TIMEOUT)?)?
-                .or(config.request_timeout.map(Duration::from_millis)),
+            timeout: read_timeout(text(headers, TIMEOUT)?)?.or(config
+                .request_timeout
+                .filter(|&millis| millis > 0)
+                .map(Duration::from_millis)),
             compliance: if strict {
                 Compliance::Strict
             } else {
                 Compliance::Loose
             },
+            option,
             overrides: config.override_params,
         })
     }
@@ -69,7 +74,8 @@ fn client_key(config: Option<&str>, headers: &HeaderMap) -> Result<Option<Secret
     if let Some(key) = config.and_then(Secret::try_new) {
         return Ok(Some(key));
     }
-    if let Some(key) = text(headers, "authorization")?.and_then(Secret::from_authorization) {
+    let key = text(headers, "authorization")?.and_then(Secret::from_authorization);
+    if let Some(key) = key.filter(|key| key.expose() != NO_KEY) {
         return Ok(Some(key));
     }
     Ok(text(headers, API_KEY)?.and_then(Secret::try_new))
@@ -150,7 +156,8 @@ struct Strategy {
 }
 
 impl InlineConfig {
-    fn read(json: &str) -> Result<Self, Error> {
+    /// The config's one target, and where it stands.
+    fn read(json: &str) -> Result<(Self, String), Error> {
         if !json.starts_with('{') {
             return Err(Error::invalid(
                 CONFIG,
@@ -167,20 +174,23 @@ impl InlineConfig {
                 "Invalid config passed. You need to pass a valid json",
             ),
         })?;
-        config.into_single()
+        config.into_single(ROOT.to_owned())
     }
 
     /// The one target of a config that has one, with the root's fields where it has none of its own.
-    fn into_single(mut self) -> Result<Self, Error> {
+    fn into_single(mut self, place: String) -> Result<(Self, String), Error> {
         let mode = self
             .strategy
             .take()
             .map_or_else(|| "single".to_owned(), |strategy| strategy.mode);
         let targets = self.targets.take();
         match (mode.as_str(), targets) {
-            ("single", None) => Ok(self),
+            ("single", None) => Ok((self, place)),
             ("single", Some(targets)) => match <[Self; 1]>::try_from(targets) {
-                Ok([target]) => target.into_single().map(|target| target.inherit(self)),
+                Ok([target]) => {
+                    let (target, place) = target.into_single(place + ".targets[0]")?;
+                    Ok((target.inherit(self), place))
+                }
                 Err(_) => Err(Error::invalid(
                     CONFIG,
                     "`targets` of a `single` strategy must hold one target.",
@@ -228,6 +238,10 @@ fn without_input(error: &serde_json::Error) -> String {
     }
 }
 
+/// What `x-portkey-last-used-option-index` calls a config's root.
+const ROOT: &str = "config";
+/// What Portkey's Python SDK sends where its user gave `x-portkey-api-key` alone.
+const NO_KEY: &str = "OPENAI_API_KEY";
 pub const PROVIDER: &str = "x-portkey-provider";
 pub const CONFIG: &str = "x-portkey-config";
 pub const API_KEY: &str = "x-portkey-api-key";
@@ -255,6 +269,7 @@ const NEVER_FORWARDED: &[&str] = &[
     "metadata",
     "metadata-flavor",
     "proxy-authorization",
+    "proxy-connection",
     "te",
     "trailer",
     "transfer-encoding",
@@ -296,6 +311,8 @@ mod tests {
             key(&[("authorization", "Bearer "), portkey]).as_deref(),
             Some("p")
         );
+        let placeholder = ("authorization", "Bearer OPENAI_API_KEY");
+        assert_eq!(key(&[placeholder, portkey]).as_deref(), Some("p"));
         assert_eq!(key(&[(API_KEY, "")]), None);
     }
 
@@ -323,6 +340,7 @@ mod tests {
         .unwrap();
         assert_eq!(directives.provider.as_deref(), Some("groq"));
         assert_eq!(directives.timeout, Some(Duration::from_millis(9)));
+        assert_eq!(directives.option, "config.targets[0]");
     }
 
     #[test]

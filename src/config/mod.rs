@@ -111,7 +111,10 @@ impl Default for Config {
         Self {
             listen: vec![DEFAULT_LISTEN.to_owned()],
             admin: Some(DEFAULT_ADMIN.to_owned()),
-            default: Defaults::default(),
+            default: Defaults {
+                provider: Some(DEFAULT_PROVIDER.to_owned()),
+                ..Defaults::default()
+            },
             providers: ROWS
                 .iter()
                 .map(|row| (row.name.to_owned(), Arc::new(built_in(row))))
@@ -161,5 +164,7 @@ fn built_in(row: &'static Row) -> Provider {
     }
 }
 
+/// Where an existing OpenAI app, which names no provider, goes.
+const DEFAULT_PROVIDER: &str = "openai";
 const DEFAULT_LISTEN: &str = "127.0.0.1:8787";
 const DEFAULT_ADMIN: &str = "127.0.0.1:8789";

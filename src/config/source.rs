@@ -57,7 +57,7 @@ impl Source<'_> {
             file: self.file.to_owned(),
             line,
             path,
-            message: message.to_owned(),
+            message: without_value(message),
         }
     }
 
@@ -88,9 +88,10 @@ impl Source<'_> {
         path: &[&str],
         address: &str,
     ) -> Result<(String, u16), ConfigError> {
-        let parsed = address
-            .rsplit_once(':')
-            .and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
+        let parsed = address.rsplit_once(':').and_then(|(host, port)| {
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            Some((host.to_owned(), port.parse().ok()?))
+        });
         parsed
             .filter(|(host, _)| !host.is_empty())
             .ok_or_else(|| self.error(path, format!("`{address}` is not host:port")))
@@ -106,7 +107,11 @@ impl Source<'_> {
         } else {
             reference.to_owned()
         };
-        Ok(Secret::try_new(&text))
+        let secret = Secret::try_new(&text);
+        if secret.is_none() && text.trim() != reference {
+            return Err(self.error(path, format!("`{reference}` is empty")));
+        }
+        Ok(secret)
     }
 
     pub fn header(
@@ -124,6 +129,19 @@ impl Source<'_> {
             }
             _ => Err(self.error(path, format!("`{name}` is not a header that can be sent"))),
         }
+    }
+}
+
+/// A parser's message without the value it quotes, which can be a key in the wrong place: `invalid type: string "…",
+/// expected a map` keeps its first words and its last.
+fn without_value(message: &str) -> String {
+    match message.split_once(" \"") {
+        Some((what, rest)) if what.starts_with("invalid ") => {
+            let expected = rest.rfind("\", expected").map(|at| at + 1);
+            let expected = expected.and_then(|at| rest.get(at..)).unwrap_or_default();
+            format!("{what}{expected}")
+        }
+        _ => message.to_owned(),
     }
 }
 

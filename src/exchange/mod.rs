@@ -15,6 +15,7 @@
 mod fixtures;
 mod output;
 pub mod relay;
+mod wishes;
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,7 +23,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::{
-    completion::{CompletionRequest, Compliance, Partial, Prompt, Usage, request::StreamOptions},
+    completion::{CompletionRequest, Compliance, Partial, Prompt, Usage},
     dialect::{Replies, UpstreamRequest},
     error::Error,
     exchange::relay::{Answer, Counts, Relay, Wishes},
@@ -126,7 +127,7 @@ impl Exchange {
             timeout: terms.timeout,
             wishes: Wishes {
                 compliance: terms.compliance,
-                counts: counts(request),
+                counts: Counts::asked(request),
                 choices: prompts(&request.prompt).saturating_mul(request.n.unwrap_or(1)),
                 max_event_bytes: terms.max_event_bytes,
             },
@@ -303,19 +304,6 @@ impl Exchange {
 /// Whether an upstream's response header is for the client. An allow-list.
 pub fn is_for_client(name: &HeaderName) -> bool {
     name.as_str().starts_with("x-ratelimit-") || FOR_CLIENT.contains(&name.as_str())
-}
-
-fn counts(request: &CompletionRequest) -> Counts {
-    let options = request.stream_options.as_ref();
-    let running = |options: &&StreamOptions| {
-        let asked = options.extra.get("continuous_usage_stats");
-        asked.is_some_and(|asked| asked.get() == "true")
-    };
-    match options.filter(|options| options.include_usage) {
-        None => Counts::None,
-        Some(options) if running(&options) => Counts::Running,
-        Some(_) => Counts::Final,
-    }
 }
 
 fn prompts(prompt: &Prompt) -> u32 {

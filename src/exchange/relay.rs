@@ -18,26 +18,7 @@ use crate::{
     wire::{Form, Frame, Framing, sse::Events},
 };
 
-/// What the client asked of its answer, beside the text.
-#[derive(Clone, Copy, Debug)]
-pub struct Wishes {
-    pub compliance: Compliance,
-    pub counts: Counts,
-    /// Choices the answer must bring: prompts × `n`.
-    pub choices: u32,
-    /// Bytes that one stream event may have.
-    pub max_event_bytes: usize,
-}
-
-/// Which token counts a stream's client gets to see: its `stream_options`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counts {
-    None,
-    /// `include_usage`: one event at the end.
-    Final,
-    /// `continuous_usage_stats` too: those that the upstream puts beside its choices.
-    Running,
-}
+pub use super::wishes::{Counts, Wishes};
 
 /// How the upstream answered, and how the client wants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

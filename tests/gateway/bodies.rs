@@ -105,6 +105,21 @@ fn a_client_that_sends_40_megabytes_all_the_same_can_read_its_413() {
 }
 
 #[test]
+fn a_client_whose_head_is_refused_can_send_its_body_and_read_why() {
+    let gateway = Gateway::start("");
+    let mut client = Client::connect(&gateway.address);
+    let mut sender = client.stream.try_clone().unwrap();
+    let sending = std::thread::spawn(move || {
+        let head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: text/plain\r\ncontent-length: 8388608\r\n\r\n";
+        sender.write_all(head.as_bytes()).unwrap();
+        sender.write_all(&vec![b'x'; 8 << 20])
+    });
+    let answer = client.read();
+    assert_eq!(answer.json()["error"]["param"], "content-type");
+    sending.join().unwrap().unwrap();
+}
+
+#[test]
 fn a_chunked_body_over_the_limit_is_413() {
     let upstream = Upstream::answering(json(200, TEXT));
     let lines =

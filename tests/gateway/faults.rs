@@ -343,6 +343,55 @@ fn the_gateway_s_own_deadline_holds_too() {
 }
 
 #[test]
+fn the_gateway_s_own_deadline_holds_for_a_silent_upstream_too() {
+    let upstream = Upstream::start(|_, stream| {
+        wait_for_close(stream);
+        After::Close
+    });
+    let gateway = Gateway::start(
+        &(providers_at(&upstream.address) + "  timeouts: { total: 300ms, read: 15s }\n"),
+    );
+    for body in [PLAIN, STREAMED] {
+        for answer in on_both(&gateway, &[], body) {
+            assert_eq!(
+                (answer.status, error_code(&answer).as_str()),
+                (504, "total_timeout")
+            );
+        }
+    }
+}
+
+#[test]
+fn a_client_that_stops_reading_is_given_up() {
+    let upstream = Upstream::start(|_, stream| {
+        stream.write_all(STREAM).unwrap();
+        let event = chunk(event(&"x".repeat(60_000), None));
+        while stream.write_all(&event).is_ok() {}
+        After::Close
+    });
+    let gateway =
+        Gateway::start(&(providers_at(&upstream.address) + "  timeouts: { write: 200ms }\n"));
+    for (count, road) in (1..).zip(ROADS) {
+        let mut client = Client::connect(&gateway.address);
+        client.send(post(road, STREAMED));
+        // It stays connected, and reads nothing.
+        let given_up = crate::support::wait_for(|| {
+            let ended = gateway.logged().matches(" kind=stream ").count();
+            (ended == count).then_some(())
+        });
+        assert!(given_up.is_some(), "{}", gateway.logged());
+    }
+    let mut operator = Client::connect(&gateway.admin);
+    operator.send(crate::support::client::request("GET", "/metrics", &[], ""));
+    let metrics = operator.read();
+    assert!(
+        metrics.text().contains("completions_in_flight 0"),
+        "{}",
+        metrics.text()
+    );
+}
+
+#[test]
 fn unreachable_and_unknown_hosts_are_502() {
     let lines = providers_at(&free_address()).replace(
         "  default:",

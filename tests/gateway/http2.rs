@@ -143,3 +143,26 @@ fn an_http2_client_that_resets_its_stream_stops_the_upstream() {
         }
     });
 }
+
+#[test]
+fn an_empty_last_frame_is_one_end_of_the_body_upstream() {
+    let upstream = Upstream::answering(json(200, "{}"));
+    let gateway = Gateway::before(&upstream.address);
+    run(async {
+        let sender = connect(&gateway).await;
+        for _ in 0..3 {
+            let request = Request::post("http://gateway/v1/files").body(()).unwrap();
+            let mut sender = sender.clone().ready().await.unwrap();
+            let (answer, mut stream) = sender.send_request(request, false).unwrap();
+            stream
+                .send_data(Bytes::from_static(b"hello"), false)
+                .unwrap();
+            stream.send_data(Bytes::new(), true).unwrap();
+            assert_eq!(answer.await.unwrap().status(), 200);
+        }
+    });
+    // A second end would be read as the start of the pooled connection's next request.
+    for request in upstream.seen() {
+        assert_eq!((request.method.as_str(), request.text()), ("POST", "hello"));
+    }
+}

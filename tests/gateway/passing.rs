@@ -139,7 +139,7 @@ fn a_client_that_leaves_stops_the_upstream() {
 
 #[test]
 fn without_an_app_behind_root_and_health_are_our_own() {
-    let gateway = Gateway::start("");
+    let gateway = Gateway::start("  default: { provider: none }\n");
     let mut client = Client::connect(&gateway.address);
     for path in ["/", "/health"] {
         client.send(request("GET", path, &[], ""));
@@ -169,5 +169,68 @@ fn an_upstream_that_is_down_is_a_502_that_names_no_address() {
         assert_eq!(answer.status, 502);
         assert_eq!(answer.json()["error"]["code"], "connect_error");
         assert!(!answer.text().contains("127.0.0.1"));
+    }
+}
+
+#[test]
+fn a_body_that_comes_behind_its_head_is_not_taken_for_a_client_that_leaves() {
+    // A name, not an address: its look-up is what the body arrives during.
+    let upstream = Upstream::answering(json(200, "{}"));
+    let (_, port) = upstream.address.split_once(':').unwrap();
+    let lines = format!(
+        "  providers: {{ app: {{ base_url: \"http://localhost:{port}\", auth: none }} }}\n  default: {{ upstream: app }}\n"
+    );
+    for _ in 0..5 {
+        let gateway = Gateway::start(&lines);
+        let mut client = Client::connect(&gateway.address);
+        client.send("POST /v1/x HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n");
+        client.send("hello");
+        assert_eq!(client.read().status, 200);
+        assert_eq!(upstream.seen().pop().unwrap().text(), "hello");
+    }
+}
+
+#[test]
+fn an_http_1_0_client_gets_no_chunks() {
+    let upstream = Upstream::answering([STREAM, &chunk("data: 1\n\n"), LAST_CHUNK].concat());
+    let gateway = Gateway::before(&upstream.address);
+    let mut client = Client::connect(&gateway.address);
+    client.send("GET /v1/models HTTP/1.0\r\n\r\n");
+    let answer = client.read();
+    assert_eq!(answer.header("transfer-encoding"), None);
+    assert_eq!(answer.text(), "data: 1\n\n");
+}
+
+#[test]
+fn what_the_conf_sends_never_goes_to_a_host_of_the_client() {
+    let (ours, theirs) = (
+        Upstream::answering(json(200, "{}")),
+        Upstream::answering(json(200, "{}")),
+    );
+    let gateway = Gateway::start(&format!(
+        "  providers: {{ openai: {{ base_url: \"http://{}/v1\", api_key: sk-conf, headers: {{ x-secret: conf }} }} }}\n  allowed_hosts: [ \"{}\" ]\n",
+        ours.address, theirs.address
+    ));
+    let custom = format!("http://{}/v1", theirs.address);
+    let mut client = Client::connect(&gateway.address);
+    client.send(request("GET", "/v1/models", &[], ""));
+    client.read();
+    client.send(request(
+        "GET",
+        "/v1/models",
+        &[("x-portkey-custom-host", &custom)],
+        "",
+    ));
+    client.read();
+    ask(
+        &gateway.address,
+        &[("x-portkey-custom-host", &custom)],
+        crate::support::client::PLAIN,
+    );
+    assert_eq!(ours.sole().header("x-secret"), Some("conf"));
+    assert_eq!(theirs.seen().len(), 2);
+    for request in theirs.seen() {
+        assert_eq!(request.header("x-secret"), None);
+        assert_eq!(request.header("authorization"), None);
     }
 }

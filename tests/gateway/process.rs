@@ -70,13 +70,35 @@ fn a_wrong_conf_is_refused_with_file_line_and_path() {
 
 #[test]
 fn a_secret_of_the_conf_is_never_printed() {
-    let output =
-        check("gateway:\n  providers:\n    openai: { api_key: sk-secret-1, base_url: 7 }\n");
-    assert!(!output.status.success());
+    for conf in [
+        "gateway:\n  providers:\n    openai: { api_key: sk-secret-1, base_url: 7 }\n",
+        "threads: two\ngateway:\n  providers:\n    openai: { api_key: sk-secret-1 }\n",
+        "gateway:\n  providers:\n    openai: sk-secret-1\n",
+        "gateway:\n  providers:\n    openai:\n      api_key: [ sk-secret-1 ]\n",
+    ] {
+        let output = check(conf);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !output.status.success() && said.contains("conf.yaml:"),
+            "{said}"
+        );
+        assert!(!said.contains("sk-secret-1"), "{conf}: {said}");
+    }
+}
+
+#[test]
+fn a_secret_that_turns_out_empty_is_refused() {
+    let file = scratch("empty");
+    fs::write(&file, "\n").unwrap();
+    let conf = format!(
+        "gateway:\n  providers:\n    openai:\n      api_key: \"file:{}\"\n",
+        file.display()
+    );
+    let output = check(&conf);
+    let said = String::from_utf8(output.stderr).unwrap();
     assert!(
-        !String::from_utf8(output.stderr)
-            .unwrap()
-            .contains("sk-secret-1")
+        !output.status.success() && said.contains("gateway.providers.openai.api_key"),
+        "{said}"
     );
 }
 
@@ -95,6 +117,20 @@ fn a_busy_port_ends_the_process_with_a_clear_message() {
     assert!(!output.status.success());
     assert!(
         said.contains(&format!("cannot listen on {address}")),
+        "{said}"
+    );
+}
+
+#[test]
+fn two_listeners_on_one_address_end_the_process_too() {
+    let address = crate::support::free_address();
+    let file = scratch("conf.yaml");
+    let conf = format!("gateway:\n  listen: {address}\n  admin: {{ listen: \"{address}\" }}\n");
+    fs::write(&file, conf).unwrap();
+    let output = run(&["-c", file.to_str().unwrap()]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && said.contains("cannot listen"),
         "{said}"
     );
 }

@@ -5,7 +5,7 @@ use std::{
     net::TcpStream,
 };
 
-use super::PATIENCE;
+use super::{PATIENCE, upstream::read_chunk};
 
 /// An answer.
 #[derive(Clone, Debug, Default)]
@@ -99,13 +99,7 @@ impl Client {
 
     /// The next chunk; empty: the last one. `None`: the connection broke.
     pub fn read_chunk(&mut self) -> Option<Vec<u8>> {
-        let mut line = String::new();
-        self.reader.read_line(&mut line).ok()?;
-        let length = usize::from_str_radix(line.trim_end(), 16).ok()?;
-        let mut chunk = vec![0; length + 2];
-        self.reader.read_exact(&mut chunk).ok()?;
-        chunk.truncate(length);
-        Some(chunk)
+        read_chunk(&mut self.reader)
     }
 
     /// Whether the gateway has closed the connection.

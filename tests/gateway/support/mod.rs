@@ -6,6 +6,7 @@ pub mod upstream;
 
 use std::{
     fs,
+    io::{Read, Write},
     net::{TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -49,7 +50,7 @@ impl Gateway {
                 .stdin(Stdio::null())
                 .spawn()
                 .unwrap();
-            if is_up(&mut child, &address) && is_up(&mut child, &admin) {
+            if is_up(&mut child, &admin) {
                 return Self {
                     child,
                     address,
@@ -133,12 +134,25 @@ pub fn scratch(kind: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
-fn is_up(child: &mut Child, address: &str) -> bool {
+/// Whether the process comes up: its operator's port says that all ports are open.
+fn is_up(child: &mut Child, admin: &str) -> bool {
     let up = wait_for(|| match child.try_wait().unwrap() {
         Some(_) => Some(false),
-        None => TcpStream::connect(address).ok().map(|_| true),
+        None => is_ready(admin).then_some(true),
     });
     up == Some(true)
+}
+
+fn is_ready(admin: &str) -> bool {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(admin)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
 }
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_pingora-completions");

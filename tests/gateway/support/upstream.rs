@@ -124,10 +124,27 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Request> {
             .headers
             .push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
+    if request.header("transfer-encoding") == Some("chunked") {
+        while let Some(piece) = read_chunk(reader).filter(|piece| !piece.is_empty()) {
+            request.body.extend(piece);
+        }
+        return Some(request);
+    }
     let length = request.header("content-length").unwrap_or("0");
     request.body = vec![0; length.parse().unwrap()];
     reader.read_exact(&mut request.body).ok()?;
     Some(request)
+}
+
+/// The next chunk of a body; empty: the last one. `None`: the connection broke.
+pub fn read_chunk(reader: &mut impl BufRead) -> Option<Vec<u8>> {
+    let mut line = String::new();
+    reader.read_line(&mut line).ok()?;
+    let length = usize::from_str_radix(line.trim_end(), 16).ok()?;
+    let mut chunk = vec![0; length + 2];
+    reader.read_exact(&mut chunk).ok()?;
+    chunk.truncate(length);
+    Some(chunk)
 }
 
 /// A whole JSON answer.

@@ -1,0 +1,39 @@
+//! What a client asked of its answer, beside the text.
+
+use crate::completion::{CompletionRequest, Compliance, request::StreamOptions};
+
+/// What the client asked of its answer, beside the text.
+#[derive(Clone, Copy, Debug)]
+pub struct Wishes {
+    pub compliance: Compliance,
+    pub counts: Counts,
+    /// Choices the answer must bring: prompts × `n`.
+    pub choices: u32,
+    /// Bytes that one stream event may have.
+    pub max_event_bytes: usize,
+}
+
+/// Which token counts a stream's client gets to see: its `stream_options`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    None,
+    /// `include_usage`: one event at the end.
+    Final,
+    /// `continuous_usage_stats` too: those that the upstream puts beside its choices.
+    Running,
+}
+
+impl Counts {
+    pub fn asked(request: &CompletionRequest) -> Self {
+        let options = request.stream_options.as_ref();
+        let running = |options: &StreamOptions| {
+            let asked = options.extra.get("continuous_usage_stats");
+            asked.is_some_and(|asked| asked.get() == "true")
+        };
+        match options.filter(|options| options.include_usage) {
+            None => Self::None,
+            Some(options) if running(options) => Self::Running,
+            Some(_) => Self::Final,
+        }
+    }
+}

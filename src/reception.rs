@@ -1,0 +1,90 @@
+//! A request's arrival: its head is admitted, its body read, its exchange made, and it is settled who carries it.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::HeaderValue;
+use pingora::proxy::Session;
+
+use crate::{
+    conductor::Conductor,
+    config::headers::Directives,
+    context::{Call, Context},
+    downstream,
+    error::Error,
+    exchange::{Road, Seed},
+    gateway::Admission,
+    proxy::Gateway,
+};
+
+/// What follows `request_filter`.
+pub enum Next {
+    /// Pingora's phases.
+    Proxy,
+    /// Nothing: the answer is out.
+    Answered,
+}
+
+impl Gateway {
+    /// Admits the request; what needs the conductor, or is answered here, is over when this returns.
+    pub(crate) async fn receive(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+    ) -> Result<Next, Error> {
+        downstream::prepare(session, self.upstream.timeouts().write);
+        context.ticket.adopt(&session.req_header().headers);
+        match self.state.admit(downstream::head(session))? {
+            Admission::Answer(text) => {
+                context.call = Call::Own;
+                downstream::write_own(session, &mut context.ticket, text).await?;
+                Ok(Next::Answered)
+            }
+            Admission::Pass(passage) => {
+                context.ticket.name(&passage.target.provider.name);
+                context.call = Call::Pass(passage);
+                Ok(Next::Proxy)
+            }
+            Admission::Complete(directives) => self.complete(session, context, *directives).await,
+        }
+    }
+
+    async fn complete(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        directives: Directives,
+    ) -> Result<Next, Error> {
+        let limits = &self.state.config.limits;
+        let (body, replay) = downstream::read_body(session, limits).await?;
+        // From here on, an upstream's 1xx is the upstream's own business.
+        session.as_downstream_mut().set_ignore_info_resp(true);
+        if let Ok(option) = HeaderValue::try_from(directives.option.as_str()) {
+            context.ticket.option = option;
+        }
+        let headers = &session.req_header().headers;
+        let exchange = self.state.complete(directives, headers, body, seed())?;
+        let mut exchange = Box::new(exchange);
+        context.ticket.name(&exchange.provider().name);
+        context.begin_call();
+        let next = match exchange.road(replay) {
+            Road::Phases => Ok(Next::Proxy),
+            Road::Conductor => {
+                let ticket = &mut context.ticket;
+                let conductor = Conductor::new(session, ticket, &self.upstream, &exchange);
+                // Boxed: its state is large, and would be moved with this phase's for every plain request too.
+                let carried = Box::pin(conductor.carry(&mut exchange)).await;
+                carried.map(|()| Next::Answered)
+            }
+        };
+        context.call = Call::Complete(exchange);
+        next
+    }
+}
+
+fn seed() -> Seed {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    Seed {
+        now: now.unwrap_or_default().as_secs(),
+        draw: fastrand::u128(..),
+    }
+}
