@@ -3,18 +3,15 @@
 //! Everything runs in the request's own task: when the client leaves, the future is dropped and with it the upstream's
 //! connection, which is how an HTTP/1 call is cancelled.
 
+use std::pin::Pin;
+
 use bytes::Bytes;
 use http::StatusCode;
-use pingora::{
-    ErrorType, RetryType,
-    http::{RequestHeader, ResponseHeader},
-    protocols::http::client::HttpSession,
-    proxy::Session,
-    upstreams::peer::HttpPeer,
-};
-use tokio::time::Instant;
+use pingora::{RetryType, http::ResponseHeader, proxy::Session, upstreams::peer::HttpPeer};
+use tokio::time::Sleep;
 
 use crate::{
+    call::Call,
     downstream::{self, Framing, Ticket, answer_head, unless_gone},
     error::Error,
     exchange::{Exchange, UpstreamHead, relay::Relay},
@@ -26,7 +23,8 @@ pub struct Conductor<'c> {
     pub session: &'c mut Session,
     pub ticket: &'c mut Ticket,
     pub upstream: &'c Upstream,
-    deadline: Instant,
+    /// One timer for the whole call.
+    deadline: Pin<Box<Sleep>>,
 }
 
 impl<'c> Conductor<'c> {
@@ -42,7 +40,7 @@ impl<'c> Conductor<'c> {
             session,
             ticket,
             upstream,
-            deadline: Instant::now() + patience,
+            deadline: Box::pin(tokio::time::sleep(patience)),
         }
     }
 
@@ -50,8 +48,8 @@ impl<'c> Conductor<'c> {
     /// an answer that says so is only written where there is none.
     pub async fn carry(mut self, exchange: &mut Exchange) -> Result<(), Error> {
         exchange.hold();
-        let peer = self.upstream.peer(&exchange.target().base);
-        let peer = within(self.deadline, unless_gone(self.session, peer)).await???;
+        let peer = Box::pin(self.upstream.peer(&exchange.target().base));
+        let peer = within(&mut self.deadline, unless_gone(self.session, peer)).await???;
         let (mut call, head) = self.open(exchange, &peer).await?;
         let answer = UpstreamHead {
             status: head.status,
@@ -70,9 +68,6 @@ impl<'c> Conductor<'c> {
             .relay()
             .is_some_and(|relay| relay.failure().is_none())
         {
-            // Behind a stream's end marker stands the body's own end; a connection is only used again after that.
-            let rest = async { while let Ok(Some(_)) = call.read_response_body().await {} };
-            let _ = tokio::time::timeout(REST, rest).await;
             self.upstream.release(call, &peer).await;
         }
         Ok(())
@@ -84,37 +79,40 @@ impl<'c> Conductor<'c> {
         &mut self,
         exchange: &Exchange,
         peer: &HttpPeer,
-    ) -> Result<(HttpSession, ResponseHeader), Error> {
+    ) -> Result<(Call, ResponseHeader), Error> {
+        let request = request_head(exchange)?;
         let mut stale = 0;
         loop {
-            let connecting = unless_gone(self.session, self.upstream.connect(peer));
-            let (mut call, reused) = match within(self.deadline, connecting).await?? {
+            let connecting = Box::pin(self.upstream.connect(peer));
+            let connecting = unless_gone(self.session, connecting);
+            let (stream, reused) = match within(&mut self.deadline, connecting).await?? {
                 Ok(connected) => connected,
                 Err(error) => {
                     self.upstream.avoid(&exchange.target().base);
                     return Err(failure(&error));
                 }
             };
-            let request = request_head(exchange)?;
-            let asking = unless_gone(self.session, ask(&mut call, request, exchange.body()));
-            match within(self.deadline, asking).await?? {
-                Ok(head) => return Ok((call, head)),
+            let timeouts = self.upstream.timeouts();
+            let asking = Box::pin(Call::ask(stream, peer, &request, exchange.body(), timeouts));
+            let asking = unless_gone(self.session, asking);
+            match within(&mut self.deadline, asking).await?? {
+                Ok(answered) => return Ok(answered),
                 Err(error) if reused && is_stale(&error) && stale < MAX_STALE => stale += 1,
                 Err(error) => return Err(failure(&error)),
             }
         }
     }
 
-    async fn read(&mut self, call: &mut HttpSession) -> Result<Option<Bytes>, Error> {
-        let reading = unless_gone(self.session, call.read_response_body());
-        let read = within(self.deadline, reading).await??;
+    async fn read(&mut self, call: &mut Call) -> Result<Option<Bytes>, Error> {
+        let reading = unless_gone(self.session, Box::pin(call.read()));
+        let read = within(&mut self.deadline, reading).await??;
         read.map_err(|error| failure(&error))
     }
 
     async fn whole(
         &mut self,
         exchange: &mut Exchange,
-        call: &mut HttpSession,
+        call: &mut Call,
         head: &ResponseHeader,
     ) -> Result<(), Error> {
         let mut body = Vec::new();
@@ -154,7 +152,7 @@ impl<'c> Conductor<'c> {
     async fn stream(
         &mut self,
         exchange: &mut Exchange,
-        call: &mut HttpSession,
+        call: &mut Call,
         head: &ResponseHeader,
     ) -> Result<(), Error> {
         let (mut out, mut end) = self.relay_one(exchange, call).await?;
@@ -192,7 +190,7 @@ impl<'c> Conductor<'c> {
     async fn relay_one(
         &mut self,
         exchange: &mut Exchange,
-        call: &mut HttpSession,
+        call: &mut Call,
     ) -> Result<(Bytes, End), Error> {
         let piece = self.read(call).await?;
         let Some(relay) = exchange.relay_mut() else {
@@ -229,50 +227,17 @@ enum End {
     Complete,
 }
 
-async fn within<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T, Error> {
-    let done = tokio::time::timeout_at(deadline, work).await;
-    done.map_err(|_| total_timeout())
-}
-
-/// Writes the request and waits for the final head.
-async fn ask(
-    call: &mut HttpSession,
-    head: Box<RequestHeader>,
-    body: &Bytes,
-) -> pingora::Result<ResponseHeader> {
-    call.write_request_header(head).await?;
-    // An upstream that refuses early stops reading: its answer counts, not the failed write.
-    if let Err(unwritten) = send_body(call, body).await {
-        call.set_read_timeout(Some(EARLY_ANSWER));
-        return read_head(call).await.map_err(|_| unwritten);
+async fn within<T>(
+    deadline: &mut Pin<Box<Sleep>>,
+    work: impl Future<Output = T>,
+) -> Result<T, Error> {
+    tokio::select! {
+        biased;
+        done = work => Ok(done),
+        () = deadline => Err(total_timeout()),
     }
-    read_head(call).await
-}
-
-async fn send_body(call: &mut HttpSession, body: &Bytes) -> pingora::Result<()> {
-    call.write_request_body(body.clone(), true).await?;
-    call.finish_request_body().await
-}
-
-async fn read_head(call: &mut HttpSession) -> pingora::Result<ResponseHeader> {
-    for _ in 0..=MAX_INTERIM {
-        call.read_response_header().await?;
-        match call.response_header() {
-            Some(head) if head.status.is_informational() => {}
-            Some(head) => return Ok(head.clone()),
-            None => break,
-        }
-    }
-    pingora::Error::e_explain(ErrorType::InvalidHTTPHeader, "no final response head")
 }
 
 fn is_stale(error: &pingora::Error) -> bool {
     matches!(error.retry, RetryType::ReusedOnly)
 }
-
-/// How long a complete answer's connection may take to end its body.
-const REST: std::time::Duration = std::time::Duration::from_millis(50);
-/// 1xx heads before the final one.
-const MAX_INTERIM: u32 = 8;
-/// How long an upstream that stopped reading has for saying why.
-const EARLY_ANSWER: std::time::Duration = std::time::Duration::from_secs(1);

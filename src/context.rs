@@ -152,7 +152,7 @@ impl Context {
         let entry = Entry {
             context: self,
             status: answer.map_or(CLIENT_GONE, |head| head.status.as_u16()),
-            request_id: short(request_id.to_str().unwrap_or_default()),
+            request_id: request_id.to_str().unwrap_or_default(),
             bytes: session.body_bytes_sent(),
             head: downstream::head(session),
         };
@@ -220,21 +220,22 @@ impl fmt::Display for Entry<'_> {
         let trace_id = self.context.ticket.trace_id.to_str().unwrap_or_default();
         write!(
             f,
-            "status={} method={} path={:?} provider={} kind={} ms={} bytes={} trace_id={trace_id:?} request_id={:?}",
+            "status={} method={} path={} provider={} kind={} ms={} bytes={} trace_id={} request_id={}",
             ended.status,
-            short(self.head.method.as_str()),
-            short(self.head.path),
+            Quoted(self.head.method.as_str()),
+            Quoted(self.head.path),
             ended.provider,
             ended.kind,
             ended.total.as_millis(),
             self.bytes,
-            self.request_id,
+            Quoted(trace_id),
+            Quoted(self.request_id),
         )?;
         if let Some(first_byte) = ended.first_byte {
             write!(f, " first_byte_ms={}", first_byte.as_millis())?;
         }
         if let Call::Complete(exchange) = &self.context.call {
-            write!(f, " model={:?}", short(exchange.report().model))?;
+            write!(f, " model={}", Quoted(exchange.report().model))?;
         }
         if let Some(usage) = ended.usage {
             let (prompt, completion) = (usage.prompt_tokens, usage.completion_tokens);
@@ -263,12 +264,25 @@ fn is_known(name: &str) -> bool {
     of_body || name == "model" || name == "content-type" || name.starts_with("x-portkey-")
 }
 
-/// The start of a client's text: a line of the log has an end.
-fn short(text: &str) -> &str {
-    let end = (0..=MAX_LOGGED_BYTES)
-        .rev()
-        .find(|&at| text.is_char_boundary(at));
-    text.get(..end.unwrap_or_default()).unwrap_or(text)
+/// The start of a client's text, in quotes: it can neither end a line nor make it endless.
+struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = (0..=MAX_LOGGED_BYTES.min(self.0.len()))
+            .rev()
+            .find(|&at| self.0.is_char_boundary(at));
+        let text = self.0.get(..end.unwrap_or_default()).unwrap_or_default();
+        let plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
+        if text.bytes().all(plain) {
+            // What `{:?}` would write, character by character.
+            f.write_str("\"")?;
+            f.write_str(text)?;
+            f.write_str("\"")
+        } else {
+            write!(f, "{text:?}")
+        }
+    }
 }
 
 /// Bytes of a client's text in a line of the log.

@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    pin::Pin,
     time::{Duration, Instant},
 };
 
@@ -263,13 +264,15 @@ pub fn is_answered(session: &Session) -> bool {
 }
 
 /// `work`, unless the client leaves first. `work` must not use the session.
+///
+/// It is boxed: a future is moved whole into each that wraps it, and those of calls have kilobytes.
 pub async fn unless_gone<T>(
     session: &mut Session,
-    work: impl Future<Output = T>,
+    mut work: Pin<Box<impl Future<Output = T>>>,
 ) -> Result<T, Error> {
     tokio::select! {
         biased;
-        done = work => Ok(done),
+        done = &mut work => Ok(done),
         _ = session.downstream_session.read_body_or_idle(true) => Err(Error::gone()),
     }
 }

@@ -33,7 +33,7 @@
 //! | `config` | the YAML conf and the request headers, as [`Config`] and its parts |
 //! | `exchange` | one request's life: what goes upstream, how the answer is read, the relay |
 //! | `gateway` | a request's head and body become an answer, a passage or an exchange |
-//! | `proxy`, `reception`, `conductor`, `upstream`, `downstream`, `context`, `door` | the IO around it |
+//! | `proxy`, `reception`, `conductor`, `call`, `upstream`, `downstream`, `context`, `door` | the IO around it |
 //! | [`server`], `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
 //!
 //! Imports point down this table; `tests/layers.rs` holds it.
@@ -61,6 +61,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod call;
 pub mod completion;
 mod conductor;
 mod config;

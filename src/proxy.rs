@@ -120,7 +120,7 @@ impl ProxyHttp for Gateway {
         };
         let peer = self.upstream.peer(&target.base);
         let peer = match &context.call {
-            Call::Complete(_) => unless_gone(session, peer)
+            Call::Complete(_) => unless_gone(session, Box::pin(peer))
                 .await
                 .and_then(|resolved| resolved),
             // Its body has not been read: the first byte of it would be taken for a client that leaves.

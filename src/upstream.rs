@@ -13,14 +13,15 @@ use std::{
 use http::header;
 use pingora::{ErrorSource, ErrorType};
 use pingora::{
-    connectors::{ConnectorOptions, http::Connector},
+    connectors::{ConnectorOptions, TransportConnector},
     http::RequestHeader,
-    protocols::{ALPN, http::client::HttpSession},
+    protocols::{ALPN, Stream},
     server::configuration::ServerConf,
-    upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy},
+    upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, Peer},
 };
 
 use crate::{
+    call::Call,
     config::Timeouts,
     error::{Deadline, Error, Kind},
     exchange::Exchange,
@@ -31,7 +32,7 @@ use crate::{
 /// The way to every upstream.
 pub struct Upstream {
     resolver: Arc<Resolver>,
-    connector: Connector,
+    connector: TransportConnector,
     timeouts: Timeouts,
 }
 
@@ -39,7 +40,7 @@ impl Upstream {
     pub fn new(conf: &ServerConf, timeouts: Timeouts) -> Self {
         Self {
             resolver: Arc::default(),
-            connector: Connector::new(Some(ConnectorOptions::from_server_conf(conf))),
+            connector: TransportConnector::new(Some(ConnectorOptions::from_server_conf(conf))),
             timeouts,
         }
     }
@@ -71,18 +72,16 @@ impl Upstream {
     }
 
     /// A connection to `peer`, and whether it was used before.
-    pub async fn connect(&self, peer: &HttpPeer) -> pingora::Result<(HttpSession, bool)> {
-        let (mut call, reused) = self.connector.get_http_session(peer).await?;
-        call.set_read_timeout(Some(self.timeouts.read));
-        call.set_write_timeout(Some(self.timeouts.write));
-        Ok((call, reused))
+    pub async fn connect(&self, peer: &HttpPeer) -> pingora::Result<(Stream, bool)> {
+        self.connector.get_stream(peer).await
     }
 
-    /// Gives a connection back after a complete answer. Dropping one instead cancels its call.
-    pub async fn release(&self, call: HttpSession, peer: &HttpPeer) {
-        self.connector
-            .release_http_session(call, peer, Some(IDLE))
-            .await;
+    /// Gives a connection back after a complete answer.
+    pub async fn release(&self, call: Call, peer: &HttpPeer) {
+        if let Some(stream) = call.into_stream().await {
+            let pool = &self.connector;
+            pool.release_stream(stream, peer.reuse_hash(), Some(IDLE));
+        }
     }
 
     /// `base` took no connection: the next call tries its next address.

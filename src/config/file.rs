@@ -207,7 +207,7 @@ impl ProviderFile {
             // Only OpenAI's own host is known to keep to the page.
             provider.dialect = &CHECKED;
         }
-        provider.base = self.base_url.map(|base| base.0).or(provider.base);
+        provider.base = self.base_url.map(|base| Arc::new(base.0)).or(provider.base);
         provider.auth = self.auth.map_or(provider.auth, |auth| auth.0);
         provider.default_model = self.default_model;
         if let Some(reference) = &self.api_key {
@@ -251,23 +251,15 @@ impl TimeoutsFile {
 
 impl EmulatorFile {
     fn apply(self, source: &Source<'_>, config: &mut Config) -> Result<(), ConfigError> {
-        let (host, port) =
-            source.check_address(&["gateway", "emulator", "listen"], &self.listen)?;
+        let path = ["gateway", "emulator", "listen"];
+        source.check_address(&path, &self.listen)?;
         if self.all {
+            let home = Base::try_new(&format!("http://{}/v1", self.listen), "listen")
+                .map_err(|error| source.error(&path, error.message().to_owned()))?;
             for provider in config.providers.values_mut() {
-                let provider = Arc::make_mut(provider);
-                let home = Base {
-                    scheme: crate::provider::base::Scheme::Http,
-                    host: host.clone(),
-                    port,
-                    path: "/v1".to_owned(),
-                };
-                provider.base = Some(
-                    provider
-                        .base
-                        .as_ref()
-                        .map_or(home, |base| base.moved_to(&host, port)),
-                );
+                let base = provider.base.as_ref();
+                let moved = base.map_or_else(|| home.clone(), |base| base.moved_to(&home));
+                Arc::make_mut(provider).base = Some(Arc::new(moved));
             }
         }
         config.emulator = Some(Emulator {

@@ -27,6 +27,10 @@ pub struct Directives {
 
 impl Directives {
     pub fn read(headers: &HeaderMap) -> Result<Self, Error> {
+        let ours = |name: &HeaderName| name.as_str().starts_with(PREFIX);
+        if !headers.keys().any(ours) {
+            return Self::of_app(headers);
+        }
         let (config, option) = match text(headers, CONFIG)? {
             Some(json) => InlineConfig::read(json)?,
             None => (InlineConfig::default(), ROOT.to_owned()),
@@ -65,6 +69,22 @@ impl Directives {
             },
             option,
             overrides: config.override_params,
+        })
+    }
+}
+
+impl Directives {
+    /// Those of an app that knows nothing of this gateway: its key, and that is all.
+    fn of_app(headers: &HeaderMap) -> Result<Self, Error> {
+        Ok(Self {
+            provider: None,
+            key: client_key(None, headers)?,
+            custom_host: None,
+            forward: Vec::new(),
+            timeout: None,
+            compliance: Compliance::Strict,
+            option: ROOT.to_owned(),
+            overrides: BTreeMap::new(),
         })
     }
 }
@@ -124,7 +144,7 @@ fn forwardable(name: &str) -> Result<HeaderName, Error> {
     if header.as_str() == FORWARD {
         return Err(refused("must not name itself"));
     }
-    if header.as_str().starts_with("x-portkey-") || NEVER_FORWARDED.contains(&header.as_str()) {
+    if header.as_str().starts_with(PREFIX) || NEVER_FORWARDED.contains(&header.as_str()) {
         return Err(refused(
             "names a header that belongs to the connection, the credentials or the gateway",
         ));
@@ -242,6 +262,8 @@ fn without_input(error: &serde_json::Error) -> String {
 const ROOT: &str = "config";
 /// What Portkey's Python SDK sends where its user gave `x-portkey-api-key` alone.
 const NO_KEY: &str = "OPENAI_API_KEY";
+/// Of every header that is for the gateway.
+const PREFIX: &str = "x-portkey-";
 pub const PROVIDER: &str = "x-portkey-provider";
 pub const CONFIG: &str = "x-portkey-config";
 pub const API_KEY: &str = "x-portkey-api-key";

@@ -9,7 +9,7 @@ mod text;
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use crate::{
-    provider::{Provider, Row, table::ROWS},
+    provider::{Base, Provider, Row, table::ROWS},
     route::Models,
 };
 
@@ -154,7 +154,7 @@ fn built_in(row: &'static Row) -> Provider {
     Provider {
         name: row.name.to_owned(),
         // A test holds that every built-in URL is well formed.
-        base: crate::provider::Base::try_new(row.base_url, "base_url").ok(),
+        base: Base::try_new(row.base_url, "base_url").ok().map(Arc::new),
         dialect: row.dialect,
         auth: row.auth.clone(),
         key: None,

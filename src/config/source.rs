@@ -83,18 +83,12 @@ impl Source<'_> {
         Err(self.error(path, message))
     }
 
-    pub fn check_address(
-        &self,
-        path: &[&str],
-        address: &str,
-    ) -> Result<(String, u16), ConfigError> {
-        let parsed = address.rsplit_once(':').and_then(|(host, port)| {
-            let host = host.trim_start_matches('[').trim_end_matches(']');
-            Some((host.to_owned(), port.parse().ok()?))
-        });
-        parsed
-            .filter(|(host, _)| !host.is_empty())
-            .ok_or_else(|| self.error(path, format!("`{address}` is not host:port")))
+    pub fn check_address(&self, path: &[&str], address: &str) -> Result<(), ConfigError> {
+        let parts = address.rsplit_once(':');
+        match parts.filter(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
+            Some(_) => Ok(()),
+            None => Err(self.error(path, format!("`{address}` is not host:port"))),
+        }
     }
 
     pub fn secret(&self, path: &[&str], reference: &str) -> Result<Option<Secret>, ConfigError> {

@@ -17,7 +17,7 @@ pub fn tap(body: &[u8], partial: &mut Partial) -> Tap {
         partial.usage = count(body).or(partial.usage);
         return Tap::Translate;
     };
-    partial.usage = read_usage(Some(reply.usage));
+    partial.usage = Some(reply.usage);
     Tap::Pass {
         finished: u32::try_from(reply.choices.len()).unwrap_or(u32::MAX),
     }
@@ -35,8 +35,7 @@ struct PageReply<'a> {
     _model: Cow<'a, str>,
     #[serde(borrow)]
     choices: Vec<PageChoice<'a>>,
-    #[serde(borrow)]
-    usage: &'a RawValue,
+    usage: Usage,
     #[serde(default)]
     error: Option<IgnoredAny>,
 }
@@ -57,7 +56,6 @@ impl PageReply<'_> {
     fn keeps_to_the_page(&self) -> bool {
         self.object == OBJECT
             && self.error.is_none()
-            && read_usage(Some(self.usage)).is_some()
             && !self.choices.is_empty()
             && self.choices.iter().all(PageChoice::keeps_to_the_page)
     }

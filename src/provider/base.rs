@@ -1,6 +1,6 @@
 //! A base URL, taken apart once: scheme, host, port and the path that every API path is appended to.
 
-use http::Uri;
+use http::{HeaderValue, Uri, header::InvalidHeaderValue};
 
 use crate::error::Error;
 
@@ -12,6 +12,8 @@ pub struct Base {
     pub host: String,
     pub port: u16,
     pub path: String,
+    /// `host[:port]`, as the `Host` header has it.
+    host_header: HeaderValue,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,36 +63,48 @@ impl Base {
         {
             return Err(wrong("its path leaves itself"));
         }
+        let port = uri.port_u16().unwrap_or(scheme.default_port());
+        let path = uri.path().trim_end_matches('/');
+        Self::at(scheme, host, port, path).map_err(|_| wrong("it has no valid host"))
+    }
+
+    fn at(scheme: Scheme, host: &str, port: u16, path: &str) -> Result<Self, InvalidHeaderValue> {
         Ok(Self {
             scheme,
             host: host.to_owned(),
-            port: uri.port_u16().unwrap_or(scheme.default_port()),
-            path: uri.path().trim_end_matches('/').to_owned(),
+            port,
+            path: path.to_owned(),
+            host_header: HeaderValue::try_from(authority(scheme, host, port))?,
         })
     }
 
-    /// The same path at another origin: how a conf points every provider at the emulator.
-    pub fn moved_to(&self, host: &str, port: u16) -> Self {
+    /// This path at the origin of `other`: how a conf points every provider at the emulator.
+    pub fn moved_to(&self, other: &Self) -> Self {
         Self {
-            scheme: Scheme::Http,
-            host: host.to_owned(),
-            port,
             path: self.path.clone(),
+            ..other.clone()
         }
     }
 
-    /// `host[:port]`, as the `Host` header has it.
     pub fn authority(&self) -> String {
-        let host = if self.host.contains(':') {
-            format!("[{}]", self.host)
-        } else {
-            self.host.clone()
-        };
-        if self.port == self.scheme.default_port() {
-            host
-        } else {
-            format!("{host}:{}", self.port)
-        }
+        authority(self.scheme, &self.host, self.port)
+    }
+
+    pub fn host_header(&self) -> &HeaderValue {
+        &self.host_header
+    }
+}
+
+fn authority(scheme: Scheme, host: &str, port: u16) -> String {
+    let host = if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    };
+    if port == scheme.default_port() {
+        host
+    } else {
+        format!("{host}:{port}")
     }
 }
 
@@ -125,10 +139,10 @@ mod tests {
             ("api.groq.com", 443, "/openai/v1")
         );
         assert_eq!(base.authority(), "api.groq.com");
-        assert_eq!(
-            base.moved_to("127.0.0.1", 8788).to_string(),
-            "http://127.0.0.1:8788/openai/v1"
-        );
+        let other = Base::try_new("http://127.0.0.1:8788/v1", "x").unwrap();
+        let moved = base.moved_to(&other);
+        assert_eq!(moved.to_string(), "http://127.0.0.1:8788/openai/v1");
+        assert_eq!(moved.host_header(), "127.0.0.1:8788");
         assert_eq!(
             Base::try_new("http://[::1]:9/v1", "x").unwrap().authority(),
             "[::1]:9"

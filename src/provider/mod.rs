@@ -6,6 +6,8 @@ pub mod listing;
 pub mod table;
 pub mod target;
 
+use std::sync::Arc;
+
 use http::{HeaderName, HeaderValue};
 
 use crate::{completion::Parameter, dialect::Dialect};
@@ -34,7 +36,7 @@ pub struct Row {
 pub struct Provider {
     pub name: String,
     /// `None`: no conf gave the host that this provider needs.
-    pub base: Option<Base>,
+    pub base: Option<Arc<Base>>,
     pub dialect: &'static dyn Dialect,
     pub auth: Auth,
     pub key: Option<Secret>,

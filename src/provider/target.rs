@@ -13,7 +13,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Target {
     pub provider: Arc<Provider>,
-    pub base: Base,
+    pub base: Arc<Base>,
     pub key: Option<Secret>,
     chosen_by: ChosenBy,
 }
@@ -38,7 +38,7 @@ impl Target {
             Some(_) => ChosenBy::Client,
         };
         let name = &provider.name;
-        let base = custom.or_else(|| provider.base.clone()).ok_or_else(|| {
+        let base = custom.map(Arc::new).or_else(|| provider.base.clone()).ok_or_else(|| {
             let message = format!("{name} has no public host: name one in `x-portkey-custom-host` or in the gateway's conf.");
             Error::invalid("x-portkey-custom-host", message)
         })?;
@@ -61,12 +61,7 @@ impl Target {
 
     /// What every call to this target carries: its host, the conf's headers, the credential. Each name once.
     pub fn headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>, Error> {
-        let wrong = |_| {
-            let message = "The upstream's host cannot be written as a header.";
-            Error::new(Kind::Internal, message)
-        };
-        let host = HeaderValue::try_from(self.base.authority()).map_err(wrong)?;
-        let mut headers = vec![(HOST, host)];
+        let mut headers = vec![(HOST, self.base.host_header().clone())];
         if self.chosen_by == ChosenBy::Conf {
             headers.extend(self.provider.headers.iter().cloned());
         }

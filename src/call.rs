@@ -1,0 +1,118 @@
+//! One HTTP/1.1 call over a connection of Pingora's pool.
+//!
+//! Head and body leave in one write. Pingora's own client session writes them apart, which costs a system call and wakes
+//! the upstream twice; all that follows the request is its work.
+
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use pingora::{
+    ErrorType, RetryType,
+    http::{RequestHeader, ResponseHeader},
+    protocols::{Stream, http::v1::client::HttpSession},
+    upstreams::peer::HttpPeer,
+};
+use tokio::io::AsyncWriteExt;
+
+use crate::config::Timeouts;
+
+/// A call whose request is out. Dropping it closes the connection, which is how an HTTP/1 call is cancelled.
+pub struct Call {
+    session: HttpSession,
+}
+
+impl Call {
+    /// Sends the request and waits for the answer's final head.
+    pub async fn ask(
+        mut stream: Stream,
+        peer: &HttpPeer,
+        head: &RequestHeader,
+        body: &Bytes,
+        timeouts: &Timeouts,
+    ) -> pingora::Result<(Self, ResponseHeader)> {
+        let sent = send(&mut stream, head, body, timeouts.write).await;
+        let mut session = HttpSession::new_with_options(stream, peer);
+        session.read_timeout = Some(timeouts.read);
+        let mut call = Self { session };
+        // An upstream that refuses early stops reading: its answer counts, not the failed write.
+        if let Err(unsent) = sent {
+            call.session.read_timeout = Some(EARLY_ANSWER.min(timeouts.read));
+            let head = call.read_head().await.map_err(|_| unsent)?;
+            return Ok((call, head));
+        }
+        let head = call.read_head().await?;
+        Ok((call, head))
+    }
+
+    async fn read_head(&mut self) -> pingora::Result<ResponseHeader> {
+        for _ in 0..=MAX_INTERIM {
+            self.session.read_response().await?;
+            match self.session.resp_header() {
+                Some(head) if head.status.is_informational() => {}
+                Some(head) => return Ok(head.clone()),
+                None => break,
+            }
+        }
+        pingora::Error::e_explain(ErrorType::InvalidHTTPHeader, "no final response head")
+    }
+
+    /// The next piece of the answer's body; `None`: it is whole.
+    pub async fn read(&mut self) -> pingora::Result<Option<Bytes>> {
+        self.session.read_body_bytes().await
+    }
+
+    /// The connection, for the next call, if this one's answer came to its end.
+    pub async fn into_stream(mut self) -> Option<Stream> {
+        if !self.session.is_body_done() {
+            // Behind a stream's end marker stands the body's own end.
+            let rest = async { while let Ok(Some(_)) = self.session.read_body_bytes().await {} };
+            let _ = tokio::time::timeout(REST, rest).await;
+        }
+        self.session.respect_keepalive();
+        self.session.reuse().await
+    }
+}
+
+async fn send(
+    stream: &mut Stream,
+    head: &RequestHeader,
+    body: &Bytes,
+    patience: Duration,
+) -> pingora::Result<()> {
+    let together = body.len() <= MAX_TOGETHER_BYTES;
+    let mut wire = BytesMut::with_capacity(512 + if together { body.len() } else { 0 });
+    wire.put_slice(b"POST ");
+    wire.put_slice(head.raw_path());
+    wire.put_slice(b" HTTP/1.1\r\n");
+    head.header_to_h1_wire(&mut wire);
+    wire.put_slice(b"\r\n");
+    if together {
+        wire.put_slice(body);
+    }
+    let writing = async {
+        stream.write_all(&wire).await?;
+        if !together {
+            stream.write_all(body).await?;
+        }
+        stream.flush().await
+    };
+    match tokio::time::timeout(patience, writing).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(cause)) => {
+            let mut error = pingora::Error::because(ErrorType::WriteError, "the request", cause);
+            // A request that was not sent to its end was not served.
+            error.retry = RetryType::ReusedOnly;
+            Err(error)
+        }
+        Err(_) => pingora::Error::e_explain(ErrorType::WriteTimedout, "the request"),
+    }
+}
+
+/// Bodies up to this size are copied behind their head: cheaper than a second system call.
+const MAX_TOGETHER_BYTES: usize = 16 << 10;
+/// How long a complete answer's connection may take to end its body.
+const REST: Duration = Duration::from_millis(50);
+/// 1xx heads before the final one.
+const MAX_INTERIM: u32 = 8;
+/// How long an upstream that stopped reading has for saying why.
+const EARLY_ANSWER: Duration = Duration::from_secs(1);
