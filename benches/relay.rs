@@ -23,7 +23,7 @@ struct Case {
     whole: String,
 }
 
-fn cases() -> [Case; 5] {
+fn cases() -> [Case; 4] {
     let text = "word ".repeat(800);
     let openai_whole = format!(
         r#"{{"id":"cmpl-1","object":"text_completion","created":1,"model":"m","choices":[{{"text":"{text}","index":0,"logprobs":null,"finish_reason":"stop"}}],"usage":{{"prompt_tokens":1,"completion_tokens":800,"total_tokens":801}}}}"#
@@ -36,22 +36,15 @@ fn cases() -> [Case; 5] {
     let openai_end = "data: {\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":1,\"model\":\"m\",\"choices\":[{\"text\":\"\",\"index\":0,\"logprobs\":null,\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
     [
         Case {
-            name: "openai (verbatim)",
-            dialect: &openai::VERBATIM,
-            event: openai_event,
-            end: openai_end,
-            whole: openai_whole.clone(),
-        },
-        Case {
-            name: "openai (checked)",
-            dialect: &openai::CHECKED,
+            name: "openai",
+            dialect: &openai::OPENAI,
             event: openai_event,
             end: openai_end,
             whole: openai_whole,
         },
         Case {
             name: "chat",
-            dialect: &chat::OPENAI,
+            dialect: &chat::CHAT,
             event: |number| {
                 format!(
                     "data: {{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"llama-3.3-70b-versatile\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\" word{number}\"}},\"logprobs\":null,\"finish_reason\":null}}]}}\n\n"

@@ -47,7 +47,6 @@ impl<'c> Conductor<'c> {
     /// Makes the call and writes the answer. `Err`: what went wrong before a stream was open. The client may have been told:
     /// an answer that says so is only written where there is none.
     pub async fn carry(mut self, exchange: &mut Exchange) -> Result<(), Error> {
-        exchange.hold();
         let peer = Box::pin(self.upstream.peer(&exchange.target().base));
         let peer = within(&mut self.deadline, unless_gone(self.session, peer)).await???;
         let (mut call, head) = self.open(exchange, &peer).await?;

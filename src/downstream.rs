@@ -156,21 +156,12 @@ pub fn client_head(
     } else {
         JSON
     };
-    let length = || {
-        let length: &HeaderValue = upstream.headers.get(header::CONTENT_LENGTH)?;
-        length.to_str().ok()?.parse().ok()
-    };
-    let verbatim = exchange.relay().is_some_and(|relay| relay.is_verbatim());
-    let framing = match length().filter(|_| verbatim) {
-        Some(length) => Framing::Length(length),
-        None => Framing::Open,
-    };
     let status = if upstream.status.is_success() {
         StatusCode::OK
     } else {
         told_status(upstream.status)
     };
-    answer_head(session, Some(upstream), status, content_type, framing)
+    answer_head(session, Some(upstream), status, content_type, Framing::Open)
 }
 
 /// A client of HTTP/1.0 cannot read chunks: the answer's end is the connection's.

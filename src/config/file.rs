@@ -13,7 +13,7 @@ use crate::{
         source::Source,
         text::{AuthText, BaseText, DialectText, DurationText, HostText},
     },
-    dialect::{Dialect, openai::CHECKED},
+    dialect::openai::OPENAI,
     provider::{Auth, Base, Provider},
     route::{ModelRule, Models},
 };
@@ -180,7 +180,7 @@ impl ProviderFile {
             None => Provider {
                 name: name.to_owned(),
                 base: None,
-                dialect: &CHECKED,
+                dialect: &OPENAI,
                 auth: Auth::Bearer,
                 key: None,
                 headers: Vec::new(),
@@ -203,9 +203,6 @@ impl ProviderFile {
                 provider.refuses = &[];
             }
             provider.dialect = dialect.0;
-        } else if self.base_url.is_some() && provider.dialect.name() == CHECKED.name() {
-            // Only OpenAI's own host is known to keep to the page.
-            provider.dialect = &CHECKED;
         }
         provider.base = self.base_url.map(|base| Arc::new(base.0)).or(provider.base);
         provider.auth = self.auth.map_or(provider.auth, |auth| auth.0);

@@ -46,7 +46,7 @@ enum StreamUsage {
     Always,
 }
 
-pub static OPENAI: Chat = Chat {
+pub static CHAT: Chat = Chat {
     name: "chat",
     seed: Seed::Seed,
     stream_usage: StreamUsage::OnRequest,

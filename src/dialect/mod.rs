@@ -39,11 +39,6 @@ pub trait Dialect: Debug + Send + Sync {
     /// What becomes of fields that the page does not know.
     fn extras(&self) -> Extras;
 
-    /// Whether whole replies already have the page's shape and may pass byte for byte.
-    fn replies(&self) -> Replies {
-        Replies::Read
-    }
-
     /// Writes the upstream's request. Only called with what [`settle`] let through.
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error>;
 
@@ -138,19 +133,10 @@ impl Extras {
     }
 }
 
-/// What an upstream's whole replies need.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Replies {
-    /// Nothing: they have the page's shape.
-    Verbatim,
-    /// They are read whole, and written anew unless [`Dialect::tap_reply`] lets them pass.
-    Read,
-}
-
 /// The dialects a conf can name.
 pub const DIALECTS: &[&dyn Dialect] = &[
-    &openai::CHECKED,
-    &chat::OPENAI,
+    &openai::OPENAI,
+    &chat::CHAT,
     &chat::MISTRAL,
     &anthropic::ANTHROPIC,
     &gemini::GEMINI,

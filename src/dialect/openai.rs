@@ -1,9 +1,8 @@
 //! OpenAI's own text completions: `POST {base}/completions`, and the many servers that copy it.
 //!
 //! Source: the API page, and <https://platform.openai.com/docs/api-reference/completions>. Replies already have the page's
-//! shape, so they pass as they are: a scan taps usage, finish reasons and errors, and only an event that the page does not
-//! allow (a finish reason of the vendor's own) is read and written anew. [`CHECKED`] does the same to whole replies, for
-//! every server but OpenAI's: it holds one back until it is seen to keep to the page.
+//! shape, so they pass as they are: a scan taps usage, finish reasons and errors, and only what the page does not allow (a
+//! finish reason of the vendor's own, say) is read and written anew.
 
 use std::{borrow::Cow, collections::BTreeMap, sync::LazyLock};
 
@@ -18,7 +17,7 @@ use crate::{
         request::StreamOptions,
     },
     dialect::{
-        Dialect, Extras, Replies, Step, Tap, UpstreamRequest, not_the_shape,
+        Dialect, Extras, Step, Tap, UpstreamRequest, not_the_shape,
         openai_error::{nameless_error, read_error, read_stream_error},
         openai_reply, read_usage, to_body,
     },
@@ -28,19 +27,9 @@ use crate::{
 
 /// OpenAI text completions.
 #[derive(Debug)]
-pub struct OpenAi {
-    replies: Replies,
-}
+pub struct OpenAi;
 
-/// OpenAI itself, whose whole replies are the page's, byte for byte.
-pub static VERBATIM: OpenAi = OpenAi {
-    replies: Replies::Verbatim,
-};
-
-/// Servers that may stray from it: finish reasons of their own, missing fields.
-pub static CHECKED: OpenAi = OpenAi {
-    replies: Replies::Read,
-};
+pub static OPENAI: OpenAi = OpenAi;
 
 impl Dialect for OpenAi {
     fn name(&self) -> &'static str {
@@ -57,10 +46,6 @@ impl Dialect for OpenAi {
 
     fn extras(&self) -> Extras {
         Extras::Pass
-    }
-
-    fn replies(&self) -> Replies {
-        self.replies
     }
 
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {

@@ -27,11 +27,10 @@ macro_rules! fixtures {
 }
 
 const STREAMS: &[Fixture] = fixtures!(".sse":
-    openai::VERBATIM => "openai/text",
-    openai::CHECKED => "openai/text",
-    openai::CHECKED => "openai/together",
-    openai::CHECKED => "openai/llama-cpp",
-    chat::OPENAI => "chat/text",
+    openai::OPENAI => "openai/text",
+    openai::OPENAI => "openai/together",
+    openai::OPENAI => "openai/llama-cpp",
+    chat::CHAT => "chat/text",
     chat::MISTRAL => "chat/mistral",
     ANTHROPIC => "anthropic/text",
     ANTHROPIC => "anthropic/thinking",
@@ -42,8 +41,8 @@ const STREAMS: &[Fixture] = fixtures!(".sse":
 );
 
 const REPLIES: &[Fixture] = fixtures!(".json":
-    openai::CHECKED => "openai/text",
-    chat::OPENAI => "chat/text",
+    openai::OPENAI => "openai/text",
+    chat::CHAT => "chat/text",
     chat::MISTRAL => "chat/text",
     ANTHROPIC => "anthropic/text",
     ANTHROPIC => "anthropic/thinking",

@@ -24,7 +24,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::{
     completion::{CompletionRequest, Compliance, Partial, Prompt, Usage},
-    dialect::{Replies, UpstreamRequest},
+    dialect::UpstreamRequest,
     error::Error,
     exchange::relay::{Answer, Counts, Relay, Wishes},
     provider::{Provider, Target},
@@ -40,16 +40,7 @@ pub struct Exchange {
     timeout: Option<Duration>,
     wishes: Wishes,
     seed: Partial,
-    holding: Holding,
     relay: Option<Relay>,
-}
-
-/// Whether a whole reply of the page's own shape is kept back until it has been understood.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Holding {
-    /// It passes as it comes: the head is out by then.
-    Passing,
-    Held,
 }
 
 /// What the client wants its answer to be.
@@ -138,30 +129,21 @@ impl Exchange {
                 ..Partial::default()
             },
             target: Arc::new(target),
-            holding: Holding::Passing,
             relay: None,
         })
     }
 
-    /// The carrier that can do what this exchange needs. Pingora's phases carry it, unless
+    /// The carrier that can do what this exchange needs. Pingora's phases carry streams, unless
     /// * the request body is past what they can send again, or
-    /// * the client set a deadline for the whole call, which they do not have, or
-    /// * the reply is whole and has to be read: it may stray from the page, or the client wants more than stands in it. Its status line cannot be known before its last byte, since a 200 that turns
-    ///   out to hold an error or half an object has to reach the client as that error.
+    /// * the client set a deadline for the whole call, which they do not have.
+    ///
+    /// A whole reply is the conductor's: its status line cannot be known before its last byte, since a 200 that turns out
+    /// to hold an error or half an object has to reach the client as that error.
     pub fn road(&self, replay: Replay) -> Road {
-        let verbatim = self.target.replies() == Replies::Verbatim
-            && self.wishes.compliance == Compliance::Strict;
-        let read_whole = self.reply == ReplyForm::Whole && !verbatim;
-        if replay == Replay::Lost || self.timeout.is_some() || read_whole {
-            Road::Conductor
-        } else {
-            Road::Phases
+        match self.reply {
+            ReplyForm::Stream if replay == Replay::Held && self.timeout.is_none() => Road::Phases,
+            ReplyForm::Stream | ReplyForm::Whole => Road::Conductor,
         }
-    }
-
-    /// For a carrier that can keep the status line back: no whole reply passes before it has been understood.
-    pub fn hold(&mut self) {
-        self.holding = Holding::Held;
     }
 
     pub fn target(&self) -> &Target {
@@ -267,13 +249,8 @@ impl Exchange {
             (ReplyForm::Whole, "text/event-stream") => Err(Error::broken(
                 "The provider streamed an answer that was asked for whole.",
             )),
-            (ReplyForm::Whole, _) if self.passes() => Ok(Answer::Verbatim),
             (ReplyForm::Whole, _) => Ok(Answer::Whole),
         }
-    }
-
-    fn passes(&self) -> bool {
-        self.holding == Holding::Passing && self.target.replies() == Replies::Verbatim
     }
 
     pub fn relay(&self) -> Option<&Relay> {
@@ -421,13 +398,12 @@ mod tests {
 
     #[test]
     fn the_road_is_the_conductors_only_where_the_phases_cannot() {
-        assert_eq!(exchange("openai", PLAIN).road(Replay::Held), Road::Phases);
-        assert_eq!(
-            exchange("openai", PLAIN).road(Replay::Lost),
-            Road::Conductor
-        );
-        assert_eq!(exchange("groq", PLAIN).road(Replay::Held), Road::Conductor);
         let stream = r#"{"model":"m","prompt":"hi","stream":true}"#;
-        assert_eq!(exchange("groq", stream).road(Replay::Held), Road::Phases);
+        for provider in ["openai", "groq"] {
+            let road = |body, replay| exchange(provider, body).road(replay);
+            assert_eq!(road(stream, Replay::Held), Road::Phases);
+            assert_eq!(road(stream, Replay::Lost), Road::Conductor);
+            assert_eq!(road(PLAIN, Replay::Held), Road::Conductor);
+        }
     }
 }

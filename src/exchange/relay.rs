@@ -25,9 +25,7 @@ pub use super::wishes::{Counts, Wishes};
 pub enum Answer {
     /// A stream for a client that wants a stream.
     Stream,
-    /// One JSON object for a client that wants one; it passes as it comes.
-    Verbatim,
-    /// The same, held until it is whole and understood.
+    /// One JSON object for a client that wants one: held until it is whole and understood.
     Whole,
     /// One JSON object for a client that wants a stream.
     WholeAsStream,
@@ -49,8 +47,6 @@ pub struct Relay {
 
 #[derive(Debug)]
 enum Mode {
-    /// Passed on as it comes; what was seen is kept for the token counts, up to [`MAX_TAP_BYTES`].
-    Verbatim(BytesMut),
     Whole(BytesMut, Answer),
     Stream(Events),
     Error(StatusCode, BytesMut),
@@ -68,7 +64,6 @@ impl Relay {
                 Framing::Sse => Mode::Stream(Events::new(wishes.max_event_bytes)),
             },
             Answer::Error(status) => Mode::Error(status, BytesMut::new()),
-            Answer::Verbatim => Mode::Verbatim(BytesMut::new()),
             Answer::Whole | Answer::WholeAsStream => Mode::Whole(BytesMut::new(), answer),
         };
         Self {
@@ -85,11 +80,6 @@ impl Relay {
     pub fn for_target(mut self, target: Arc<Target>) -> Self {
         self.target = Some(target);
         self
-    }
-
-    /// Whether the client gets these very bytes, so that the upstream's `content-length` holds.
-    pub fn is_verbatim(&self) -> bool {
-        matches!(self.mode, Mode::Verbatim(_))
     }
 
     /// Whether what comes out is a stream of events.
@@ -117,12 +107,6 @@ impl Relay {
             return Bytes::new();
         }
         match &mut self.mode {
-            Mode::Verbatim(seen) => {
-                if seen.len() <= MAX_TAP_BYTES {
-                    seen.extend_from_slice(&input);
-                }
-                input
-            }
             Mode::Whole(body, _) => {
                 if body.len().saturating_add(input.len()) > MAX_REPLY_BYTES {
                     let message =
@@ -151,13 +135,6 @@ impl Relay {
             return self.finish_failed(failure);
         }
         match &mut self.mode {
-            Mode::Verbatim(seen) => {
-                let seen = std::mem::take(seen).freeze();
-                // For its counts: the client has the reply already.
-                self.dialect.tap_reply(&seen, &mut self.partial);
-                self.partial.done = true;
-                Ok(Bytes::new())
-            }
             Mode::Whole(body, answer) => {
                 let (body, answer) = (std::mem::take(body).freeze(), *answer);
                 self.finish_whole(body, answer)
@@ -185,7 +162,7 @@ impl Relay {
                 let told = self.dialect.read_error(status, &body);
                 Some(Bytes::from(self.fail_with(told).body()))
             }
-            Mode::Verbatim(_) | Mode::Whole(..) => {
+            Mode::Whole(..) => {
                 self.fail_with(error);
                 None
             }
@@ -207,7 +184,7 @@ impl Relay {
             // Told when it happened.
             Mode::Stream(_) => Ok(Bytes::new()),
             Mode::Whole(_, Answer::WholeAsStream) => Ok(Bytes::from(failure.event())),
-            Mode::Verbatim(_) | Mode::Whole(..) | Mode::Error(..) => Err(failure),
+            Mode::Whole(..) | Mode::Error(..) => Err(failure),
         }
     }
 
@@ -225,9 +202,7 @@ impl Relay {
                 let error = self.fail_with(error);
                 return match answer {
                     Answer::WholeAsStream => Ok(Bytes::from(error.event())),
-                    Answer::Stream | Answer::Verbatim | Answer::Whole | Answer::Error(_) => {
-                        Err(error)
-                    }
+                    Answer::Stream | Answer::Whole | Answer::Error(_) => Err(error),
                 };
             }
         };
@@ -268,7 +243,7 @@ impl Relay {
     fn next_event(&mut self) -> Option<Result<Frame, Error>> {
         match &mut self.mode {
             Mode::Stream(events) => events.next(),
-            Mode::Verbatim(_) | Mode::Whole(..) | Mode::Error(..) => None,
+            Mode::Whole(..) | Mode::Error(..) => None,
         }
     }
 
@@ -387,8 +362,6 @@ fn cut() -> Error {
     Error::broken("The provider's stream ended before it was complete.")
 }
 
-/// Replies larger than this pass uncounted; a count is at the end of a reply of a few kilobytes.
-const MAX_TAP_BYTES: usize = 4 << 20;
 /// A reply is held whole to be translated. 128 choices of 128k tokens are below it.
 const MAX_REPLY_BYTES: usize = 64 << 20;
 /// Error objects are a few hundred bytes.
@@ -444,10 +417,7 @@ mod tests {
 
     #[test]
     fn every_cut_gives_the_same_bytes() {
-        for (dialect, stream) in [
-            (&openai::VERBATIM as &dyn Dialect, TEXT),
-            (&chat::OPENAI, CHAT),
-        ] {
+        for (dialect, stream) in [(&openai::OPENAI as &dyn Dialect, TEXT), (&chat::CHAT, CHAT)] {
             for counts in [Counts::None, Counts::Final] {
                 let wishes = Wishes { counts, ..WISHES };
                 let bytes = stream.as_bytes();
@@ -472,7 +442,7 @@ mod tests {
             counts: Counts::Final,
             ..WISHES
         };
-        let mut relay = Relay::new(&openai::VERBATIM, seeded(), wishes, Answer::Stream);
+        let mut relay = Relay::new(&openai::OPENAI, seeded(), wishes, Answer::Stream);
         let first = input.slice(..TEXT.find("data: [DONE]").unwrap());
         let out = relay.push(first.clone());
         assert_eq!((out.as_ptr(), out.len()), (first.as_ptr(), first.len()));
@@ -481,10 +451,7 @@ mod tests {
 
     #[test]
     fn every_truncation_ends_with_an_error_event_and_no_end_marker() {
-        for (dialect, stream) in [
-            (&openai::VERBATIM as &dyn Dialect, TEXT),
-            (&chat::OPENAI, CHAT),
-        ] {
+        for (dialect, stream) in [(&openai::OPENAI as &dyn Dialect, TEXT), (&chat::CHAT, CHAT)] {
             let bytes = stream.as_bytes();
             let finish = stream.find("\"finish_reason\":\"").unwrap();
             for at in 0..finish {
@@ -500,20 +467,20 @@ mod tests {
     #[test]
     fn a_clean_end_after_the_finish_reason_gets_its_end_marker() {
         let stream = &TEXT.as_bytes()[..TEXT.find("data: [DONE]").unwrap()];
-        let (out, relay) = run(&openai::VERBATIM, WISHES, &[stream]);
+        let (out, relay) = run(&openai::OPENAI, WISHES, &[stream]);
         assert!(out.ends_with("data: [DONE]\n\n"));
         assert!(relay.failure().is_none());
         let two = Wishes {
             choices: 2,
             ..WISHES
         };
-        assert!(run(&openai::VERBATIM, two, &[stream]).1.failure().is_some());
+        assert!(run(&openai::OPENAI, two, &[stream]).1.failure().is_some());
     }
 
     #[test]
     fn nothing_follows_the_end_marker() {
         let twice = format!("{TEXT}data: [DONE]\n\ndata: {{\"late\":1}}\n\n");
-        let (out, _) = run(&openai::VERBATIM, WISHES, &[twice.as_bytes()]);
+        let (out, _) = run(&openai::OPENAI, WISHES, &[twice.as_bytes()]);
         assert_eq!(out.matches("[DONE]").count(), 1);
         assert!(!out.contains("late"));
     }
@@ -524,7 +491,7 @@ mod tests {
         let stream = format!(
             "{first}data: {{\"error\":{{\"message\":\"busy\",\"type\":\"overloaded\",\"code\":503}}}}\n\ndata: [DONE]\n\n"
         );
-        let (out, relay) = run(&openai::VERBATIM, WISHES, &[stream.as_bytes()]);
+        let (out, relay) = run(&openai::OPENAI, WISHES, &[stream.as_bytes()]);
         assert_eq!(relay.failure().unwrap().status(), 503);
         assert!(out.contains("\"message\":\"busy\",\"type\":\"overloaded\""));
         assert!(!out.contains("[DONE]"));
@@ -533,7 +500,7 @@ mod tests {
     #[test]
     fn an_event_that_is_no_json_is_an_error() {
         for stream in ["data: nonsense\n\n", "data: {\"choices\":\n\n"] {
-            let (out, relay) = run(&openai::VERBATIM, WISHES, &[stream.as_bytes()]);
+            let (out, relay) = run(&openai::OPENAI, WISHES, &[stream.as_bytes()]);
             assert!(
                 relay.failure().is_some() && !out.contains("[DONE]"),
                 "{stream}"
@@ -544,30 +511,30 @@ mod tests {
     #[test]
     fn a_vendors_own_finish_reason_becomes_the_pages() {
         let stream = TEXT.replace("\"stop\"", "\"eos\"");
-        let (out, _) = run(&openai::VERBATIM, WISHES, &[stream.as_bytes()]);
+        let (out, _) = run(&openai::OPENAI, WISHES, &[stream.as_bytes()]);
         assert!(out.contains("\"finish_reason\":\"stop\"") && !out.contains("eos"));
         let loose = Wishes {
             compliance: Compliance::Loose,
             ..WISHES
         };
-        let (out, _) = run(&openai::VERBATIM, loose, &[stream.as_bytes()]);
+        let (out, _) = run(&openai::OPENAI, loose, &[stream.as_bytes()]);
         assert!(out.contains("\"native_finish_reason\":\"eos\""));
     }
 
     #[test]
     fn crlf_events_leave_in_the_canonical_form() {
         let (out, _) = run(
-            &openai::VERBATIM,
+            &openai::OPENAI,
             WISHES,
             &[TEXT.replace('\n', "\r\n").as_bytes()],
         );
         assert!(!out.contains('\r'));
-        assert_eq!(out, run(&openai::VERBATIM, WISHES, &[TEXT.as_bytes()]).0);
+        assert_eq!(out, run(&openai::OPENAI, WISHES, &[TEXT.as_bytes()]).0);
     }
 
     #[test]
     fn a_whole_reply_is_held_until_it_is_understood() {
-        let mut relay = Relay::new(&chat::OPENAI, seeded(), WISHES, Answer::Whole);
+        let mut relay = Relay::new(&chat::CHAT, seeded(), WISHES, Answer::Whole);
         assert!(
             relay
                 .push(Bytes::from_static(
@@ -589,7 +556,7 @@ mod tests {
             "{\"error\":{\"message\":\"no\",\"code\":429}}",
             "{\"choices\":[]}",
         ] {
-            let mut relay = Relay::new(&chat::OPENAI, seeded(), WISHES, Answer::Whole);
+            let mut relay = Relay::new(&chat::CHAT, seeded(), WISHES, Answer::Whole);
             relay.push(Bytes::from_static(body.as_bytes()));
             let status = relay.finish().unwrap_err().status();
             assert_eq!(
@@ -606,7 +573,7 @@ mod tests {
             counts: Counts::Final,
             ..WISHES
         };
-        let mut relay = Relay::new(&chat::OPENAI, seeded(), wishes, Answer::WholeAsStream);
+        let mut relay = Relay::new(&chat::CHAT, seeded(), wishes, Answer::WholeAsStream);
         relay.push(Bytes::from_static(b"{\"choices\":[{\"message\":{\"content\":\"hi\"},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1,\"total_tokens\":2}}"));
         let out = relay.finish().unwrap();
         let text = std::str::from_utf8(&out).unwrap();

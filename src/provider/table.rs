@@ -18,9 +18,9 @@ use crate::{
     dialect::{
         Dialect,
         anthropic::ANTHROPIC,
-        chat::{MISTRAL, OPENAI as CHAT},
+        chat::{CHAT, MISTRAL},
         gemini::GEMINI,
-        openai::{CHECKED, VERBATIM},
+        openai::OPENAI,
     },
     provider::{Auth, Row},
 };
@@ -62,7 +62,7 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         text("novita-ai", "https://api.novita.ai/openai/v1", &[Prompts, TokenIds, Suffix, Echo, BestOf]),
         chat("nscale", "https://inference.api.nscale.com/v1", &[User, Seed]),
         own("ollama", &[Prompts, TokenIds, N, Echo, BestOf, Logprobs, LogitBias]),
-        row("openai", "https://api.openai.com/v1", &VERBATIM, Auth::Bearer, &[]),
+        text("openai", "https://api.openai.com/v1", &[]),
         text("openrouter", "https://openrouter.ai/api/v1", &[Prompts, TokenIds, N, Suffix, Echo, BestOf, Logprobs]),
         text("ovhcloud", "https://oai.endpoints.kepler.ai.cloud.ovh.net/v1", &[Suffix, BestOf]),
         chat("perplexity-ai", "https://api.perplexity.ai", &[N, Seed, LogitBias, User]),
@@ -70,7 +70,8 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         own("sglang", &[Suffix, BestOf]),
         chat("siliconflow", "https://api.siliconflow.cn/v1", &[Seed, LogitBias, User]),
         own("tgi", &[TokenIds, N, PresencePenalty, Suffix, Echo, BestOf, Logprobs, LogitBias]),
-        text("together-ai", "https://api.together.xyz/v1", &[Prompts, TokenIds, Suffix, BestOf, User]),
+        // Its echo stands beside the choices, in a `prompt` of its own, not before the text.
+        text("together-ai", "https://api.together.xyz/v1", &[Prompts, TokenIds, Suffix, Echo, BestOf, User]),
         chat("upstage", "https://api.upstage.ai/v1/solar", &[N, Seed, LogitBias, User]),
         own("vllm", &[Suffix, BestOf]),
         chat("x-ai", "https://api.x.ai/v1", &[LogitBias]),
@@ -105,9 +106,9 @@ const fn chat(name: &'static str, base_url: &'static str, refuses: &'static [Par
     row(name, base_url, &CHAT, Auth::Bearer, refuses)
 }
 
-/// A provider of OpenAI-shaped text completions, which may stray from the page in its replies.
+/// A provider of OpenAI-shaped text completions.
 const fn text(name: &'static str, base_url: &'static str, refuses: &'static [Parameter]) -> Row {
-    row(name, base_url, &CHECKED, Auth::Bearer, refuses)
+    row(name, base_url, &OPENAI, Auth::Bearer, refuses)
 }
 
 /// A server that users run themselves: a conf, or the client, names its host.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, header::HOST};
 
 use crate::{
-    dialect::Replies,
     error::{Error, Kind},
     provider::{Base, Provider, Secret},
 };
@@ -49,14 +48,6 @@ impl Target {
             chosen_by,
             provider,
         })
-    }
-
-    /// Whether its whole replies pass unseen. Those of a host that a client chose never do.
-    pub fn replies(&self) -> Replies {
-        match self.chosen_by {
-            ChosenBy::Conf => self.provider.dialect.replies(),
-            ChosenBy::Client => Replies::Read,
-        }
     }
 
     /// What every call to this target carries: its host, the conf's headers, the credential. Each name once.
