@@ -18,7 +18,8 @@ use crate::config::Timeouts;
 
 /// A call whose request is out. Dropping it closes the connection, which is how an HTTP/1 call is cancelled.
 pub struct Call {
-    session: HttpSession,
+    /// Boxed: it is large, and handed up through every future that waits for it.
+    session: Box<HttpSession>,
 }
 
 impl Call {
@@ -29,31 +30,39 @@ impl Call {
         head: &RequestHeader,
         body: &Bytes,
         timeouts: &Timeouts,
-    ) -> pingora::Result<(Self, ResponseHeader)> {
+    ) -> pingora::Result<Self> {
         let sent = send(&mut stream, head, body, timeouts.write).await;
         let mut session = HttpSession::new_with_options(stream, peer);
         session.read_timeout = Some(timeouts.read);
-        let mut call = Self { session };
+        let mut call = Self {
+            session: Box::new(session),
+        };
         // An upstream that refuses early stops reading: its answer counts, not the failed write.
         if let Err(unsent) = sent {
             call.session.read_timeout = Some(EARLY_ANSWER.min(timeouts.read));
-            let head = call.read_head().await.map_err(|_| unsent)?;
-            return Ok((call, head));
+            call.read_head().await.map_err(|_| unsent)?;
+        } else {
+            call.read_head().await?;
         }
-        let head = call.read_head().await?;
-        Ok((call, head))
+        Ok(call)
     }
 
-    async fn read_head(&mut self) -> pingora::Result<ResponseHeader> {
+    async fn read_head(&mut self) -> pingora::Result<()> {
         for _ in 0..=MAX_INTERIM {
             self.session.read_response().await?;
-            match self.session.resp_header() {
-                Some(head) if head.status.is_informational() => {}
-                Some(head) => return Ok(head.clone()),
-                None => break,
+            if self
+                .head()
+                .is_some_and(|head| !head.status.is_informational())
+            {
+                return Ok(());
             }
         }
         pingora::Error::e_explain(ErrorType::InvalidHTTPHeader, "no final response head")
+    }
+
+    /// The answer's head.
+    pub fn head(&self) -> Option<&ResponseHeader> {
+        self.session.resp_header()
     }
 
     /// The next piece of the answer's body; `None`: it is whole.

@@ -49,19 +49,15 @@ impl<'c> Conductor<'c> {
     pub async fn carry(mut self, exchange: &mut Exchange) -> Result<(), Error> {
         let peer = Box::pin(self.upstream.peer(&exchange.target().base));
         let peer = within(&mut self.deadline, unless_gone(self.session, peer)).await???;
-        let (mut call, head) = self.open(exchange, &peer).await?;
-        let answer = UpstreamHead {
-            status: head.status,
-            headers: &head.headers,
-        };
-        if let Err(error) = exchange.answer(answer).map(drop) {
-            self.refuse(&error, &head).await;
+        let mut call = self.open(exchange, &peer).await?;
+        if let Err(error) = take_head(exchange, call.head()) {
+            self.refuse(&error, &call).await;
             return Err(error);
         }
         if exchange.is_streaming() {
-            self.stream(exchange, &mut call, &head).await?;
+            self.stream(exchange, &mut call).await?;
         } else {
-            self.whole(exchange, &mut call, &head).await?;
+            self.whole(exchange, &mut call).await?;
         }
         if exchange
             .relay()
@@ -74,11 +70,7 @@ impl<'c> Conductor<'c> {
 
     /// Sends the request and reads the answer's head. A pooled connection that turns out to be closed is replaced: its
     /// server had gone before the request could reach it.
-    async fn open(
-        &mut self,
-        exchange: &Exchange,
-        peer: &HttpPeer,
-    ) -> Result<(Call, ResponseHeader), Error> {
+    async fn open(&mut self, exchange: &Exchange, peer: &HttpPeer) -> Result<Call, Error> {
         let request = request_head(exchange)?;
         let mut stale = 0;
         loop {
@@ -108,12 +100,7 @@ impl<'c> Conductor<'c> {
         read.map_err(|error| failure(&error))
     }
 
-    async fn whole(
-        &mut self,
-        exchange: &mut Exchange,
-        call: &mut Call,
-        head: &ResponseHeader,
-    ) -> Result<(), Error> {
+    async fn whole(&mut self, exchange: &mut Exchange, call: &mut Call) -> Result<(), Error> {
         let mut body = Vec::new();
         while let Some(piece) = self.read(call).await? {
             if let Some(relay) = exchange.relay_mut() {
@@ -124,7 +111,7 @@ impl<'c> Conductor<'c> {
             match relay.finish() {
                 Ok(rest) => body.extend_from_slice(&rest),
                 Err(error) => {
-                    self.refuse(&error, head).await;
+                    self.refuse(&error, call).await;
                     return Err(error);
                 }
             }
@@ -132,7 +119,7 @@ impl<'c> Conductor<'c> {
         let framing = Framing::Length(body.len());
         let head = answer_head(
             self.session,
-            Some(head),
+            call.head(),
             StatusCode::OK,
             downstream::JSON,
             framing,
@@ -142,24 +129,19 @@ impl<'c> Conductor<'c> {
     }
 
     /// Tells an error in place of the upstream's answer.
-    async fn refuse(&mut self, error: &Error, head: &ResponseHeader) {
-        downstream::refuse(self.session, self.ticket, error, Some(head)).await;
+    async fn refuse(&mut self, error: &Error, call: &Call) {
+        downstream::refuse(self.session, self.ticket, error, call.head()).await;
     }
 
     /// Writes a stream to its end, whichever that is. Its head goes out with its first events, so that an answer that fails
     /// before them still has its own status; what goes wrong after that is told inside the stream.
-    async fn stream(
-        &mut self,
-        exchange: &mut Exchange,
-        call: &mut Call,
-        head: &ResponseHeader,
-    ) -> Result<(), Error> {
+    async fn stream(&mut self, exchange: &mut Exchange, call: &mut Call) -> Result<(), Error> {
         let (mut out, mut end) = self.relay_one(exchange, call).await?;
         if let Some(error) = exchange.relay().and_then(Relay::failure).cloned() {
-            self.refuse(&error, head).await;
+            self.refuse(&error, call).await;
             return Err(error);
         }
-        let mut written = self.open_stream(head).await;
+        let mut written = self.open_stream(call).await;
         loop {
             if written.is_ok() {
                 written = self.write(out, end).await;
@@ -175,9 +157,9 @@ impl<'c> Conductor<'c> {
         written
     }
 
-    async fn open_stream(&mut self, head: &ResponseHeader) -> Result<(), Error> {
+    async fn open_stream(&mut self, call: &Call) -> Result<(), Error> {
         let (kind, open) = (downstream::EVENT_STREAM, Framing::Open);
-        let head = answer_head(self.session, Some(head), StatusCode::OK, kind, open);
+        let head = answer_head(self.session, call.head(), StatusCode::OK, kind, open);
         let mut head = head.map_err(|_| Error::gone())?;
         self.ticket.stamp(&mut head).map_err(|_| Error::gone())?;
         let client = self.session.as_downstream_mut();
@@ -211,6 +193,15 @@ impl<'c> Conductor<'c> {
         let written = client.write_response_body(out, end == End::Complete);
         written.await.map_err(|_| Error::gone())
     }
+}
+
+fn take_head(exchange: &mut Exchange, head: Option<&ResponseHeader>) -> Result<(), Error> {
+    let head = head.ok_or_else(|| Error::broken("The provider's answer has no head."))?;
+    let answer = UpstreamHead {
+        status: head.status,
+        headers: &head.headers,
+    };
+    exchange.answer(answer).map(drop)
 }
 
 /// What an open stream still gets for `error`.
