@@ -48,6 +48,8 @@ pub struct Ticket {
     pub provider: Option<HeaderValue>,
     /// Which of a config's targets answers.
     pub option: HeaderValue,
+    /// In which form the prompt went upstream.
+    pub sent_as: Option<&'static str>,
     /// From the request's head to the answer's first body byte.
     pub first_byte: Option<Duration>,
 }
@@ -64,6 +66,7 @@ impl Ticket {
             request_id: or_empty(format!("req_{draw:032x}")),
             provider: None,
             option: HeaderValue::from_static("config"),
+            sent_as: None,
             first_byte: None,
         }
     }
@@ -98,6 +101,9 @@ impl Ticket {
             head.insert_header(PROVIDER, provider.clone())?;
             head.insert_header(RETRIES, HeaderValue::from_static("0"))?;
             head.insert_header(OPTION, self.option.clone())?;
+        }
+        if let Some(form) = self.sent_as {
+            head.insert_header(SENT_AS, HeaderValue::from_static(form))?;
         }
         Ok(())
     }
@@ -380,6 +386,7 @@ const TRACE_ID: HeaderName = HeaderName::from_static(headers::TRACE_ID);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const PROVIDER: HeaderName = HeaderName::from_static(headers::PROVIDER);
 const RETRIES: HeaderName = HeaderName::from_static("x-portkey-retry-attempt-count");
+const SENT_AS: HeaderName = HeaderName::from_static("x-completions-sent-as");
 const OPTION: HeaderName = HeaderName::from_static("x-portkey-last-used-option-index");
 /// A trace id is echoed and logged; W3C's has 55 bytes, a UUID 36.
 const MAX_TRACE_ID: usize = 256;

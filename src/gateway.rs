@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Kind},
     exchange::{Exchange, Seed, Terms},
     metrics::Metrics,
-    provider::{Auth, Base, Provider, Secret, Target},
+    provider::{Auth, Base, Provider, Secret, Target, place::Slot, target::Choice},
 };
 
 /// The state that all requests share.
@@ -110,20 +110,31 @@ impl State {
             forwarded: forwarded(&directives.forward, &provider, headers),
             max_event_bytes: self.config.limits.event_bytes,
         };
-        let target = self.target(provider, directives, headers)?;
+        let target = self.target(provider, request.model(), directives, headers)?;
         Exchange::try_new(&request, target, terms, seed)
     }
 
     fn target(
         &self,
         provider: Arc<Provider>,
+        model: &str,
         directives: Directives,
         headers: &HeaderMap,
     ) -> Result<Target, Error> {
         let custom = directives.custom_host.as_deref();
         let custom = custom.map(|url| custom_base(url, &self.config.allowed_hosts));
-        let key = directives.key.or_else(|| native_key(&provider, headers));
-        Target::try_new(provider, custom.transpose()?, key)
+        let option = |slot: &Slot| match directives.options.get(slot.name) {
+            Some(value) => Ok(Some(value.clone())),
+            None => headers::text(headers, slot.header).map(|text| text.map(str::to_owned)),
+        };
+        let key = directives.key.clone();
+        let choice = Choice {
+            custom: custom.transpose()?,
+            key: key.or_else(|| native_key(&provider, headers)),
+            model,
+            option: &option,
+        };
+        Target::try_new(provider, choice)
     }
 
     /// The provider, first that applies: the client's word, the model map, the default. Settles the model on the way.
@@ -182,9 +193,10 @@ impl State {
             (Some(name), _) | (None, Some(name)) => self.provider(name)?,
             (None, None) => self.default_provider()?,
         };
-        let target = self.target(provider, directives, head.headers)?;
+        // No body is read here, so that a place which the model names is not reached on this way.
+        let target = self.target(provider, "", directives, head.headers)?;
         Ok(Passage {
-            path: upstream_path(&target.base, head),
+            path: target.with_query(upstream_path(&target.base, head)),
             headers: target.headers()?,
             target,
         })
@@ -418,6 +430,42 @@ mod tests {
         assert_eq!(
             key(&[openai, host, ("authorization", "Bearer sk-mine")]).as_deref(),
             Some("sk-mine")
+        );
+    }
+
+    #[test]
+    fn a_key_of_the_conf_goes_to_the_confs_own_resource_alone() {
+        let state = state(|config| {
+            let azure = Arc::make_mut(config.providers.get_mut("azure-openai").unwrap());
+            azure.key = Secret::try_new("sk-conf");
+            azure.options = [("resource_name".to_owned(), "mine".to_owned())].into();
+        });
+        let call = |pairs: &[(&'static str, &str)]| {
+            let pairs = [pairs, &[(headers::PROVIDER, "azure-openai")]].concat();
+            let exchange = complete(&state, &pairs, r#"{"model":"gpt","prompt":"x"}"#).unwrap();
+            let target = exchange.target();
+            let key = target.key.as_ref().map(|key| key.expose().to_owned());
+            (target.base.host.clone(), exchange.path(), key)
+        };
+        let path = "/openai/deployments/gpt/completions?api-version=2024-10-21".to_owned();
+        let own = "mine.openai.azure.com".to_owned();
+        assert_eq!(
+            call(&[]),
+            (own.clone(), path.clone(), Some("sk-conf".into()))
+        );
+        let other = ("x-portkey-azure-resource-name", "theirs");
+        assert_eq!(
+            call(&[other]),
+            ("theirs.openai.azure.com".into(), path, None)
+        );
+        let v1 = ("x-portkey-azure-api-version", "v1");
+        let path = "/openai/v1/completions".to_owned();
+        assert_eq!(call(&[v1]), (own, path, Some("sk-conf".into())));
+        let config = r#"{"provider":"azure-openai","resource_name":"theirs","api_key":"k"}"#;
+        let (host, _, key) = call(&[(headers::CONFIG, config)]);
+        assert_eq!(
+            (&*host, key.as_deref()),
+            ("theirs.openai.azure.com", Some("k"))
         );
     }
 

@@ -65,6 +65,7 @@ impl Gateway {
         let exchange = self.state.complete(directives, headers, body, seed())?;
         let mut exchange = Box::new(exchange);
         context.ticket.name(&exchange.provider().name);
+        context.ticket.sent_as = Some(exchange.provider().dialect.prompt_form().as_str());
         context.begin_call();
         let next = match exchange.road(replay) {
             Road::Phases => Ok(Next::Proxy),

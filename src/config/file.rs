@@ -14,7 +14,7 @@ use crate::{
         text::{AuthText, BaseText, DialectText, DurationText, HostText},
     },
     dialect::openai::OPENAI,
-    provider::{Auth, Base, Provider},
+    provider::{Auth, Base, Provider, place::Place},
     route::{ModelRule, Models},
 };
 
@@ -88,6 +88,7 @@ struct ProviderFile {
     auth: Option<AuthText>,
     api_key: Option<String>,
     headers: BTreeMap<String, String>,
+    options: BTreeMap<String, String>,
     default_model: Option<String>,
 }
 
@@ -180,6 +181,9 @@ impl ProviderFile {
             None => Provider {
                 name: name.to_owned(),
                 base: None,
+                place: &Place::Own,
+                options: BTreeMap::new(),
+                moved_to: None,
                 dialect: &OPENAI,
                 auth: Auth::Bearer,
                 key: None,
@@ -207,6 +211,8 @@ impl ProviderFile {
         provider.base = self.base_url.map(|base| Arc::new(base.0)).or(provider.base);
         provider.auth = self.auth.map_or(provider.auth, |auth| auth.0);
         provider.default_model = self.default_model;
+        check_options(&self.options, &provider, source)?;
+        provider.options = self.options;
         if let Some(reference) = &self.api_key {
             provider.key = source.secret(&path("api_key"), reference)?;
         }
@@ -217,6 +223,21 @@ impl ProviderFile {
         }
         Ok(provider)
     }
+}
+
+fn check_options(
+    options: &BTreeMap<String, String>,
+    provider: &Provider,
+    source: &Source<'_>,
+) -> Result<(), ConfigError> {
+    let known: Vec<_> = provider.place.slots().map(|slot| slot.name).collect();
+    let unknown = options.keys().find(|name| !known.contains(&name.as_str()));
+    unknown.map_or(Ok(()), |name| {
+        let path = ["gateway", "providers", &provider.name, "options", name];
+        let known = known.join(", ");
+        let message = format!("no option of this provider, which has: {known}");
+        Err(source.error(&path, message))
+    })
 }
 
 fn is_provider_name(name: &str) -> bool {
@@ -254,9 +275,7 @@ impl EmulatorFile {
             let home = Base::try_new(&format!("http://{}/v1", self.listen), "listen")
                 .map_err(|error| source.error(&path, error.message().to_owned()))?;
             for provider in config.providers.values_mut() {
-                let base = provider.base.as_ref();
-                let moved = base.map_or_else(|| home.clone(), |base| base.moved_to(&home));
-                Arc::make_mut(provider).base = Some(Arc::new(moved));
+                move_to(&home, Arc::make_mut(provider));
             }
         }
         config.emulator = Some(Emulator {
@@ -266,6 +285,20 @@ impl EmulatorFile {
             rate: self.tokens_per_second,
         });
         Ok(())
+    }
+}
+
+/// Puts a provider where the emulator is; its path stays. What has closed stays closed.
+fn move_to(home: &Base, provider: &mut Provider) {
+    provider.base = match (&provider.base, provider.place) {
+        (Some(base), _) => Some(Arc::new(base.moved_to(home))),
+        (None, Place::Own) => Some(Arc::new(home.clone())),
+        (None, Place::At(_) | Place::With(_) | Place::Retired(_)) => None,
+    };
+    provider.moved_to = Some(Arc::new(home.clone()));
+    for slot in provider.place.slots() {
+        let option = provider.options.entry(slot.name.to_owned());
+        option.or_insert_with(|| slot.example.to_owned());
     }
 }
 
@@ -382,7 +415,8 @@ mod tests {
             config
                 .providers
                 .values()
-                .all(|provider| provider.base.as_ref().unwrap().port == 9)
+                .filter_map(|provider| provider.locate("m", &|_| Ok(None)).ok())
+                .all(|filled| filled.base.port == 9)
         );
     }
 
@@ -425,6 +459,12 @@ mod tests {
                 4,
                 "gateway.providers.openai.api_key",
                 "no variable `NOPE`",
+            ),
+            (
+                "gateway:\n  providers:\n    azure-openai:\n      options:\n        region: x\n",
+                5,
+                "gateway.providers.azure-openai.options.region",
+                "resource_name",
             ),
             (
                 "gateway:\n  timeouts:\n    read: 5\n",

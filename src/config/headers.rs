@@ -3,10 +3,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use http::{HeaderMap, HeaderName};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::value::RawValue;
 
-use crate::{completion::Compliance, error::Error, provider::Secret};
+use crate::{
+    completion::Compliance,
+    error::Error,
+    provider::{Secret, table::is_option},
+};
 
 /// The client's word on one call, headers and inline config merged: a header beats the config's field of the same meaning.
 #[derive(Clone, Debug)]
@@ -21,6 +25,8 @@ pub struct Directives {
     pub compliance: Compliance,
     /// Where in the config the target stands: `config`, or `config.targets[0]` and deeper.
     pub option: String,
+    /// Values for the slots of a provider's place.
+    pub options: BTreeMap<String, String>,
     /// Body fields that beat the client's own.
     pub overrides: BTreeMap<String, Box<RawValue>>,
 }
@@ -68,6 +74,7 @@ impl Directives {
                 Compliance::Loose
             },
             option,
+            options: config.options,
             overrides: config.override_params,
         })
     }
@@ -84,6 +91,7 @@ impl Directives {
             timeout: None,
             compliance: Compliance::Strict,
             option: ROOT.to_owned(),
+            options: BTreeMap::new(),
             overrides: BTreeMap::new(),
         })
     }
@@ -154,7 +162,7 @@ fn forwardable(name: &str) -> Result<HeaderName, Error> {
 
 /// `x-portkey-config`, inline: a single target. What later parts of the grammar would need is refused by its name.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 struct InlineConfig {
     strategy: Option<Strategy>,
     targets: Option<Vec<InlineConfig>>,
@@ -167,6 +175,21 @@ struct InlineConfig {
     override_params: BTreeMap<String, Box<RawValue>>,
     forward_headers: Vec<String>,
     strict_open_ai_compliance: Option<bool>,
+    /// All other fields: values for the slots of providers' places.
+    #[serde(flatten, deserialize_with = "read_options")]
+    options: BTreeMap<String, String>,
+}
+
+fn read_options<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
+    let fields: BTreeMap<String, serde_json::Value> = BTreeMap::deserialize(deserializer)?;
+    let read = |(name, value): (String, serde_json::Value)| match value {
+        _ if !is_option(&name) => Err(D::Error::custom(format!("unknown field `{name}`"))),
+        serde_json::Value::String(text) => Ok((name, text)),
+        _ => Err(D::Error::custom(format!("`{name}` must be a string"))),
+    };
+    fields.into_iter().map(read).collect()
 }
 
 #[derive(Debug, Default, Deserialize)]

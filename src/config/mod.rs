@@ -9,7 +9,7 @@ mod text;
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use crate::{
-    provider::{Base, Provider, Row, table::ROWS},
+    provider::{Base, Provider, Row, place::Place, table::ROWS},
     route::Models,
 };
 
@@ -153,8 +153,14 @@ impl Default for Timeouts {
 fn built_in(row: &'static Row) -> Provider {
     Provider {
         name: row.name.to_owned(),
-        // A test holds that every built-in URL is well formed.
-        base: Base::try_new(row.base_url, "base_url").ok().map(Arc::new),
+        base: match row.place {
+            // A test holds that every built-in URL is well formed.
+            Place::At(url) => Base::try_new(url, "base_url").ok().map(Arc::new),
+            Place::With(_) | Place::Own | Place::Retired(_) => None,
+        },
+        place: &row.place,
+        options: BTreeMap::new(),
+        moved_to: None,
         dialect: row.dialect,
         auth: row.auth.clone(),
         key: None,

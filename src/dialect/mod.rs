@@ -39,6 +39,11 @@ pub trait Dialect: Debug + Send + Sync {
     /// What becomes of fields that the page does not know.
     fn extras(&self) -> Extras;
 
+    /// What the provider's model gets to see of the prompt.
+    fn prompt_form(&self) -> PromptForm {
+        PromptForm::Chat
+    }
+
     /// Writes the upstream's request. Only called with what [`settle`] let through.
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error>;
 
@@ -113,6 +118,24 @@ pub enum Tap {
     Done,
     /// Read it.
     Translate,
+}
+
+/// In which form a prompt reaches the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PromptForm {
+    /// As it is, to be continued.
+    Text,
+    /// As a user's message, to be answered.
+    Chat,
+}
+
+impl PromptForm {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Chat => "chat",
+        }
+    }
 }
 
 /// Unknown fields of a request.

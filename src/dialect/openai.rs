@@ -17,7 +17,7 @@ use crate::{
         request::StreamOptions,
     },
     dialect::{
-        Dialect, Extras, Step, Tap, UpstreamRequest, not_the_shape,
+        Dialect, Extras, PromptForm, Step, Tap, UpstreamRequest, not_the_shape,
         openai_error::{nameless_error, read_error, read_stream_error},
         openai_reply, read_usage, to_body,
     },
@@ -46,6 +46,10 @@ impl Dialect for OpenAi {
 
     fn extras(&self) -> Extras {
         Extras::Pass
+    }
+
+    fn prompt_form(&self) -> PromptForm {
+        PromptForm::Text
     }
 
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {

@@ -122,7 +122,7 @@ impl Knobs {
                 }
             }
         }
-        let keys = ["authorization", "x-api-key", "x-goog-api-key"];
+        let keys = ["authorization", "api-key", "x-api-key", "x-goog-api-key"];
         let keys = keys
             .iter()
             .filter_map(|name| headers.get(*name)?.to_str().ok());

@@ -84,11 +84,12 @@ impl Vendor for OpenAi {
     }
 }
 
-/// Anything in `Authorization` is a key here.
+/// Anything in `Authorization`, or in Azure's header, is a key here.
 pub fn check_key(ask: &Ask<'_>) -> Result<(), Whole> {
-    let key = ask
+    let bearer = ask
         .header("authorization")
         .and_then(|value| value.strip_prefix("Bearer "));
+    let key = bearer.or(ask.header("api-key"));
     if key.is_some_and(|key| !key.is_empty()) {
         return Ok(());
     }

@@ -166,7 +166,8 @@ impl Exchange {
 
     /// The upstream's path and query.
     pub fn path(&self) -> String {
-        format!("{}{}", self.target.base.path, self.request.path)
+        let path = format!("{}{}", self.target.base.path, self.request.path);
+        self.target.with_query(path)
     }
 
     /// Every header of the upstream request. An allow-list: what a client sent is not in it, but for what it asked to
@@ -309,12 +310,21 @@ const USER_AGENT: &str = concat!("pingora-completions/", env!("CARGO_PKG_VERSION
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Config, provider::Secret};
+    use crate::{
+        config::Config,
+        provider::{Secret, target::Choice},
+    };
 
     fn exchange(provider: &str, body: &'static str) -> Exchange {
         let request = CompletionRequest::read(Bytes::from_static(body.as_bytes())).unwrap();
         let provider = Config::default().providers[provider].clone();
-        let target = Target::try_new(provider, None, Secret::try_new("sk-1")).unwrap();
+        let choice = Choice {
+            custom: None,
+            key: Secret::try_new("sk-1"),
+            model: request.model(),
+            option: &|_| Ok(None),
+        };
+        let target = Target::try_new(provider, choice).unwrap();
         let terms = Terms {
             compliance: Compliance::Strict,
             timeout: None,

@@ -7,7 +7,11 @@ use serde::Serialize;
 use crate::{
     completion::{Parameter, Support},
     dialect::support,
-    provider::{Row, table::ROWS},
+    provider::{
+        Row,
+        place::{Default, Place, Slot},
+        table::ROWS,
+    },
 };
 
 /// One provider a line: name, dialect, how it takes its key, base URL.
@@ -34,15 +38,24 @@ pub fn json() -> String {
 
 /// README's table of providers and parameters.
 pub fn markdown() -> String {
-    let mut table = "| provider | dialect |".to_owned();
+    let mut table = "| provider | dialect | prompt |".to_owned();
     for parameter in Parameter::ALL {
         let _ = write!(table, " {} |", parameter.title().replace("prompt: ", ""));
     }
-    table += "\n|---|---|";
+    table += "\n|---|---|---|";
     table += &":-:|".repeat(Parameter::ALL.len());
     table.push('\n');
-    for row in ROWS.iter() {
-        let _ = write!(table, "| {} | {} |", row.name, row.dialect.name());
+    for row in ROWS
+        .iter()
+        .filter(|row| !matches!(row.place, Place::Retired(_)))
+    {
+        let _ = write!(
+            table,
+            "| {} | {} | {} |",
+            row.name,
+            row.dialect.name(),
+            row.dialect.prompt_form().as_str()
+        );
         for parameter in Parameter::ALL {
             let mark = match support(row.dialect, row.refuses, parameter) {
                 Support::Native => "●",
@@ -57,10 +70,11 @@ pub fn markdown() -> String {
 }
 
 fn place(row: &Row) -> &'static str {
-    if row.base_url.is_empty() {
-        "(the host you run it on)"
-    } else {
-        row.base_url
+    match row.place {
+        Place::At(url) => url,
+        Place::With(templates) => templates.last().map_or("", |template| template.url),
+        Place::Own => "(the host you run it on)",
+        Place::Retired(instead) => instead,
     }
 }
 
@@ -68,20 +82,52 @@ fn place(row: &Row) -> &'static str {
 struct Entry {
     name: &'static str,
     dialect: &'static str,
+    /// `text`, or `chat` where the prompt becomes a user's message.
+    prompt: &'static str,
     auth: String,
-    /// `null`: a conf or the client names it.
+    /// With `{name}` for each option; `null`: a conf or the client names it.
     base_url: Option<&'static str>,
+    /// What a client or a conf can, or has to, name.
+    options: Vec<OptionEntry>,
+    /// Its service has closed: what to use instead.
+    retired: Option<&'static str>,
     parameters: BTreeMap<&'static str, &'static str>,
 }
 
-impl From<&Row> for Entry {
-    fn from(row: &Row) -> Self {
+#[derive(Serialize)]
+struct OptionEntry {
+    name: &'static str,
+    header: &'static str,
+    required: bool,
+}
+
+impl From<&'static Slot> for OptionEntry {
+    fn from(slot: &'static Slot) -> Self {
+        Self {
+            name: slot.name,
+            header: slot.header,
+            required: slot.default == Default::None,
+        }
+    }
+}
+
+impl From<&'static Row> for Entry {
+    fn from(row: &'static Row) -> Self {
         let cell = |parameter: Parameter| support(row.dialect, row.refuses, parameter).as_str();
         Self {
             name: row.name,
             dialect: row.dialect.name(),
+            prompt: row.dialect.prompt_form().as_str(),
             auth: row.auth.title(),
-            base_url: Some(row.base_url).filter(|url| !url.is_empty()),
+            base_url: match row.place {
+                Place::At(_) | Place::With(_) => Some(place(row)),
+                Place::Own | Place::Retired(_) => None,
+            },
+            options: row.place.slots().map(OptionEntry::from).collect(),
+            retired: match row.place {
+                Place::Retired(instead) => Some(instead),
+                Place::At(_) | Place::With(_) | Place::Own => None,
+            },
             parameters: Parameter::ALL
                 .into_iter()
                 .map(|parameter| (parameter.title(), cell(parameter)))
@@ -97,7 +143,10 @@ mod tests {
     #[test]
     fn every_form_has_every_provider() {
         assert_eq!(lines().lines().count(), ROWS.len());
-        assert_eq!(markdown().lines().count(), ROWS.len() + 2);
+        let retired = ROWS
+            .iter()
+            .filter(|row| matches!(row.place, Place::Retired(_)));
+        assert_eq!(markdown().lines().count(), ROWS.len() - retired.count() + 2);
         let entries: Vec<serde_json::Value> = serde_json::from_str(&json()).unwrap();
         assert_eq!(entries.len(), ROWS.len());
         let openai = entries

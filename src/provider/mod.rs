@@ -3,18 +3,21 @@
 pub mod auth;
 pub mod base;
 pub mod listing;
+pub mod place;
 pub mod table;
 pub mod target;
+mod templates;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use http::{HeaderName, HeaderValue};
 
-use crate::{completion::Parameter, dialect::Dialect};
+use crate::{completion::Parameter, dialect::Dialect, error::Error};
 
 pub use self::{
     auth::{Auth, Secret},
     base::Base,
+    place::{Filled, Named, NamedBy, Place, Slot, Template},
     target::Target,
 };
 
@@ -23,8 +26,7 @@ pub use self::{
 pub struct Row {
     /// Portkey's slug.
     pub name: &'static str,
-    /// Scheme, host and the path below which the API's own paths start. Empty: there is no public host, a conf names one.
-    pub base_url: &'static str,
+    pub place: Place,
     pub dialect: &'static dyn Dialect,
     pub auth: Auth,
     /// What this provider lacks of its dialect.
@@ -35,8 +37,13 @@ pub struct Row {
 #[derive(Clone, Debug)]
 pub struct Provider {
     pub name: String,
-    /// `None`: no conf gave the host that this provider needs.
+    /// Where it is; `None`: its place says.
     pub base: Option<Arc<Base>>,
+    pub place: &'static Place,
+    /// Values for the slots of its place.
+    pub options: BTreeMap<String, String>,
+    /// The demo's: the place keeps its path, and is at this host.
+    pub moved_to: Option<Arc<Base>>,
     pub dialect: &'static dyn Dialect,
     pub auth: Auth,
     pub key: Option<Secret>,
@@ -45,4 +52,52 @@ pub struct Provider {
     pub refuses: &'static [Parameter],
     /// For requests that name no model.
     pub default_model: Option<String>,
+}
+
+impl Provider {
+    /// Where a call for `model` goes, with what `client` says of the place's slots.
+    pub fn locate(
+        &self,
+        model: &str,
+        client: &dyn Fn(&Slot) -> Result<Option<String>, Error>,
+    ) -> Result<Filled, Error> {
+        if let Some(base) = &self.base {
+            return Ok(Filled::from(Base::clone(base)));
+        }
+        match self.place {
+            Place::With(templates) => self.fill(templates, model, client),
+            Place::Retired(instead) => Err(Error::invalid("x-portkey-provider", *instead)),
+            Place::At(_) | Place::Own => {
+                let name = &self.name;
+                let message = format!(
+                    "{name} has no public host: name one in `x-portkey-custom-host` or in the gateway's conf."
+                );
+                Err(Error::invalid("x-portkey-custom-host", message))
+            }
+        }
+    }
+
+    fn fill(
+        &self,
+        templates: &[Template],
+        model: &str,
+        client: &dyn Fn(&Slot) -> Result<Option<String>, Error>,
+    ) -> Result<Filled, Error> {
+        let named = |slot: &Slot| {
+            if let Some(value) = client(slot)? {
+                let by = NamedBy::Client;
+                return Ok(Some(Named { value, by }));
+            }
+            let value = self.options.get(slot.name).cloned();
+            Ok(value.map(|value| Named {
+                value,
+                by: NamedBy::Conf,
+            }))
+        };
+        let mut filled = Template::choose(templates, &named)?.fill(model, &named)?;
+        if let Some(home) = &self.moved_to {
+            filled.base = filled.base.moved_to(home);
+        }
+        Ok(filled)
+    }
 }

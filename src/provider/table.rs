@@ -2,9 +2,8 @@
 //!
 //! A row says where the provider is, which dialect it speaks and how it takes its key; `refuses` holds what its own
 //! documentation leaves out of that dialect, so that a client learns it from a 400 rather than from a wrong result. Text
-//! completions are used where a provider has them for its current models, else chat. The list follows Portkey's slugs.
-//! Not here, because their service has closed: anyscale, kluster-ai, lambda, lepton, palm. Not here yet, because their
-//! addresses or credentials need more than a row: Azure, Bedrock, Vertex, Workers AI and their like.
+//! completions are used where a provider has them for its current models, else chat. The list follows Portkey's slugs, also
+//! of services that have closed: those say what took their place.
 
 use std::sync::LazyLock;
 
@@ -22,7 +21,11 @@ use crate::{
         gemini::GEMINI,
         openai::OPENAI,
     },
-    provider::{Auth, Row},
+    provider::{
+        Auth, Row,
+        place::Place::{self, At, Own, Retired, With},
+        templates::{AZURE_AI, AZURE_OPENAI, CORTEX, PREDIBASE},
+    },
 };
 
 /// Sorted by name.
@@ -30,11 +33,17 @@ use crate::{
 pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
     vec![
         chat("302ai", "https://api.302.ai/v1", &[]),
+        chat("ai21", "https://api.ai21.com/studio/v1", &[PresencePenalty, FrequencyPenalty, User, Seed, LogitBias]),
         chat("aibadgr", "https://aibadgr.com/api/v1", &[]),
-        row("anthropic", "https://api.anthropic.com/v1", &ANTHROPIC, X_API_KEY, &[]),
+        row("anthropic", At("https://api.anthropic.com/v1"), &ANTHROPIC, X_API_KEY, &[]),
+        closed("anyscale", "anyscale closed its public endpoints in 2024. Its models are at together-ai, fireworks-ai and others."),
+        row("azure-ai", With(AZURE_AI), &CHAT, API_KEY, &[]),
+        row("azure-openai", With(AZURE_OPENAI), &OPENAI, API_KEY, &[]),
         text("cerebras", "https://api.cerebras.ai/v1", &[PresencePenalty, FrequencyPenalty, LogitBias]),
         chat("cometapi", "https://api.cometapi.com/v1", &[]),
+        row("cortex", With(CORTEX), &CHAT, Auth::Bearer, &[N, Seed, LogitBias, User]),
         chat("dashscope", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1", &[LogitBias, User]),
+        own_chat("databricks"),
         chat("deepbricks", "https://api.deepbricks.ai/v1", &[]),
         text("deepinfra", "https://api.deepinfra.com/v1/openai", &[Prompts, Suffix, BestOf, LogitBias]),
         // Its text completions stand under /beta alone.
@@ -42,33 +51,43 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         text("featherless-ai", "https://api.featherless.ai/v1", &[Suffix, BestOf]),
         text("fireworks-ai", "https://api.fireworks.ai/inference/v1", &[Suffix, BestOf]),
         chat("github", "https://models.github.ai/inference", &[]),
-        row("google", "https://generativelanguage.googleapis.com/v1beta", &GEMINI, X_GOOG_API_KEY, &[]),
+        row("google", At("https://generativelanguage.googleapis.com/v1beta"), &GEMINI, X_GOOG_API_KEY, &[]),
         chat("groq", "https://api.groq.com/openai/v1", &[N, PresencePenalty, FrequencyPenalty, LogitBias]),
         chat("huggingface", "https://router.huggingface.co/v1", &[]),
         text("hyperbolic", "https://api.hyperbolic.xyz/v1", &[Prompts, TokenIds, Suffix, Echo, BestOf]),
         chat("inference-net", "https://api.inference.net/v1", &[]),
         chat("iointelligence", "https://api.intelligence.io.solutions/api/v1", &[]),
+        closed("kluster-ai", "kluster-ai has closed. Its models are at deepinfra, together-ai and others."),
         chat("krutrim", "https://cloud.olakrutrim.com/v1", &[]),
+        closed("lambda", "lambda closed its inference API in 2025. Its models are at deepinfra, together-ai and others."),
         chat("lemonfox-ai", "https://api.lemonfox.ai/v1", &[N, Seed, LogitBias]),
+        closed("lepton", "lepton closed its public API in 2025, when it became a part of nvidia. See the provider nvidia."),
         chat("lingyi", "https://api.lingyiwanwu.com/v1", &[]),
         own("llama-cpp", &[Suffix, Echo, BestOf, Logprobs]),
         own("lm-studio", &[Prompts, TokenIds, N, Suffix, Echo, BestOf, Logprobs]),
+        own("lorax", &[Prompts, TokenIds, Suffix, BestOf, LogitBias]),
         chat("matterai", "https://api.matterai.so/v1", &[]),
-        row("mistral-ai", "https://api.mistral.ai/v1", &MISTRAL, Auth::Bearer, &[User, LogitBias]),
+        row("mistral-ai", At("https://api.mistral.ai/v1"), &MISTRAL, Auth::Bearer, &[User, LogitBias]),
+        own("modal", &[Suffix, BestOf]),
+        chat("monsterapi", "https://llm.monsterapi.ai/v1", &[N, Seed, LogitBias, User]),
         chat("moonshot", "https://api.moonshot.cn/v1", &[Seed, LogitBias, User]),
         chat("ncompass", "https://api.ncompass.tech/v1", &[N]),
         text("nebius", "https://api.tokenfactory.nebius.com/v1", &[Suffix, BestOf]),
         text("nextbit", "https://api.nextbit256.com/v1", &[]),
         text("novita-ai", "https://api.novita.ai/openai/v1", &[Prompts, TokenIds, Suffix, Echo, BestOf]),
         chat("nscale", "https://inference.api.nscale.com/v1", &[User, Seed]),
+        chat("nvidia", "https://integrate.api.nvidia.com/v1", &[N, User, LogitBias]),
         own("ollama", &[Prompts, TokenIds, N, Echo, BestOf, Logprobs, LogitBias]),
         text("openai", "https://api.openai.com/v1", &[]),
         text("openrouter", "https://openrouter.ai/api/v1", &[Prompts, TokenIds, N, Suffix, Echo, BestOf, Logprobs]),
         text("ovhcloud", "https://oai.endpoints.kepler.ai.cloud.ovh.net/v1", &[Suffix, BestOf]),
+        closed("palm", "palm was shut down in 2024. Its successor is the provider google."),
         chat("perplexity-ai", "https://api.perplexity.ai", &[N, Seed, LogitBias, User]),
+        row("predibase", With(PREDIBASE), &CHAT, Auth::Bearer, &[LogitBias, User]),
         chat("sambanova", "https://api.sambanova.ai/v1", &[N, PresencePenalty, FrequencyPenalty, Seed, LogitBias, User]),
         own("sglang", &[Suffix, BestOf]),
         chat("siliconflow", "https://api.siliconflow.cn/v1", &[Seed, LogitBias, User]),
+        own("tensorrt-llm", &[Suffix, Echo, BestOf]),
         own("tgi", &[TokenIds, N, PresencePenalty, Suffix, Echo, BestOf, Logprobs, LogitBias]),
         // Its echo stands beside the choices, in a `prompt` of its own, not before the text.
         text("together-ai", "https://api.together.xyz/v1", &[Prompts, TokenIds, Suffix, Echo, BestOf, User]),
@@ -80,21 +99,28 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
     ]
 });
 
+/// Whether some provider's place has a slot of this name.
+pub fn is_option(name: &str) -> bool {
+    ROWS.iter()
+        .any(|row| row.place.slots().any(|slot| slot.name == name))
+}
+
 const ZHIPU_LACKS: &[Parameter] = &[N, PresencePenalty, FrequencyPenalty, User, Seed, LogitBias];
 
+const API_KEY: Auth = Auth::Header(HeaderName::from_static("api-key"));
 const X_API_KEY: Auth = Auth::Header(HeaderName::from_static("x-api-key"));
 const X_GOOG_API_KEY: Auth = Auth::Header(HeaderName::from_static("x-goog-api-key"));
 
 const fn row(
     name: &'static str,
-    base_url: &'static str,
+    place: Place,
     dialect: &'static dyn Dialect,
     auth: Auth,
     refuses: &'static [Parameter],
 ) -> Row {
     Row {
         name,
-        base_url,
+        place,
         dialect,
         auth,
         refuses,
@@ -103,23 +129,37 @@ const fn row(
 
 /// A provider of OpenAI-shaped chat.
 const fn chat(name: &'static str, base_url: &'static str, refuses: &'static [Parameter]) -> Row {
-    row(name, base_url, &CHAT, Auth::Bearer, refuses)
+    row(name, At(base_url), &CHAT, Auth::Bearer, refuses)
 }
 
 /// A provider of OpenAI-shaped text completions.
 const fn text(name: &'static str, base_url: &'static str, refuses: &'static [Parameter]) -> Row {
-    row(name, base_url, &OPENAI, Auth::Bearer, refuses)
+    row(name, At(base_url), &OPENAI, Auth::Bearer, refuses)
 }
 
 /// A server that users run themselves: a conf, or the client, names its host.
 const fn own(name: &'static str, refuses: &'static [Parameter]) -> Row {
-    text(name, "", refuses)
+    row(name, Own, &OPENAI, Auth::Bearer, refuses)
+}
+
+/// A server of OpenAI-shaped chat that users run themselves.
+const fn own_chat(name: &'static str) -> Row {
+    row(name, Own, &CHAT, Auth::Bearer, &[])
+}
+
+/// A provider whose service has closed, and what took its place.
+const fn closed(name: &'static str, instead: &'static str) -> Row {
+    row(name, Retired(instead), &CHAT, Auth::Bearer, &[])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::{Base, base::Scheme};
+    use crate::provider::{
+        Base,
+        base::Scheme,
+        place::{Named, NamedBy, Slot},
+    };
 
     #[test]
     fn rows_are_sorted_and_named_once() {
@@ -128,10 +168,32 @@ mod tests {
 
     #[test]
     fn every_public_base_url_is_well_formed_and_encrypted() {
-        for row in ROWS.iter().filter(|row| !row.base_url.is_empty()) {
-            let base = Base::try_new(row.base_url, "base_url").unwrap();
-            assert_eq!(base.scheme, Scheme::Https, "{}", row.name);
-            assert_eq!(base.to_string(), row.base_url);
+        for row in ROWS.iter() {
+            match row.place {
+                At(url) => {
+                    let base = Base::try_new(url, "base_url").unwrap();
+                    assert_eq!(base.scheme, Scheme::Https, "{}", row.name);
+                    assert_eq!(base.to_string(), url);
+                }
+                With(templates) => {
+                    assert!(templates.last().unwrap().only_if.is_none(), "{}", row.name);
+                    for template in templates {
+                        let example = |slot: &Slot| {
+                            let (value, by) = (slot.example.to_owned(), NamedBy::Conf);
+                            Ok(Some(Named { value, by }))
+                        };
+                        let filled = template.fill("m", &example).unwrap();
+                        assert_eq!(filled.base.scheme, Scheme::Https, "{}", row.name);
+                        assert!(
+                            !filled.base.to_string().contains(['{', '}']),
+                            "{}",
+                            row.name
+                        );
+                        assert!(!filled.query.contains(['{', '}']), "{}", row.name);
+                    }
+                }
+                Own | Retired(_) => {}
+            }
         }
     }
 

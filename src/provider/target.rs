@@ -6,46 +6,50 @@ use http::{HeaderName, HeaderValue, header::HOST};
 
 use crate::{
     error::{Error, Kind},
-    provider::{Base, Provider, Secret},
+    provider::{
+        Base, Provider, Secret,
+        place::{Filled, NamedBy, Slot},
+    },
 };
 
 #[derive(Clone, Debug)]
 pub struct Target {
     pub provider: Arc<Provider>,
     pub base: Arc<Base>,
+    /// What the place adds to every path's query; empty: nothing.
+    pub query: String,
     pub key: Option<Secret>,
-    chosen_by: ChosenBy,
+    /// Who chose whose host it is.
+    chosen_by: NamedBy,
 }
 
-/// Who named the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ChosenBy {
-    Conf,
-    Client,
+/// What one call asks of its target.
+pub struct Choice<'a> {
+    /// A host of the client's own.
+    pub custom: Option<Base>,
+    pub key: Option<Secret>,
+    pub model: &'a str,
+    /// The client's value for a slot of the provider's place.
+    pub option: &'a dyn Fn(&Slot) -> Result<Option<String>, Error>,
 }
 
 impl Target {
     /// The target for `provider` with the client's wishes. A secret that the conf holds is for the host the conf names: to
     /// a host that the client chose, only the client's own key goes.
-    pub fn try_new(
-        provider: Arc<Provider>,
-        custom: Option<Base>,
-        key: Option<Secret>,
-    ) -> Result<Self, Error> {
-        let chosen_by = match custom {
-            None => ChosenBy::Conf,
-            Some(_) => ChosenBy::Client,
+    pub fn try_new(provider: Arc<Provider>, choice: Choice<'_>) -> Result<Self, Error> {
+        let filled = match choice.custom {
+            Some(base) => Filled {
+                by: NamedBy::Client,
+                ..Filled::from(base)
+            },
+            None => provider.locate(choice.model, choice.option)?,
         };
-        let name = &provider.name;
-        let base = custom.map(Arc::new).or_else(|| provider.base.clone()).ok_or_else(|| {
-            let message = format!("{name} has no public host: name one in `x-portkey-custom-host` or in the gateway's conf.");
-            Error::invalid("x-portkey-custom-host", message)
-        })?;
-        let conf = Some(&*provider).filter(|_| chosen_by == ChosenBy::Conf);
+        let conf = Some(&*provider).filter(|_| filled.by == NamedBy::Conf);
         Ok(Self {
-            base,
-            key: key.or_else(|| conf?.key.clone()),
-            chosen_by,
+            base: Arc::new(filled.base),
+            query: filled.query,
+            key: choice.key.or_else(|| conf?.key.clone()),
+            chosen_by: filled.by,
             provider,
         })
     }
@@ -53,11 +57,20 @@ impl Target {
     /// What every call to this target carries: its host, the conf's headers, the credential. Each name once.
     pub fn headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>, Error> {
         let mut headers = vec![(HOST, self.base.host_header().clone())];
-        if self.chosen_by == ChosenBy::Conf {
+        if self.chosen_by == NamedBy::Conf {
             headers.extend(self.provider.headers.iter().cloned());
         }
         headers.extend(self.provider.auth.header(self.key.as_ref())?);
         Ok(headers)
+    }
+
+    /// `path`, which may have a query, with the place's own query.
+    pub fn with_query(&self, path: String) -> String {
+        match (self.query.as_str(), path.contains('?')) {
+            ("", _) => path,
+            (query, true) => format!("{path}&{query}"),
+            (query, false) => format!("{path}?{query}"),
+        }
     }
 
     /// `error` as the client may see it: an upstream's own under the provider's name, and no error with the key in it.

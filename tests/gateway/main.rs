@@ -9,4 +9,5 @@ mod http2;
 mod leaving;
 mod passing;
 mod process;
+mod providers;
 mod support;

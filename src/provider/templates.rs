@@ -1,0 +1,99 @@
+//! The base URLs that have variables, vendor by vendor.
+
+use crate::provider::place::{Default, Grammar, Owner, Slot, Template};
+
+/// <https://learn.microsoft.com/azure/ai-services/openai/reference>; the v1 API has no version and names the model itself.
+pub const AZURE_OPENAI: &[Template] = &[
+    Template {
+        url: "https://{resource_name}.openai.azure.com/openai/v1",
+        query: "",
+        only_if: Some(("api_version", "v1")),
+        slots: &[AZURE_RESOURCE],
+    },
+    Template {
+        url: "https://{resource_name}.openai.azure.com/openai/deployments/{deployment_id}",
+        query: "api-version={api_version}",
+        only_if: None,
+        slots: &[
+            AZURE_RESOURCE,
+            Slot {
+                name: "deployment_id",
+                header: "x-portkey-azure-deployment-id",
+                grammar: Grammar::Name,
+                owner: Owner::Vendor,
+                default: Default::Model,
+                example: "demo",
+            },
+            azure_version("2024-10-21"),
+        ],
+    },
+];
+
+/// <https://learn.microsoft.com/azure/ai-foundry/model-inference/reference/reference-model-inference-chat-completions>.
+pub const AZURE_AI: &[Template] = &[Template {
+    url: "https://{resource_name}.services.ai.azure.com/models",
+    query: "api-version={api_version}",
+    only_if: None,
+    slots: &[AZURE_RESOURCE, azure_version("2024-05-01-preview")],
+}];
+
+const AZURE_RESOURCE: Slot = Slot {
+    name: "resource_name",
+    header: "x-portkey-azure-resource-name",
+    grammar: Grammar::Label,
+    owner: Owner::Tenant,
+    default: Default::None,
+    example: "demo",
+};
+
+const fn azure_version(default: &'static str) -> Slot {
+    Slot {
+        name: "api_version",
+        header: "x-portkey-azure-api-version",
+        grammar: Grammar::Name,
+        owner: Owner::Vendor,
+        default: Default::Value(default),
+        example: default,
+    }
+}
+
+/// <https://docs.snowflake.com/en/user-guide/snowflake-cortex/open_ai_sdk>.
+pub const CORTEX: &[Template] = &[Template {
+    url: "https://{snowflake_account}.snowflakecomputing.com/api/v2/cortex/v1",
+    query: "",
+    only_if: None,
+    slots: &[Slot {
+        name: "snowflake_account",
+        header: "x-portkey-snowflake-account",
+        grammar: Grammar::Name,
+        owner: Owner::Tenant,
+        default: Default::None,
+        example: "demo",
+    }],
+}];
+
+/// <https://docs.predibase.com/user-guide/inference/migrate-openai>: the deployment stands in the path, and `model` names
+/// an adapter, or the deployment once more.
+pub const PREDIBASE: &[Template] = &[Template {
+    url: "https://serving.app.predibase.com/{predibase_tenant_id}/deployments/v2/llms/{predibase_deployment}/v1",
+    query: "",
+    only_if: None,
+    slots: &[
+        Slot {
+            name: "predibase_tenant_id",
+            header: "x-portkey-predibase-tenant-id",
+            grammar: Grammar::Name,
+            owner: Owner::Vendor,
+            default: Default::None,
+            example: "demo",
+        },
+        Slot {
+            name: "predibase_deployment",
+            header: "x-portkey-predibase-deployment",
+            grammar: Grammar::Name,
+            owner: Owner::Vendor,
+            default: Default::Model,
+            example: "demo",
+        },
+    ],
+}];

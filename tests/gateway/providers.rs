@@ -1,0 +1,188 @@
+//! Every provider answers, whole, streamed and with its errors, through the demo's emulator; and no value of a client's
+//! breaks out of a provider's URL.
+
+use std::{fs, process::Command};
+
+use serde_json::Value;
+
+use crate::support::{
+    BINARY, Gateway,
+    client::{Answer, ask},
+    free_address,
+    upstream::{TEXT, Upstream, json},
+};
+
+fn listed() -> Vec<Value> {
+    let output = Command::new(BINARY)
+        .arg("--providers=json")
+        .output()
+        .unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The gateway under `conf/demo.yaml`'s emulator.
+fn demo() -> Gateway {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/demo.yaml");
+    let conf = fs::read_to_string(file).unwrap();
+    let (_, lines) = conf.split_once("  emulator:\n").unwrap();
+    Gateway::start(&format!("  emulator:\n{lines}").replace("127.0.0.1:8788", &free_address()))
+}
+
+fn call(gateway: &Gateway, provider: &Value, key: &str, stream: bool) -> Answer {
+    let body = format!(
+        r#"{{"model":"{}","prompt":"Write a tagline for an ice cream shop.","max_tokens":20{}}}"#,
+        model(provider),
+        if stream {
+            r#","stream":true,"stream_options":{"include_usage":true}"#
+        } else {
+            ""
+        }
+    );
+    let key = format!("Bearer {key}");
+    let name = provider["name"].as_str().unwrap();
+    ask(
+        &gateway.address,
+        &[("x-portkey-provider", name), ("authorization", &key)],
+        &body,
+    )
+}
+
+/// A model's name in the form that the provider wants.
+fn model(provider: &Value) -> &'static str {
+    match provider["dialect"].as_str().unwrap() {
+        "mistral" | "fim" => "codestral-latest",
+        "workers-ai" => "@cf/meta/llama-3.1-8b-instruct",
+        "bedrock" => "anthropic.claude-3-5-haiku-20241022-v1:0",
+        "replicate" => "meta/meta-llama-3-8b",
+        _ => "emulated-1",
+    }
+}
+
+#[test]
+fn every_provider_answers_whole_streamed_and_with_its_errors() {
+    let gateway = demo();
+    let mut answered = 0;
+    for provider in listed()
+        .iter()
+        .filter(|provider| provider["retired"].is_null())
+    {
+        let name = provider["name"].as_str().unwrap();
+        let whole = call(&gateway, provider, "sk-demo", false);
+        assert_eq!(whole.status, 200, "{name}: {}", whole.text());
+        let reply = whole.json();
+        let choice = &reply["choices"][0];
+        assert_eq!(reply["object"], "text_completion", "{name}");
+        assert_eq!(choice["finish_reason"], "stop", "{name}");
+        let text = choice["text"].as_str().unwrap();
+        assert!(
+            text.contains("Sweet treats for every occasion!"),
+            "{name}: {text}"
+        );
+        let sent_as = whole.header("x-completions-sent-as");
+        assert_eq!(sent_as, provider["prompt"].as_str(), "{name}");
+        streams_the_same(&call(&gateway, provider, "sk-demo", true), &reply, name);
+        for stream in [false, true] {
+            let busy = call(&gateway, provider, "sk-emulator?fault=status-429", stream);
+            assert_eq!(busy.status, 429, "{name}: {}", busy.text());
+            let told = busy.json();
+            assert_eq!(
+                told["error"]["message"], "This error was asked for.",
+                "{name}"
+            );
+            assert_eq!(told["provider"], name);
+        }
+        answered += 1;
+    }
+    assert!(answered >= 50, "{answered}");
+}
+
+fn streams_the_same(stream: &Answer, whole: &Value, name: &str) {
+    assert_eq!(stream.status, 200, "{name}: {}", stream.text());
+    let events = stream.text().strip_suffix("data: [DONE]\n\n");
+    let events = events.unwrap_or_else(|| panic!("{name}: {}", stream.text()));
+    let events: Vec<Value> = events
+        .split_terminator("\n\n")
+        .map(|event| serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap())
+        .collect();
+    let texts = events
+        .iter()
+        .filter_map(|event| event["choices"][0]["text"].as_str());
+    assert_eq!(
+        texts.collect::<String>(),
+        whole["choices"][0]["text"],
+        "{name}"
+    );
+    let reasons = events
+        .iter()
+        .filter_map(|event| event["choices"][0]["finish_reason"].as_str());
+    assert_eq!(reasons.collect::<Vec<_>>(), ["stop"], "{name}");
+    assert!(
+        events
+            .iter()
+            .all(|event| event["object"] == "text_completion")
+    );
+    assert_eq!(events.last().unwrap()["usage"], whole["usage"], "{name}");
+}
+
+#[test]
+fn a_provider_that_has_closed_says_what_took_its_place() {
+    let gateway = demo();
+    for provider in listed()
+        .iter()
+        .filter(|provider| !provider["retired"].is_null())
+    {
+        let answer = call(&gateway, provider, "sk-demo", false);
+        assert_eq!(answer.status, 400);
+        assert_eq!(answer.json()["error"]["message"], provider["retired"]);
+    }
+}
+
+#[test]
+fn no_value_breaks_out_of_its_place_in_a_url() {
+    let upstream = Upstream::answering(json(200, TEXT));
+    let gateway = Gateway::before(&upstream.address);
+    let upstream_host = upstream.address.replace("127.0.0.1", "localhost");
+    let hostile = [
+        "a/b",
+        "a#",
+        "a?b",
+        "a@b",
+        "a:b",
+        "a%2fb",
+        "..",
+        "a..b",
+        "\"a\"",
+        "a\\b",
+        "a b",
+        "{x}",
+        "evil.example/",
+        "evil.example#",
+        "\u{fe52}",
+        &upstream_host,
+    ];
+    for provider in listed() {
+        for option in provider["options"].as_array().unwrap() {
+            let header = option["header"].as_str().unwrap();
+            for value in hostile {
+                let mut headers: Vec<_> = provider["options"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|other| (other["header"].as_str().unwrap(), "ok"))
+                    .filter(|(name, _)| *name != header)
+                    .collect();
+                headers.push((header, value));
+                headers.push(("x-portkey-provider", provider["name"].as_str().unwrap()));
+                let answer = ask(
+                    &gateway.address,
+                    &headers,
+                    r#"{"model":"m","prompt":"x","max_tokens":1}"#,
+                );
+                let place = format!("{} {header}: {value}", provider["name"]);
+                assert_eq!(answer.status, 400, "{place}: {}", answer.text());
+                assert_eq!(answer.json()["error"]["param"], header, "{place}");
+            }
+        }
+    }
+    assert!(upstream.seen().is_empty());
+}
