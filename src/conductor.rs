@@ -12,9 +12,10 @@ use tokio::time::Sleep;
 
 use crate::{
     call::Call,
-    downstream::{self, Framing, Ticket, answer_head, unless_gone},
+    downstream::{self, Framing, answer_head, unless_gone},
     error::Error,
     exchange::{Exchange, UpstreamHead, relay::Relay},
+    ticket::Ticket,
     upstream::{MAX_STALE, Upstream, failure, request_head, total_timeout},
 };
 

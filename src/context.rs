@@ -11,12 +11,13 @@ use prometheus::IntGauge;
 
 use crate::{
     completion::Parameter,
-    downstream::{self, Ticket, is_answered},
+    downstream::{self, is_answered},
     error::{CLIENT_GONE, Deadline, Error, Kind},
     exchange::{Exchange, ReplyForm},
     gateway::{Passage, State},
     metrics::{Ended, Metrics},
     provider::Target,
+    ticket::Ticket,
     upstream::{MAX_STALE, total_timeout},
 };
 

@@ -1,0 +1,87 @@
+//! What every answer to one request carries, whoever makes it.
+
+use std::time::{Duration, Instant};
+
+use http::{HeaderName, HeaderValue};
+use pingora::http::ResponseHeader;
+
+use crate::config::headers;
+
+/// What every answer to one request carries: who it came from, and by which ids it can be found again.
+#[derive(Debug)]
+pub struct Ticket {
+    pub started: Instant,
+    pub trace_id: HeaderValue,
+    pub request_id: HeaderValue,
+    pub provider: Option<HeaderValue>,
+    /// Which of a config's targets answers.
+    pub option: HeaderValue,
+    /// In which form the prompt went upstream.
+    pub sent_as: Option<&'static str>,
+    /// From the request's head to the answer's first body byte.
+    pub first_byte: Option<Duration>,
+}
+
+impl Ticket {
+    pub fn new(draw: u128) -> Self {
+        let trace_id = uuid::Builder::from_random_bytes(draw.to_be_bytes()).into_uuid();
+        let or_empty = |text: String| {
+            HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+        };
+        Self {
+            started: Instant::now(),
+            trace_id: or_empty(trace_id.to_string()),
+            request_id: or_empty(format!("req_{draw:032x}")),
+            provider: None,
+            option: HeaderValue::from_static("config"),
+            sent_as: None,
+            first_byte: None,
+        }
+    }
+
+    /// Takes over the client's own trace id.
+    pub fn adopt(&mut self, given: &http::HeaderMap) {
+        let given = given.get(TRACE_ID).filter(|value| {
+            !value.is_empty() && value.len() <= MAX_TRACE_ID && value.to_str().is_ok()
+        });
+        if let Some(given) = given {
+            self.trace_id = given.clone();
+        }
+    }
+
+    pub fn name(&mut self, provider: &str) {
+        self.provider = HeaderValue::try_from(provider).ok();
+    }
+
+    pub fn mark_first_byte(&mut self) {
+        if self.first_byte.is_none() {
+            self.first_byte = Some(self.started.elapsed());
+        }
+    }
+
+    /// Puts the gateway's own headers on an answer. An upstream's `x-request-id` stays: its support asks for that one.
+    pub fn stamp(&self, head: &mut ResponseHeader) -> pingora::Result<()> {
+        head.insert_header(TRACE_ID, self.trace_id.clone())?;
+        if !head.headers.contains_key(REQUEST_ID) {
+            head.insert_header(REQUEST_ID, self.request_id.clone())?;
+        }
+        if let Some(provider) = &self.provider {
+            head.insert_header(PROVIDER, provider.clone())?;
+            head.insert_header(RETRIES, HeaderValue::from_static("0"))?;
+            head.insert_header(OPTION, self.option.clone())?;
+        }
+        if let Some(form) = self.sent_as {
+            head.insert_header(SENT_AS, HeaderValue::from_static(form))?;
+        }
+        Ok(())
+    }
+}
+
+const TRACE_ID: HeaderName = HeaderName::from_static(headers::TRACE_ID);
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const PROVIDER: HeaderName = HeaderName::from_static(headers::PROVIDER);
+const RETRIES: HeaderName = HeaderName::from_static("x-portkey-retry-attempt-count");
+const SENT_AS: HeaderName = HeaderName::from_static("x-completions-sent-as");
+const OPTION: HeaderName = HeaderName::from_static("x-portkey-last-used-option-index");
+/// A trace id is echoed and logged; W3C's has 55 bytes, a UUID 36.
+const MAX_TRACE_ID: usize = 256;
