@@ -36,7 +36,9 @@ struct Request {
 
 impl Vendor for Anthropic {
     fn answer(&self, ask: &Ask<'_>) -> Result<Reply, Whole> {
-        if ask.header("x-api-key").is_none_or(str::is_empty) {
+        // The SDK sends a key that does not start with `sk-ant-` as a bearer token.
+        let key = ask.header("x-api-key").or(ask.header("authorization"));
+        if key.is_none_or(str::is_empty) {
             return Err(self.error(401, "x-api-key header is required"));
         }
         if ask.header("anthropic-version").is_none() {

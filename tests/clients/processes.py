@@ -29,6 +29,22 @@ def demo(folder: Path):
 
 
 @contextmanager
+def emulator(folder: Path):
+    """The emulator alone, as vendors' own SDKs meet it: its URL."""
+    ports = free_ports(2)
+    conf = f"""
+gateway:
+  listen: 127.0.0.1:{ports[0]}
+  admin:
+    listen: none
+  emulator:
+    listen: 127.0.0.1:{ports[1]}
+"""
+    with gateway(folder, conf, ports):
+        yield f"http://127.0.0.1:{ports[1]}"
+
+
+@contextmanager
 def before(server: str, folder: Path):
     """A gateway before llama.cpp's server: the base URL that clients are given."""
     [port] = free_ports(1)
