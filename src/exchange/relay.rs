@@ -268,6 +268,10 @@ impl Relay {
     fn translate_event(&mut self, frame: &Frame, out: &mut Output) -> Result<(), Error> {
         match self.dialect.read_frame(frame, &mut self.partial)? {
             Step::Chunk(chunk) => self.write(&chunk, out),
+            Step::Last(chunk) => {
+                self.write(&chunk, out);
+                self.complete(out)?;
+            }
             Step::Done => self.complete(out)?,
             Step::Skip => {}
         }
