@@ -6,6 +6,7 @@
 pub mod anthropic;
 pub mod chat;
 pub mod gemini;
+pub mod ollama;
 pub mod openai;
 mod openai_error;
 mod openai_reply;
@@ -85,6 +86,8 @@ pub struct UpstreamRequest {
 #[derive(Debug)]
 pub enum Step<'f> {
     Chunk(Completion<'f>),
+    /// A piece that is the upstream's end marker too.
+    Last(Completion<'f>),
     /// The upstream's end marker.
     Done,
     /// Nothing for the client: a ping, a role, a count.
@@ -163,6 +166,7 @@ pub const DIALECTS: &[&dyn Dialect] = &[
     &chat::MISTRAL,
     &anthropic::ANTHROPIC,
     &gemini::GEMINI,
+    &ollama::OLLAMA,
 ];
 
 /// The dialect that a conf calls `name`.

@@ -8,6 +8,7 @@ mod anthropic;
 mod chat;
 mod gemini;
 mod knobs;
+mod ollama;
 mod openai;
 mod player;
 mod text;
@@ -89,6 +90,7 @@ fn vendor(path: &str) -> Option<&'static dyn Vendor> {
     match path {
         _ if path.ends_with("/chat/completions") => Some(&chat::Chat),
         _ if path.ends_with("/completions") => Some(&openai::OpenAi),
+        _ if path.ends_with("/api/generate") => Some(&ollama::Ollama),
         _ if path.ends_with("/messages") => Some(&anthropic::Anthropic),
         _ if path.contains(":generateContent") || path.contains(":streamGenerateContent") => {
             Some(&gemini::Gemini)
@@ -229,7 +231,7 @@ mod tests {
     fn whole(reply: Reply) -> (u16, Value) {
         match reply {
             Reply::Whole(whole) => (whole.status, serde_json::from_slice(&whole.body).unwrap()),
-            Reply::Stream(_) => panic!("a stream"),
+            Reply::Stream(_) | Reply::Framed(_) => panic!("a stream"),
         }
     }
 
@@ -274,6 +276,40 @@ mod tests {
         assert_eq!(
             gemini["candidates"][0]["content"]["parts"][0]["text"],
             "Sweet treats for every occasion!"
+        );
+    }
+
+    #[test]
+    fn ollama_streams_lines_unless_told_not_to() {
+        let path = "/api/generate";
+        let body = json!({"model": "m", "prompt": PROMPT, "raw": true});
+        let Reply::Framed(framed) = ask(path, BEARER, &body) else {
+            panic!("no lines")
+        };
+        let text = String::from_utf8(framed.frames.concat()).unwrap();
+        let lines = text.lines().map(serde_json::from_str::<Value>);
+        let lines: Vec<Value> = lines.map(Result::unwrap).collect();
+        let said: String = lines
+            .iter()
+            .filter_map(|line| line["response"].as_str())
+            .collect();
+        assert_eq!(said, " Sweet treats for every occasion!");
+        let last = lines.last().unwrap();
+        assert_eq!(
+            (&last["done"], &last["done_reason"]),
+            (&json!(true), &json!("stop"))
+        );
+        let body =
+            json!({"model": "m", "prompt": "x", "stream": false, "options": {"num_predict": 2}});
+        let (_, reply) = whole(ask(path, BEARER, &body));
+        assert_eq!(
+            (&reply["eval_count"], &reply["done_reason"]),
+            (&json!(2), &json!("length"))
+        );
+        let (status, error) = whole(ask(path, BEARER, &json!({"prompt": "x"})));
+        assert_eq!(
+            (status, &error["error"]),
+            (400, &json!("model is required"))
         );
     }
 

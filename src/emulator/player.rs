@@ -11,7 +11,10 @@ use super::{Fault, Knobs};
 /// A vendor's answer.
 pub enum Reply {
     Whole(Whole),
+    /// Server-sent events.
     Stream(Script),
+    /// Any other stream.
+    Framed(Framed),
 }
 
 /// An answer with a length.
@@ -46,7 +49,7 @@ impl Whole {
     }
 }
 
-/// A stream's events, framed as the vendor frames them.
+/// Server-sent events, as the vendor writes them.
 pub struct Script {
     /// Texts first, one token each.
     pub events: Vec<String>,
@@ -56,6 +59,34 @@ pub struct Script {
     pub done: usize,
     /// What the vendor would say in place of an event.
     pub error: String,
+}
+
+/// A stream's frames, whatever they look like.
+pub struct Framed {
+    pub media: &'static str,
+    /// Texts first, one token each.
+    pub frames: Vec<Vec<u8>>,
+    /// Frames from here on tell that the text has ended.
+    pub finish: usize,
+    /// The end marker from here on.
+    pub done: usize,
+    /// What the vendor would say in place of a frame.
+    pub error: Vec<u8>,
+    /// What no vendor says.
+    pub garbage: Vec<u8>,
+}
+
+impl From<Script> for Framed {
+    fn from(script: Script) -> Self {
+        Self {
+            media: EVENTS,
+            frames: script.events.into_iter().map(String::into_bytes).collect(),
+            finish: script.finish,
+            done: script.done,
+            error: script.error.into_bytes(),
+            garbage: b"data: {\"half\": \n\n".to_vec(),
+        }
+    }
 }
 
 /// How a play ended.
@@ -94,7 +125,8 @@ pub async fn play(
     }
     match reply {
         Reply::Whole(whole) => play_whole(session, whole, knobs).await,
-        Reply::Stream(script) => play_stream(session, script, knobs).await,
+        Reply::Stream(script) => play_stream(session, script.into(), knobs).await,
+        Reply::Framed(framed) => play_stream(session, framed, knobs).await,
     }
 }
 
@@ -132,15 +164,15 @@ async fn play_whole(
 
 async fn play_stream(
     session: &mut ServerSession,
-    script: Script,
+    framed: Framed,
     knobs: Knobs,
 ) -> pingora::Result<Played> {
     let mut head = ResponseHeader::build(200, Some(3))?;
-    head.insert_header("content-type", "text/event-stream; charset=utf-8")?;
+    head.insert_header("content-type", framed.media)?;
     head.insert_header("cache-control", "no-cache")?;
     head.insert_header("transfer-encoding", "chunked")?;
     session.write_response_header(Box::new(head)).await?;
-    let (pieces, end) = staged(script, knobs.fault);
+    let (pieces, end) = staged(framed, knobs.fault);
     let pause = pause(knobs);
     if pause.is_none() && knobs.fault != Some(Fault::Split) {
         session
@@ -171,55 +203,56 @@ enum Curtain {
 }
 
 /// The pieces to write one by one, with the fault worked in.
-fn staged(script: Script, fault: Option<Fault>) -> (Vec<String>, Curtain) {
-    let Script {
-        mut events,
-        finish,
-        done,
-        error,
-    } = script;
-    let half = finish / 2;
+fn staged(framed: Framed, fault: Option<Fault>) -> (Vec<Vec<u8>>, Curtain) {
+    let mut frames = framed.frames;
+    let half = framed.finish / 2;
     let mut end = Curtain::Falls;
     match fault {
         Some(Fault::ErrorEvent) => {
-            events.truncate(half);
-            events.push(error);
+            frames.truncate(half);
+            frames.push(framed.error);
         }
         Some(Fault::Cut) => {
-            events.truncate(half.max(1));
+            frames.truncate(half.max(1));
             end = Curtain::Torn;
         }
         Some(Fault::CutEvent) => {
-            let torn = events
-                .get(half)
-                .map(|event| event.chars().take(12).collect());
-            events.truncate(half);
-            events.extend(torn.into_iter().collect::<Vec<String>>());
+            frames.truncate(half + 1);
+            if let Some(torn) = frames.get_mut(half) {
+                torn.truncate(12);
+            }
             end = Curtain::Torn;
         }
         Some(Fault::Stall) => {
-            events.truncate(half.max(1));
+            frames.truncate(half.max(1));
             end = Curtain::Stuck;
         }
-        Some(Fault::NoDone) => events.truncate(done),
-        Some(Fault::NoFinish) => events.truncate(finish),
-        Some(Fault::Garbage) => events.insert(half, "data: {\"half\": \n\n".to_owned()),
+        Some(Fault::NoDone) => frames.truncate(framed.done),
+        Some(Fault::NoFinish) => frames.truncate(framed.finish),
+        Some(Fault::Garbage) => frames.insert(half, framed.garbage),
         Some(Fault::Split) => {
-            events = events.concat().chars().map(String::from).collect();
+            frames = frames.concat().into_iter().map(|byte| vec![byte]).collect();
         }
-        Some(Fault::Crlf) => {
-            for event in &mut events {
-                *event = event.replace("\r\n", "\n").replace('\n', "\r\n");
+        Some(Fault::Crlf) if framed.media != MESSAGES => {
+            for frame in &mut frames {
+                *frame = to_crlf(frame);
             }
         }
-        Some(Fault::Comments) => {
-            for event in &mut events {
-                event.insert_str(0, ": PROCESSING\n\n");
+        Some(Fault::Comments) if framed.media == EVENTS => {
+            for frame in &mut frames {
+                frame.splice(..0, *b": PROCESSING\n\n");
             }
         }
         _ => {}
     }
-    (events, end)
+    (frames, end)
+}
+
+fn to_crlf(text: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(text);
+    text.replace("\r\n", "\n")
+        .replace('\n', "\r\n")
+        .into_bytes()
 }
 
 fn pause(knobs: Knobs) -> Option<Duration> {
@@ -239,6 +272,11 @@ async fn silence(session: &mut ServerSession) -> pingora::Result<Played> {
     session.read_body_or_idle(true).await?;
     Ok(Played::Cut)
 }
+
+/// Media types of streams.
+pub const EVENTS: &str = "text/event-stream; charset=utf-8";
+pub const LINES: &str = "application/x-ndjson";
+pub const MESSAGES: &str = "application/vnd.amazon.eventstream";
 
 const HTML: (&str, &str) = ("content-type", "text/html");
 /// `{}`, compressed.

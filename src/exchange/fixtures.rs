@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::{
     completion::{Compliance, Partial},
-    dialect::{Dialect, anthropic::ANTHROPIC, chat, gemini::GEMINI, openai},
+    dialect::{Dialect, anthropic::ANTHROPIC, chat, gemini::GEMINI, ollama::OLLAMA, openai},
     exchange::relay::{Answer, Counts, Relay, Wishes},
 };
 
@@ -26,7 +26,7 @@ macro_rules! fixtures {
     };
 }
 
-const STREAMS: &[Fixture] = fixtures!(".sse":
+const EVENTS: &[Fixture] = fixtures!(".sse":
     openai::OPENAI => "openai/text",
     openai::OPENAI => "openai/together",
     openai::OPENAI => "openai/llama-cpp",
@@ -40,6 +40,11 @@ const STREAMS: &[Fixture] = fixtures!(".sse":
     GEMINI => "gemini/blocked",
 );
 
+const LINES: &[Fixture] = fixtures!(".ndjson":
+    OLLAMA => "ollama/text",
+    OLLAMA => "ollama/thinking",
+);
+
 const REPLIES: &[Fixture] = fixtures!(".json":
     openai::OPENAI => "openai/text",
     chat::CHAT => "chat/text",
@@ -50,7 +55,12 @@ const REPLIES: &[Fixture] = fixtures!(".json":
     GEMINI => "gemini/thinking",
     GEMINI => "gemini/blocked",
     GEMINI => "gemini/candidates",
+    OLLAMA => "ollama/text",
 );
+
+fn streams() -> impl Iterator<Item = &'static Fixture> {
+    EVENTS.iter().chain(LINES)
+}
 
 const WISHES: Wishes = Wishes {
     compliance: Compliance::Loose,
@@ -101,7 +111,7 @@ impl Fixture {
 
 #[test]
 fn a_stream_becomes_the_bytes_beside_it() {
-    for fixture in STREAMS {
+    for fixture in streams() {
         assert_eq!(
             fixture.stream(WISHES, [fixture.input]),
             fixture.output,
@@ -113,7 +123,7 @@ fn a_stream_becomes_the_bytes_beside_it() {
 
 #[test]
 fn a_cut_between_two_reads_changes_nothing() {
-    for fixture in STREAMS {
+    for fixture in streams() {
         for counts in [Counts::None, Counts::Final] {
             let wishes = Wishes { counts, ..WISHES };
             let whole = fixture.stream(wishes, [fixture.input]);
@@ -130,7 +140,7 @@ fn a_cut_between_two_reads_changes_nothing() {
 
 #[test]
 fn a_stream_that_ends_early_is_a_failure_and_never_complete() {
-    for fixture in STREAMS {
+    for fixture in streams() {
         let whole = fixture.stream(WISHES, [fixture.input]);
         let complete_at = fixture.complete_at();
         for at in 0..fixture.input.len() {
@@ -155,7 +165,7 @@ fn a_stream_that_ends_early_is_a_failure_and_never_complete() {
 
 #[test]
 fn a_stream_that_breaks_off_is_a_failure_until_its_end_marker() {
-    for fixture in STREAMS {
+    for fixture in streams() {
         for at in 0..fixture.input.len() {
             let mut relay = fixture.relay(WISHES, Answer::Stream);
             let mut out = relay
@@ -187,12 +197,19 @@ data: {"type":"error","error":{"type":"overloaded_error","message":"busy"},"requ
         ("gemini/text.sse", &object, 503, "UNAVAILABLE"),
         ("gemini/text.sse", listed, 503, "UNAVAILABLE"),
         ("gemini/text.sse", bare, 429, "RESOURCE_EXHAUSTED"),
+        (
+            "ollama/text.ndjson",
+            "{\"error\":\"busy\"}\n",
+            502,
+            "server_error",
+        ),
     ] {
-        let fixture = STREAMS.iter().find(|known| known.name == name).unwrap();
+        let fixture = streams().find(|known| known.name == name).unwrap();
         let text = std::str::from_utf8(fixture.input).unwrap();
         let (first, rest) = text
             .split_once("}\n\n")
             .or(text.split_once("}\r\n\r\n"))
+            .or(text.split_once("}\n"))
             .unwrap();
         let stream = format!("{first}}}\n\n{told}\n{rest}");
         let mut relay = fixture.relay(WISHES, Answer::Stream);
@@ -246,6 +263,7 @@ fn text(out: &str) -> String {
 const END: &str = "data: [DONE]\n\n";
 const ERROR: &str = "data: {\"error\":{";
 const REASONS: &[&str] = &[
+    "\"done_reason\":\"",
     "\"stop_reason\":\"",
     "\"finish_reason\":\"",
     "\"finishReason\": \"",

@@ -28,6 +28,7 @@ use crate::{
     error::Error,
     exchange::relay::{Answer, Counts, Relay, Wishes},
     provider::{Provider, Target},
+    wire::Framing,
 };
 
 /// One request to `/v1/completions` and its answer.
@@ -174,7 +175,7 @@ impl Exchange {
     /// have forwarded.
     pub fn headers(&self) -> Result<HeaderMap, Error> {
         let accept = match self.reply {
-            ReplyForm::Stream => "text/event-stream",
+            ReplyForm::Stream => self.target.provider.dialect.framing().media_type(),
             ReplyForm::Whole => "application/json",
         };
         let mut headers = HeaderMap::with_capacity(16);
@@ -247,7 +248,7 @@ impl Exchange {
             }
             (ReplyForm::Stream, "application/json") => Ok(Answer::WholeAsStream),
             (ReplyForm::Stream, _) => Ok(Answer::Stream),
-            (ReplyForm::Whole, "text/event-stream") => Err(Error::broken(
+            (ReplyForm::Whole, media) if STREAMS.contains(&media) => Err(Error::broken(
                 "The provider streamed an answer that was asked for whole.",
             )),
             (ReplyForm::Whole, _) => Ok(Answer::Whole),
@@ -302,6 +303,13 @@ const FOR_CLIENT: &[&str] = &[
     "retry-after-ms",
     "x-ms-retry-after-ms",
     "x-request-id",
+];
+
+/// What comes piece by piece, whichever dialect speaks.
+const STREAMS: &[&str] = &[
+    Framing::Sse.media_type(),
+    Framing::JsonLines.media_type(),
+    Framing::EventStream.media_type(),
 ];
 
 /// The gateway's own; a client's is not sent on.

@@ -15,7 +15,7 @@ use crate::{
     error::Error,
     exchange::output::Output,
     provider::Target,
-    wire::{Form, Frame, Framing, sse::Events},
+    wire::{Form, Frame, Frames},
 };
 
 pub use super::wishes::{Counts, Wishes};
@@ -48,7 +48,7 @@ pub struct Relay {
 #[derive(Debug)]
 enum Mode {
     Whole(BytesMut, Answer),
-    Stream(Events),
+    Stream(Frames),
     Error(StatusCode, BytesMut),
 }
 
@@ -60,9 +60,7 @@ impl Relay {
         answer: Answer,
     ) -> Self {
         let mode = match answer {
-            Answer::Stream => match dialect.framing() {
-                Framing::Sse => Mode::Stream(Events::new(wishes.max_event_bytes)),
-            },
+            Answer::Stream => Mode::Stream(Frames::new(dialect.framing(), wishes.max_event_bytes)),
             Answer::Error(status) => Mode::Error(status, BytesMut::new()),
             Answer::Whole | Answer::WholeAsStream => Mode::Whole(BytesMut::new(), answer),
         };
@@ -225,8 +223,8 @@ impl Relay {
 
     fn push_events(&mut self, input: Bytes) -> Bytes {
         let mut out = Output::new(input.clone());
-        if let Mode::Stream(events) = &mut self.mode {
-            events.push(input);
+        if let Mode::Stream(frames) = &mut self.mode {
+            frames.push(input);
         }
         while let Some(frame) = self.next_event() {
             if let Err(error) = frame.and_then(|frame| self.relay_event(&frame, &mut out)) {
@@ -242,7 +240,7 @@ impl Relay {
 
     fn next_event(&mut self) -> Option<Result<Frame, Error>> {
         match &mut self.mode {
-            Mode::Stream(events) => events.next(),
+            Mode::Stream(frames) => frames.next(),
             Mode::Whole(..) | Mode::Error(..) => None,
         }
     }
@@ -270,6 +268,10 @@ impl Relay {
     fn translate_event(&mut self, frame: &Frame, out: &mut Output) -> Result<(), Error> {
         match self.dialect.read_frame(frame, &mut self.partial)? {
             Step::Chunk(chunk) => self.write(&chunk, out),
+            Step::Last(chunk) => {
+                self.write(&chunk, out);
+                self.complete(out)?;
+            }
             Step::Done => self.complete(out)?,
             Step::Skip => {}
         }
@@ -283,7 +285,7 @@ impl Relay {
             Form::Canonical if told => tell_native(&frame.raw, out.buffer()),
             Form::Canonical => out.pass(&frame.raw),
             Form::Comment => out.buffer().extend_from_slice(b":\n\n"),
-            Form::Other => {
+            Form::Other | Form::Exception | Form::Error => {
                 let buffer = out.buffer();
                 // One line: the data of an event that was let through is a JSON object, where a line end means nothing.
                 buffer.extend_from_slice(b"data: ");
@@ -338,12 +340,12 @@ impl Relay {
     fn finish_events(&mut self) -> Bytes {
         let mut out = Output::new(Bytes::new());
         let rest = match &mut self.mode {
-            Mode::Stream(events) if self.failure.is_none() && !self.partial.done => events.rest(),
+            Mode::Stream(frames) if self.failure.is_none() && !self.partial.done => frames.rest(),
             _ => return Bytes::new(),
         };
         // An event without its blank line counts if it is whole; half of one is a cut. Only reading it tells: a scan takes
         // a cut behind an inner brace for its end.
-        let rest = rest.map_or(Ok(()), |frame| self.translate_event(&frame, &mut out));
+        let rest = rest.map_or(Ok(()), |frame| self.translate_event(&frame?, &mut out));
         let end = match rest {
             Ok(()) if self.partial.done => return out.into_bytes(),
             Ok(()) if self.partial.finished >= self.wishes.choices => self.complete(&mut out),

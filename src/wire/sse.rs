@@ -4,22 +4,18 @@
 //! An event is out as soon as its blank line is in. Bytes are decoded as bytes: a character split over two reads is whole
 //! again before anybody looks at it.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use memchr::memchr2;
 
 use crate::{
     error::Error,
-    wire::{Form, Frame},
+    wire::{Form, Frame, unread::Unread},
 };
 
 /// Cuts a byte stream into events.
-///
-/// Invariant between calls: `current` is empty or `tail` is. A read that holds whole events is sliced, never copied; only
-/// the unfinished event at its end moves into `tail`.
 #[derive(Debug)]
 pub struct Events {
-    current: Bytes,
-    tail: BytesMut,
+    unread: Unread,
     scan: Scan,
     /// The last event ended in CR: an LF that follows belongs to that line end.
     skip_lf: bool,
@@ -37,8 +33,7 @@ struct Scan {
 impl Events {
     pub fn new(max_event_bytes: usize) -> Self {
         Self {
-            current: Bytes::new(),
-            tail: BytesMut::new(),
+            unread: Unread::default(),
             scan: Scan::default(),
             skip_lf: false,
             begun: false,
@@ -48,25 +43,14 @@ impl Events {
 
     /// Takes one read. Call [`Events::next`] until it answers `None` before the next push.
     pub fn push(&mut self, input: Bytes) {
-        if self.tail.is_empty() && self.current.is_empty() {
-            self.current = input;
-        } else {
-            self.tail
-                .extend_from_slice(&std::mem::take(&mut self.current));
-            self.tail.extend_from_slice(&input);
-        }
+        self.unread.push(input);
     }
 
     /// The next complete event. `None`: more bytes are needed.
     pub fn next(&mut self) -> Option<Result<Frame, Error>> {
         loop {
             self.skip_leading();
-            let unread: &[u8] = if self.tail.is_empty() {
-                &self.current
-            } else {
-                &self.tail
-            };
-            let Some(end) = self.scan.find_end(unread) else {
+            let Some(end) = self.scan.find_end(self.unread.bytes()) else {
                 return self.keep_rest();
             };
             let raw = self.take(end);
@@ -82,62 +66,47 @@ impl Events {
 
     /// What is left when the stream has ended: an event whose final blank line is missing.
     pub fn rest(&mut self) -> Option<Frame> {
-        let rest = std::mem::take(&mut self.tail).freeze();
-        self.scan = Scan::default();
+        let rest = self.take(self.unread.bytes().len());
         (!is_blank(&rest)).then(|| read_frame(rest))
     }
 
-    fn unread(&self) -> &[u8] {
-        if self.tail.is_empty() {
-            &self.current
-        } else {
-            &self.tail
-        }
-    }
-
-    fn take(&mut self, end: usize) -> Bytes {
+    fn take(&mut self, length: usize) -> Bytes {
         self.scan = Scan::default();
-        if self.tail.is_empty() {
-            self.current.split_to(end)
-        } else {
-            self.tail.split_to(end).freeze()
-        }
+        self.unread.take(length)
     }
 
     /// Drops a byte order mark at the start of the stream and the LF of a CRLF whose CR ended the last event.
     fn skip_leading(&mut self) {
-        if self.skip_lf && !self.unread().is_empty() {
+        if self.skip_lf && !self.unread.bytes().is_empty() {
             self.skip_lf = false;
-            if self.unread().first() == Some(&b'\n') {
-                self.advance(1);
+            if self.unread.bytes().first() == Some(&b'\n') {
+                self.skip(1);
             }
         }
-        if !self.begun && self.unread().len() >= BOM.len() {
+        if !self.begun && self.unread.bytes().len() >= BOM.len() {
             self.begun = true;
-            if self.unread().starts_with(BOM) {
-                self.advance(BOM.len());
+            if self.unread.bytes().starts_with(BOM) {
+                self.skip(BOM.len());
             }
         }
     }
 
-    fn advance(&mut self, bytes: usize) {
-        if self.tail.is_empty() {
-            self.current.advance(bytes);
-        } else {
-            self.tail.advance(bytes);
-        }
+    fn skip(&mut self, length: usize) {
+        self.unread.skip(length);
         self.scan = Scan::default();
     }
 
     fn keep_rest(&mut self) -> Option<Result<Frame, Error>> {
-        let rest = std::mem::take(&mut self.current);
-        self.tail.extend_from_slice(&rest);
-        (self.tail.len() > self.max_event_bytes).then(|| Err(self.too_long()))
+        if self.unread.bytes().len() > self.max_event_bytes {
+            return Some(Err(self.too_long()));
+        }
+        self.unread.keep();
+        None
     }
 
     fn too_long(&mut self) -> Error {
-        self.tail.clear();
-        self.current.clear();
+        self.unread.clear();
+        self.scan = Scan::default();
         let limit = self.max_event_bytes;
         Error::broken(format!(
             "The provider sent a stream event of more than {limit} bytes."
@@ -338,7 +307,7 @@ mod tests {
         for _ in 0..10 {
             events.push(Bytes::from_static(b"data: 0123456789"));
             failed |= matches!(events.next(), Some(Err(_)));
-            assert!(events.tail.len() <= 64 + 16);
+            assert!(events.unread.bytes().len() <= 64 + 16);
         }
         assert!(failed);
     }
