@@ -5,6 +5,7 @@
 
 pub mod anthropic;
 pub mod chat;
+pub mod cohere;
 pub mod gemini;
 pub mod openai;
 mod openai_error;
@@ -140,6 +141,7 @@ pub const DIALECTS: &[&dyn Dialect] = &[
     &chat::MISTRAL,
     &anthropic::ANTHROPIC,
     &gemini::GEMINI,
+    &cohere::COHERE,
 ];
 
 /// The dialect that a conf calls `name`.

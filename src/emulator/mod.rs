@@ -6,6 +6,7 @@
 
 mod anthropic;
 mod chat;
+mod cohere;
 mod gemini;
 mod knobs;
 mod openai;
@@ -89,6 +90,7 @@ fn vendor(path: &str) -> Option<&'static dyn Vendor> {
     match path {
         _ if path.ends_with("/chat/completions") => Some(&chat::Chat),
         _ if path.ends_with("/completions") => Some(&openai::OpenAi),
+        _ if path.ends_with("/chat") => Some(&cohere::Cohere),
         _ if path.ends_with("/messages") => Some(&anthropic::Anthropic),
         _ if path.contains(":generateContent") || path.contains(":streamGenerateContent") => {
             Some(&gemini::Gemini)
@@ -266,6 +268,15 @@ mod tests {
             claude["content"][0]["text"],
             "Sweet treats for every occasion!"
         );
+        let (_, cohere) = whole(ask(
+            "/v2/chat",
+            BEARER,
+            &json!({"model": "m", "messages": messages, "stream": false}),
+        ));
+        assert_eq!(
+            cohere["message"]["content"][0]["text"],
+            "Sweet treats for every occasion!"
+        );
         let (_, gemini) = whole(ask(
             "/v1beta/models/g:generateContent",
             ("x-goog-api-key", "k"),
@@ -289,6 +300,11 @@ mod tests {
         assert_eq!(
             (status, &claude["error"]["type"]),
             (401, &json!("authentication_error"))
+        );
+        let (status, cohere) = whole(ask("/v2/chat", nobody, &json!({})));
+        assert_eq!(
+            (status, &cohere["message"]),
+            (401, &json!("no api key supplied"))
         );
         let (status, gemini) = whole(ask("/v1beta/models/g:generateContent", nobody, &json!({})));
         assert_eq!(

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::{
     completion::{Compliance, Partial},
-    dialect::{Dialect, anthropic::ANTHROPIC, chat, gemini::GEMINI, openai},
+    dialect::{Dialect, anthropic::ANTHROPIC, chat, cohere::COHERE, gemini::GEMINI, openai},
     exchange::relay::{Answer, Counts, Relay, Wishes},
 };
 
@@ -38,6 +38,8 @@ const STREAMS: &[Fixture] = fixtures!(".sse":
     GEMINI => "gemini/text",
     GEMINI => "gemini/thinking",
     GEMINI => "gemini/blocked",
+    COHERE => "cohere/text",
+    COHERE => "cohere/thinking",
 );
 
 const REPLIES: &[Fixture] = fixtures!(".json":
@@ -50,6 +52,8 @@ const REPLIES: &[Fixture] = fixtures!(".json":
     GEMINI => "gemini/thinking",
     GEMINI => "gemini/blocked",
     GEMINI => "gemini/candidates",
+    COHERE => "cohere/text",
+    COHERE => "cohere/thinking",
 );
 
 const WISHES: Wishes = Wishes {
@@ -182,8 +186,13 @@ data: {"type":"error","error":{"type":"overloaded_error","message":"busy"},"requ
     let listed = "data: [{\"error\": {\"code\": 503,\"message\": \"busy\",\"status\": \"UNAVAILABLE\"}}]\r\n\r\n";
     let object = listed.replace(['[', ']'], "");
     let bare = "{\n  \"error\": {\n    \"code\": 429,\n    \"message\": \"busy\",\n    \"status\": \"RESOURCE_EXHAUSTED\"\n  }\n}\n";
+    let failed = r#"event: message-end
+data: {"type":"message-end","delta":{"finish_reason":"ERROR","error":"busy"}}
+
+"#;
     for (name, told, status, api_type) in [
         ("anthropic/text.sse", overloaded, 529, "overloaded_error"),
+        ("cohere/text.sse", failed, 500, "ERROR"),
         ("gemini/text.sse", &object, 503, "UNAVAILABLE"),
         ("gemini/text.sse", listed, 503, "UNAVAILABLE"),
         ("gemini/text.sse", bare, 429, "RESOURCE_EXHAUSTED"),
