@@ -10,11 +10,12 @@ pub mod gemini;
 pub mod openai;
 mod openai_error;
 mod openai_reply;
+pub mod tgi;
 
 use std::{borrow::Cow, fmt::Debug};
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -42,6 +43,9 @@ pub trait Dialect: Debug + Send + Sync {
 
     /// Writes the upstream's request. Only called with what [`settle`] let through.
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error>;
+
+    /// Reads what the head of a successful call tells of the answer. Only for APIs that tell it nowhere else.
+    fn read_head(&self, _headers: &HeaderMap, _partial: &mut Partial) {}
 
     /// Decides whether a whole reply may pass as it is. Only worth it for APIs of the page's own shape.
     fn tap_reply(&self, _body: &[u8], _partial: &mut Partial) -> Tap {
@@ -142,6 +146,7 @@ pub const DIALECTS: &[&dyn Dialect] = &[
     &anthropic::ANTHROPIC,
     &gemini::GEMINI,
     &cohere::COHERE,
+    &tgi::TGI,
 ];
 
 /// The dialect that a conf calls `name`.

@@ -12,6 +12,7 @@ mod knobs;
 mod openai;
 mod player;
 mod text;
+mod tgi;
 
 use std::{
     sync::Arc,
@@ -91,6 +92,7 @@ fn vendor(path: &str) -> Option<&'static dyn Vendor> {
         _ if path.ends_with("/chat/completions") => Some(&chat::Chat),
         _ if path.ends_with("/completions") => Some(&openai::OpenAi),
         _ if path.ends_with("/chat") => Some(&cohere::Cohere),
+        _ if path.ends_with("/generate") || path.ends_with("/generate_stream") => Some(&tgi::Tgi),
         _ if path.ends_with("/messages") => Some(&anthropic::Anthropic),
         _ if path.contains(":generateContent") || path.contains(":streamGenerateContent") => {
             Some(&gemini::Gemini)
@@ -277,6 +279,11 @@ mod tests {
             cohere["message"]["content"][0]["text"],
             "Sweet treats for every occasion!"
         );
+        let inputs =
+            json!({"inputs": PROMPT, "parameters": {"max_new_tokens": 2, "details": true}});
+        let (_, tgi) = whole(ask("/generate", BEARER, &inputs));
+        assert_eq!(tgi["generated_text"], " Sweet treats");
+        assert_eq!(tgi["details"]["finish_reason"], "length");
         let (_, gemini) = whole(ask(
             "/v1beta/models/g:generateContent",
             ("x-goog-api-key", "k"),
@@ -306,6 +313,9 @@ mod tests {
             (status, &cohere["message"]),
             (401, &json!("no api key supplied"))
         );
+        let hot = json!({"inputs": "x", "parameters": {"top_p": 1}});
+        let (status, tgi) = whole(ask("/generate", BEARER, &hot));
+        assert_eq!((status, &tgi["error_type"]), (422, &json!("validation")));
         let (status, gemini) = whole(ask("/v1beta/models/g:generateContent", nobody, &json!({})));
         assert_eq!(
             (status, &gemini["error"]["status"]),

@@ -4,7 +4,9 @@ use bytes::Bytes;
 
 use crate::{
     completion::{Compliance, Partial},
-    dialect::{Dialect, anthropic::ANTHROPIC, chat, cohere::COHERE, gemini::GEMINI, openai},
+    dialect::{
+        Dialect, anthropic::ANTHROPIC, chat, cohere::COHERE, gemini::GEMINI, openai, tgi::TGI,
+    },
     exchange::relay::{Answer, Counts, Relay, Wishes},
 };
 
@@ -40,6 +42,8 @@ const STREAMS: &[Fixture] = fixtures!(".sse":
     GEMINI => "gemini/blocked",
     COHERE => "cohere/text",
     COHERE => "cohere/thinking",
+    TGI => "tgi/text",
+    TGI => "tgi/old",
 );
 
 const REPLIES: &[Fixture] = fixtures!(".json":
@@ -54,6 +58,8 @@ const REPLIES: &[Fixture] = fixtures!(".json":
     GEMINI => "gemini/candidates",
     COHERE => "cohere/text",
     COHERE => "cohere/thinking",
+    TGI => "tgi/text",
+    TGI => "tgi/best-of",
 );
 
 const WISHES: Wishes = Wishes {
@@ -190,9 +196,11 @@ data: {"type":"error","error":{"type":"overloaded_error","message":"busy"},"requ
 data: {"type":"message-end","delta":{"finish_reason":"ERROR","error":"busy"}}
 
 "#;
+    let generation = "data:{\"error\":\"busy\",\"error_type\":\"generation\"}\n\n";
     for (name, told, status, api_type) in [
         ("anthropic/text.sse", overloaded, 529, "overloaded_error"),
         ("cohere/text.sse", failed, 500, "ERROR"),
+        ("tgi/text.sse", generation, 424, "generation"),
         ("gemini/text.sse", &object, 503, "UNAVAILABLE"),
         ("gemini/text.sse", listed, 503, "UNAVAILABLE"),
         ("gemini/text.sse", bare, 429, "RESOURCE_EXHAUSTED"),
