@@ -11,6 +11,7 @@ pub mod openai;
 mod openai_error;
 mod openai_reply;
 pub mod tgi;
+pub mod triton;
 
 use std::{borrow::Cow, fmt::Debug};
 
@@ -66,6 +67,12 @@ pub trait Dialect: Debug + Send + Sync {
 
     /// Reads one stream frame. `Err` is the error that the upstream told inside its stream.
     fn read_frame<'f>(&self, frame: &'f Frame, partial: &mut Partial) -> Result<Step<'f>, Error>;
+
+    /// Reads the clean end of a stream that told no finish reason. `None`: it was cut. Only for APIs whose streams tell
+    /// neither a reason nor an end, so that the end of the body is all there is.
+    fn read_end(&self, _partial: &mut Partial) -> Option<Completion<'static>> {
+        None
+    }
 
     /// Reads the body of a reply whose status is no success. Never fails: what it cannot read becomes a plain sentence.
     fn read_error(&self, status: StatusCode, body: &[u8]) -> Error;
@@ -147,6 +154,7 @@ pub const DIALECTS: &[&dyn Dialect] = &[
     &gemini::GEMINI,
     &cohere::COHERE,
     &tgi::TGI,
+    &triton::TRITON,
 ];
 
 /// The dialect that a conf calls `name`.

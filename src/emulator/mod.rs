@@ -13,6 +13,7 @@ mod openai;
 mod player;
 mod text;
 mod tgi;
+mod triton;
 
 use std::{
     sync::Arc,
@@ -92,6 +93,7 @@ fn vendor(path: &str) -> Option<&'static dyn Vendor> {
         _ if path.ends_with("/chat/completions") => Some(&chat::Chat),
         _ if path.ends_with("/completions") => Some(&openai::OpenAi),
         _ if path.ends_with("/chat") => Some(&cohere::Cohere),
+        _ if path.contains("/v2/models/") && path.contains("/generate") => Some(&triton::Triton),
         _ if path.ends_with("/generate") || path.ends_with("/generate_stream") => Some(&tgi::Tgi),
         _ if path.ends_with("/messages") => Some(&anthropic::Anthropic),
         _ if path.contains(":generateContent") || path.contains(":streamGenerateContent") => {
@@ -284,6 +286,10 @@ mod tests {
         let (_, tgi) = whole(ask("/generate", BEARER, &inputs));
         assert_eq!(tgi["generated_text"], " Sweet treats");
         assert_eq!(tgi["details"]["finish_reason"], "length");
+        let input = json!({"text_input": PROMPT, "max_tokens": 9, "exclude_input_in_output": true});
+        let (_, triton) = whole(ask("/v2/models/ensemble/generate", BEARER, &input));
+        assert_eq!(triton["text_output"], " Sweet treats for every occasion!");
+        assert_eq!(triton["model_name"], "ensemble");
         let (_, gemini) = whole(ask(
             "/v1beta/models/g:generateContent",
             ("x-goog-api-key", "k"),
@@ -316,6 +322,8 @@ mod tests {
         let hot = json!({"inputs": "x", "parameters": {"top_p": 1}});
         let (status, tgi) = whole(ask("/generate", BEARER, &hot));
         assert_eq!((status, &tgi["error_type"]), (422, &json!("validation")));
+        let (status, triton) = whole(ask("/v2/models/m/generate", nobody, &json!({})));
+        assert!(status == 400 && triton["error"].is_string(), "{triton}");
         let (status, gemini) = whole(ask("/v1beta/models/g:generateContent", nobody, &json!({})));
         assert_eq!(
             (status, &gemini["error"]["status"]),

@@ -6,6 +6,7 @@ use crate::{
     completion::{Compliance, Partial},
     dialect::{
         Dialect, anthropic::ANTHROPIC, chat, cohere::COHERE, gemini::GEMINI, openai, tgi::TGI,
+        triton::TRITON,
     },
     exchange::relay::{Answer, Counts, Relay, Wishes},
 };
@@ -44,6 +45,7 @@ const STREAMS: &[Fixture] = fixtures!(".sse":
     COHERE => "cohere/thinking",
     TGI => "tgi/text",
     TGI => "tgi/old",
+    TRITON => "triton/text",
 );
 
 const REPLIES: &[Fixture] = fixtures!(".json":
@@ -60,6 +62,7 @@ const REPLIES: &[Fixture] = fixtures!(".json":
     COHERE => "cohere/thinking",
     TGI => "tgi/text",
     TGI => "tgi/best-of",
+    TRITON => "triton/text",
 );
 
 const WISHES: Wishes = Wishes {
@@ -201,6 +204,12 @@ data: {"type":"message-end","delta":{"finish_reason":"ERROR","error":"busy"}}
         ("anthropic/text.sse", overloaded, 529, "overloaded_error"),
         ("cohere/text.sse", failed, 500, "ERROR"),
         ("tgi/text.sse", generation, 424, "generation"),
+        (
+            "triton/text.sse",
+            "data: {\"error\":\"busy\"}\n\n",
+            502,
+            "server_error",
+        ),
         ("gemini/text.sse", &object, 503, "UNAVAILABLE"),
         ("gemini/text.sse", listed, 503, "UNAVAILABLE"),
         ("gemini/text.sse", bare, 429, "RESOURCE_EXHAUSTED"),
@@ -267,4 +276,6 @@ const REASONS: &[&str] = &[
     "\"finish_reason\":\"",
     "\"finishReason\": \"",
     "\"blockReason\": \"",
+    // No reason is ever told: from the first event on, a clean end is the end.
+    "\"text_output\":\"",
 ];
