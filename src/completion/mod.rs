@@ -5,6 +5,7 @@
 pub mod parameter;
 pub mod prompt;
 pub mod request;
+pub mod tail;
 
 use std::borrow::Cow;
 
@@ -15,6 +16,7 @@ pub use self::{
     parameter::{Parameter, Support},
     prompt::Prompt,
     request::CompletionRequest,
+    tail::Tail,
 };
 
 /// What one upstream reply or event adds to the answer.
@@ -126,6 +128,8 @@ pub struct Partial {
     pub headed: bool,
     /// The client has been told the token counts.
     pub usage_told: bool,
+    /// What an API that leaves stop sequences in its text has not let go yet.
+    pub tail: Tail,
 }
 
 /// How far an answer shows what the provider itself said.

@@ -181,7 +181,7 @@ impl ProviderFile {
             None => Provider {
                 name: name.to_owned(),
                 base: None,
-                place: &Place::Own,
+                place: &Place::Own("/v1"),
                 options: BTreeMap::new(),
                 moved_to: None,
                 dialect: &OPENAI,
@@ -292,7 +292,7 @@ impl EmulatorFile {
 fn move_to(home: &Base, provider: &mut Provider) {
     provider.base = match (&provider.base, provider.place) {
         (Some(base), _) => Some(Arc::new(base.moved_to(home))),
-        (None, Place::Own) => Some(Arc::new(home.clone())),
+        (None, Place::Own(path)) => Some(Arc::new(home.with_path(path))),
         (None, Place::At(_) | Place::With(_) | Place::Retired(_)) => None,
     };
     provider.moved_to = Some(Arc::new(home.clone()));

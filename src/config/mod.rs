@@ -156,7 +156,7 @@ fn built_in(row: &'static Row) -> Provider {
         base: match row.place {
             // A test holds that every built-in URL is well formed.
             Place::At(url) => Base::try_new(url, "base_url").ok().map(Arc::new),
-            Place::With(_) | Place::Own | Place::Retired(_) => None,
+            Place::With(_) | Place::Own(_) | Place::Retired(_) => None,
         },
         place: &row.place,
         options: BTreeMap::new(),

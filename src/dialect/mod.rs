@@ -5,16 +5,19 @@
 
 pub mod anthropic;
 pub mod chat;
+pub mod cohere;
 pub mod gemini;
 pub mod ollama;
 pub mod openai;
 mod openai_error;
 mod openai_reply;
+pub mod tgi;
+pub mod triton;
 
 use std::{borrow::Cow, fmt::Debug};
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -48,6 +51,9 @@ pub trait Dialect: Debug + Send + Sync {
     /// Writes the upstream's request. Only called with what [`settle`] let through.
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error>;
 
+    /// Reads what the head of a successful call tells of the answer. Only for APIs that tell it nowhere else.
+    fn read_head(&self, _headers: &HeaderMap, _partial: &mut Partial) {}
+
     /// Decides whether a whole reply may pass as it is. Only worth it for APIs of the page's own shape.
     fn tap_reply(&self, _body: &[u8], _partial: &mut Partial) -> Tap {
         Tap::Translate
@@ -67,6 +73,12 @@ pub trait Dialect: Debug + Send + Sync {
 
     /// Reads one stream frame. `Err` is the error that the upstream told inside its stream.
     fn read_frame<'f>(&self, frame: &'f Frame, partial: &mut Partial) -> Result<Step<'f>, Error>;
+
+    /// Reads the clean end of a stream that told no finish reason. `None`: it was cut. Only for APIs whose streams tell
+    /// neither a reason nor an end, so that the end of the body is all there is.
+    fn read_end(&self, _partial: &mut Partial) -> Option<Completion<'static>> {
+        None
+    }
 
     /// Reads the body of a reply whose status is no success. Never fails: what it cannot read becomes a plain sentence.
     fn read_error(&self, status: StatusCode, body: &[u8]) -> Error;
@@ -167,6 +179,9 @@ pub const DIALECTS: &[&dyn Dialect] = &[
     &anthropic::ANTHROPIC,
     &gemini::GEMINI,
     &ollama::OLLAMA,
+    &cohere::COHERE,
+    &tgi::TGI,
+    &triton::TRITON,
 ];
 
 /// The dialect that a conf calls `name`.

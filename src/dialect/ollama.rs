@@ -18,7 +18,7 @@ use crate::{
         Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
     },
     dialect::{
-        Dialect, Extras, Step, UpstreamRequest, extras, not_the_shape,
+        Dialect, Extras, PromptForm, Step, UpstreamRequest, extras, not_the_shape,
         openai::learn_head,
         openai_error::{read_error, read_stream_error},
         positive_max_tokens, to_body,
@@ -67,6 +67,10 @@ impl Dialect for Ollama {
 
     fn extras(&self) -> Extras {
         Extras::Only(EXTRAS)
+    }
+
+    fn prompt_form(&self) -> PromptForm {
+        PromptForm::Text
     }
 
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {

@@ -1,5 +1,5 @@
 //! What a caller can turn: `/~latency_ms=5,tokens=40,rate=50,fault=cut/` anywhere in the path, or the key
-//! `sk-emulator?tokens=40&fault=cut`. The key beats the path, the path beats the conf.
+//! `sk-emulator?tokens=40&fault=cut`, also in the header `x-emulator` for APIs without a key. The key beats the path, the path beats the conf.
 
 use std::time::Duration;
 
@@ -122,7 +122,13 @@ impl Knobs {
                 }
             }
         }
-        let keys = ["authorization", "api-key", "x-api-key", "x-goog-api-key"];
+        let keys = [
+            "authorization",
+            "api-key",
+            "x-api-key",
+            "x-goog-api-key",
+            "x-emulator",
+        ];
         let keys = keys
             .iter()
             .filter_map(|name| headers.get(*name)?.to_str().ok());

@@ -6,12 +6,15 @@
 
 mod anthropic;
 mod chat;
+mod cohere;
 mod gemini;
 mod knobs;
 mod ollama;
 mod openai;
 mod player;
 mod text;
+mod tgi;
+mod triton;
 
 use std::{
     sync::Arc,
@@ -91,6 +94,9 @@ fn vendor(path: &str) -> Option<&'static dyn Vendor> {
         _ if path.ends_with("/chat/completions") => Some(&chat::Chat),
         _ if path.ends_with("/completions") => Some(&openai::OpenAi),
         _ if path.ends_with("/api/generate") => Some(&ollama::Ollama),
+        _ if path.ends_with("/chat") => Some(&cohere::Cohere),
+        _ if path.contains("/v2/models/") && path.contains("/generate") => Some(&triton::Triton),
+        _ if path.ends_with("/generate") || path.ends_with("/generate_stream") => Some(&tgi::Tgi),
         _ if path.ends_with("/messages") => Some(&anthropic::Anthropic),
         _ if path.contains(":generateContent") || path.contains(":streamGenerateContent") => {
             Some(&gemini::Gemini)
@@ -268,6 +274,24 @@ mod tests {
             claude["content"][0]["text"],
             "Sweet treats for every occasion!"
         );
+        let (_, cohere) = whole(ask(
+            "/v2/chat",
+            BEARER,
+            &json!({"model": "m", "messages": messages, "stream": false}),
+        ));
+        assert_eq!(
+            cohere["message"]["content"][0]["text"],
+            "Sweet treats for every occasion!"
+        );
+        let inputs =
+            json!({"inputs": PROMPT, "parameters": {"max_new_tokens": 2, "details": true}});
+        let (_, tgi) = whole(ask("/generate", BEARER, &inputs));
+        assert_eq!(tgi["generated_text"], " Sweet treats");
+        assert_eq!(tgi["details"]["finish_reason"], "length");
+        let input = json!({"text_input": PROMPT, "max_tokens": 9, "exclude_input_in_output": true});
+        let (_, triton) = whole(ask("/v2/models/ensemble/generate", BEARER, &input));
+        assert_eq!(triton["text_output"], " Sweet treats for every occasion!");
+        assert_eq!(triton["model_name"], "ensemble");
         let (_, gemini) = whole(ask(
             "/v1beta/models/g:generateContent",
             ("x-goog-api-key", "k"),
@@ -326,6 +350,16 @@ mod tests {
             (status, &claude["error"]["type"]),
             (401, &json!("authentication_error"))
         );
+        let (status, cohere) = whole(ask("/v2/chat", nobody, &json!({})));
+        assert_eq!(
+            (status, &cohere["message"]),
+            (401, &json!("no api key supplied"))
+        );
+        let hot = json!({"inputs": "x", "parameters": {"top_p": 1}});
+        let (status, tgi) = whole(ask("/generate", BEARER, &hot));
+        assert_eq!((status, &tgi["error_type"]), (422, &json!("validation")));
+        let (status, triton) = whole(ask("/v2/models/m/generate", nobody, &json!({})));
+        assert!(status == 400 && triton["error"].is_string(), "{triton}");
         let (status, gemini) = whole(ask("/v1beta/models/g:generateContent", nobody, &json!({})));
         assert_eq!(
             (status, &gemini["error"]["status"]),

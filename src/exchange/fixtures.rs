@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::{
     completion::{Compliance, Partial},
-    dialect::{Dialect, anthropic::ANTHROPIC, chat, gemini::GEMINI, ollama::OLLAMA, openai},
+    dialect::{Dialect, anthropic, chat, cohere, gemini, ollama, openai, tgi, triton},
     exchange::relay::{Answer, Counts, Relay, Wishes},
 };
 
@@ -32,30 +32,40 @@ const EVENTS: &[Fixture] = fixtures!(".sse":
     openai::OPENAI => "openai/llama-cpp",
     chat::CHAT => "chat/text",
     chat::MISTRAL => "chat/mistral",
-    ANTHROPIC => "anthropic/text",
-    ANTHROPIC => "anthropic/thinking",
-    ANTHROPIC => "anthropic/refusal",
-    GEMINI => "gemini/text",
-    GEMINI => "gemini/thinking",
-    GEMINI => "gemini/blocked",
+    anthropic::ANTHROPIC => "anthropic/text",
+    anthropic::ANTHROPIC => "anthropic/thinking",
+    anthropic::ANTHROPIC => "anthropic/refusal",
+    gemini::GEMINI => "gemini/text",
+    gemini::GEMINI => "gemini/thinking",
+    gemini::GEMINI => "gemini/blocked",
+    cohere::COHERE => "cohere/text",
+    cohere::COHERE => "cohere/thinking",
+    tgi::TGI => "tgi/text",
+    tgi::TGI => "tgi/old",
+    triton::TRITON => "triton/text",
 );
 
 const LINES: &[Fixture] = fixtures!(".ndjson":
-    OLLAMA => "ollama/text",
-    OLLAMA => "ollama/thinking",
+    ollama::OLLAMA => "ollama/text",
+    ollama::OLLAMA => "ollama/thinking",
 );
 
 const REPLIES: &[Fixture] = fixtures!(".json":
     openai::OPENAI => "openai/text",
     chat::CHAT => "chat/text",
     chat::MISTRAL => "chat/text",
-    ANTHROPIC => "anthropic/text",
-    ANTHROPIC => "anthropic/thinking",
-    GEMINI => "gemini/text",
-    GEMINI => "gemini/thinking",
-    GEMINI => "gemini/blocked",
-    GEMINI => "gemini/candidates",
-    OLLAMA => "ollama/text",
+    anthropic::ANTHROPIC => "anthropic/text",
+    anthropic::ANTHROPIC => "anthropic/thinking",
+    gemini::GEMINI => "gemini/text",
+    gemini::GEMINI => "gemini/thinking",
+    gemini::GEMINI => "gemini/blocked",
+    gemini::GEMINI => "gemini/candidates",
+    ollama::OLLAMA => "ollama/text",
+    cohere::COHERE => "cohere/text",
+    cohere::COHERE => "cohere/thinking",
+    tgi::TGI => "tgi/text",
+    tgi::TGI => "tgi/best-of",
+    triton::TRITON => "triton/text",
 );
 
 fn streams() -> impl Iterator<Item = &'static Fixture> {
@@ -192,8 +202,21 @@ data: {"type":"error","error":{"type":"overloaded_error","message":"busy"},"requ
     let listed = "data: [{\"error\": {\"code\": 503,\"message\": \"busy\",\"status\": \"UNAVAILABLE\"}}]\r\n\r\n";
     let object = listed.replace(['[', ']'], "");
     let bare = "{\n  \"error\": {\n    \"code\": 429,\n    \"message\": \"busy\",\n    \"status\": \"RESOURCE_EXHAUSTED\"\n  }\n}\n";
+    let failed = r#"event: message-end
+data: {"type":"message-end","delta":{"finish_reason":"ERROR","error":"busy"}}
+
+"#;
+    let generation = "data:{\"error\":\"busy\",\"error_type\":\"generation\"}\n\n";
     for (name, told, status, api_type) in [
         ("anthropic/text.sse", overloaded, 529, "overloaded_error"),
+        ("cohere/text.sse", failed, 500, "ERROR"),
+        ("tgi/text.sse", generation, 424, "generation"),
+        (
+            "triton/text.sse",
+            "data: {\"error\":\"busy\"}\n\n",
+            502,
+            "server_error",
+        ),
         ("gemini/text.sse", &object, 503, "UNAVAILABLE"),
         ("gemini/text.sse", listed, 503, "UNAVAILABLE"),
         ("gemini/text.sse", bare, 429, "RESOURCE_EXHAUSTED"),
@@ -268,4 +291,6 @@ const REASONS: &[&str] = &[
     "\"finish_reason\":\"",
     "\"finishReason\": \"",
     "\"blockReason\": \"",
+    // No reason is ever told: from the first event on, a clean end is the end.
+    "\"text_output\":\"",
 ];

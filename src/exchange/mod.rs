@@ -23,7 +23,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::{
-    completion::{CompletionRequest, Compliance, Partial, Prompt, Usage},
+    completion::{CompletionRequest, Compliance, Partial, Prompt, Tail, Usage},
     dialect::UpstreamRequest,
     error::Error,
     exchange::relay::{Answer, Counts, Relay, Wishes},
@@ -127,6 +127,7 @@ impl Exchange {
                 id: format!("cmpl-{:032x}", seed.draw),
                 created: seed.now,
                 model: request.model().to_owned(),
+                tail: Tail::new(&request.stop),
                 ..Partial::default()
             },
             target: Arc::new(target),
@@ -208,7 +209,11 @@ impl Exchange {
             .read_head(head)
             .map_err(|error| self.target.attribute(error))?;
         let dialect = self.target.provider.dialect;
-        let relay = Relay::new(dialect, self.seed.clone(), self.wishes, answer);
+        let mut partial = self.seed.clone();
+        if head.status.is_success() {
+            dialect.read_head(head.headers, &mut partial);
+        }
+        let relay = Relay::new(dialect, partial, self.wishes, answer);
         Ok(self.relay.insert(relay.for_target(self.target.clone())))
     }
 

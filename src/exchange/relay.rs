@@ -330,6 +330,13 @@ impl Relay {
         Ok(())
     }
 
+    /// The end itself is the finish of a stream whose API tells none.
+    fn read_end(&mut self, out: &mut Output) {
+        if let Some(end) = self.dialect.read_end(&mut self.partial) {
+            self.write(&end, out);
+        }
+    }
+
     fn end_stream(&self, out: &mut Vec<u8>) {
         if self.wishes.counts != Counts::None && !self.partial.usage_told {
             self.partial.write_usage(out);
@@ -346,6 +353,9 @@ impl Relay {
         // An event without its blank line counts if it is whole; half of one is a cut. Only reading it tells: a scan takes
         // a cut behind an inner brace for its end.
         let rest = rest.map_or(Ok(()), |frame| self.translate_event(&frame?, &mut out));
+        if rest.is_ok() && self.partial.finished == 0 {
+            self.read_end(&mut out);
+        }
         let end = match rest {
             Ok(()) if self.partial.done => return out.into_bytes(),
             Ok(()) if self.partial.finished >= self.wishes.choices => self.complete(&mut out),

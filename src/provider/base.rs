@@ -78,6 +78,14 @@ impl Base {
         })
     }
 
+    /// The same origin, with another path.
+    pub fn with_path(&self, path: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            ..self.clone()
+        }
+    }
+
     /// This path at the origin of `other`: how a conf points every provider at the emulator.
     pub fn moved_to(&self, other: &Self) -> Self {
         Self {

@@ -73,7 +73,7 @@ fn place(row: &Row) -> &'static str {
     match row.place {
         Place::At(url) => url,
         Place::With(templates) => templates.last().map_or("", |template| template.url),
-        Place::Own => "(the host you run it on)",
+        Place::Own(_) => "(the host you run it on)",
         Place::Retired(instead) => instead,
     }
 }
@@ -121,12 +121,12 @@ impl From<&'static Row> for Entry {
             auth: row.auth.title(),
             base_url: match row.place {
                 Place::At(_) | Place::With(_) => Some(place(row)),
-                Place::Own | Place::Retired(_) => None,
+                Place::Own(_) | Place::Retired(_) => None,
             },
             options: row.place.slots().map(OptionEntry::from).collect(),
             retired: match row.place {
                 Place::Retired(instead) => Some(instead),
-                Place::At(_) | Place::With(_) | Place::Own => None,
+                Place::At(_) | Place::With(_) | Place::Own(_) => None,
             },
             parameters: Parameter::ALL
                 .into_iter()

@@ -67,7 +67,7 @@ impl Provider {
         match self.place {
             Place::With(templates) => self.fill(templates, model, client),
             Place::Retired(instead) => Err(Error::invalid("x-portkey-provider", *instead)),
-            Place::At(_) | Place::Own => {
+            Place::At(_) | Place::Own(_) => {
                 let name = &self.name;
                 let message = format!(
                     "{name} has no public host: name one in `x-portkey-custom-host` or in the gateway's conf."

@@ -14,8 +14,8 @@ pub enum Place {
     At(&'static str),
     /// The first that holds counts; the last has no condition.
     With(&'static [Template]),
-    /// Users run it themselves: a conf, or the client, names its host.
-    Own,
+    /// Users run it themselves: a conf, or the client, names its host. The path is where such servers have their API.
+    Own(&'static str),
     /// Its service has closed; the text says what to use instead. A conf may still name a host.
     Retired(&'static str),
 }
@@ -25,7 +25,7 @@ impl Place {
     pub fn slots(&self) -> impl Iterator<Item = &'static Slot> {
         let templates: &'static [Template] = match self {
             Self::With(templates) => templates,
-            Self::At(_) | Self::Own | Self::Retired(_) => &[],
+            Self::At(_) | Self::Own(_) | Self::Retired(_) => &[],
         };
         let mut slots: Vec<&'static Slot> = Vec::new();
         for slot in templates.iter().flat_map(|template| template.slots) {

@@ -18,8 +18,10 @@ use crate::{
         Dialect,
         anthropic::ANTHROPIC,
         chat::{CHAT, MISTRAL},
+        cohere::COHERE,
         gemini::GEMINI,
         openai::OPENAI,
+        triton::TRITON,
     },
     provider::{
         Auth, Row,
@@ -40,6 +42,7 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         row("azure-ai", With(AZURE_AI), &CHAT, API_KEY, &[]),
         row("azure-openai", With(AZURE_OPENAI), &OPENAI, API_KEY, &[]),
         text("cerebras", "https://api.cerebras.ai/v1", &[PresencePenalty, FrequencyPenalty, LogitBias]),
+        row("cohere", At("https://api.cohere.com/v2"), &COHERE, Auth::Bearer, &[]),
         chat("cometapi", "https://api.cometapi.com/v1", &[]),
         row("cortex", With(CORTEX), &CHAT, Auth::Bearer, &[N, Seed, LogitBias, User]),
         chat("dashscope", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1", &[LogitBias, User]),
@@ -91,6 +94,7 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         own("tgi", &[TokenIds, N, PresencePenalty, Suffix, Echo, BestOf, Logprobs, LogitBias]),
         // Its echo stands beside the choices, in a `prompt` of its own, not before the text.
         text("together-ai", "https://api.together.xyz/v1", &[Prompts, TokenIds, Suffix, Echo, BestOf, User]),
+        row("triton", Own("/v2/models/ensemble"), &TRITON, Auth::None, &[]),
         chat("upstage", "https://api.upstage.ai/v1/solar", &[N, Seed, LogitBias, User]),
         own("vllm", &[Suffix, BestOf]),
         chat("x-ai", "https://api.x.ai/v1", &[LogitBias]),
@@ -139,12 +143,12 @@ const fn text(name: &'static str, base_url: &'static str, refuses: &'static [Par
 
 /// A server that users run themselves: a conf, or the client, names its host.
 const fn own(name: &'static str, refuses: &'static [Parameter]) -> Row {
-    row(name, Own, &OPENAI, Auth::Bearer, refuses)
+    row(name, Own("/v1"), &OPENAI, Auth::Bearer, refuses)
 }
 
 /// A server of OpenAI-shaped chat that users run themselves.
 const fn own_chat(name: &'static str) -> Row {
-    row(name, Own, &CHAT, Auth::Bearer, &[])
+    row(name, Own("/serving-endpoints"), &CHAT, Auth::Bearer, &[])
 }
 
 /// A provider whose service has closed, and what took its place.
@@ -192,7 +196,7 @@ mod tests {
                         assert!(!filled.query.contains(['{', '}']), "{}", row.name);
                     }
                 }
-                Own | Retired(_) => {}
+                Own(_) | Retired(_) => {}
             }
         }
     }

@@ -38,13 +38,16 @@ fn call(gateway: &Gateway, provider: &Value, key: &str, stream: bool) -> Answer 
             ""
         }
     );
-    let key = format!("Bearer {key}");
+    let bearer = format!("Bearer {key}");
     let name = provider["name"].as_str().unwrap();
-    ask(
-        &gateway.address,
-        &[("x-portkey-provider", name), ("authorization", &key)],
-        &body,
-    )
+    let headers = [
+        ("x-portkey-provider", name),
+        ("authorization", &bearer),
+        // For providers that take no key.
+        ("x-portkey-forward-headers", "x-emulator"),
+        ("x-emulator", key),
+    ];
+    ask(&gateway.address, &headers, &body)
 }
 
 /// A model's name in the form that the provider wants.
