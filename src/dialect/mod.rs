@@ -6,9 +6,11 @@
 pub mod anthropic;
 pub mod chat;
 pub mod gemini;
+mod google_error;
 pub mod openai;
 mod openai_error;
 mod openai_reply;
+pub mod vertex;
 
 use std::{borrow::Cow, fmt::Debug};
 
@@ -29,6 +31,11 @@ use crate::{
 pub trait Dialect: Debug + Send + Sync {
     /// The name that a YAML conf uses.
     fn name(&self) -> &'static str;
+
+    /// The dialect that takes this one's place for `model`: an address behind which several vendors' APIs stand.
+    fn for_model(&self, _model: &str) -> Option<&'static dyn Dialect> {
+        None
+    }
 
     /// How its streams are cut.
     fn framing(&self) -> Framing;
@@ -140,6 +147,7 @@ pub const DIALECTS: &[&dyn Dialect] = &[
     &chat::MISTRAL,
     &anthropic::ANTHROPIC,
     &gemini::GEMINI,
+    &vertex::VERTEX,
 ];
 
 /// The dialect that a conf calls `name`.

@@ -11,6 +11,7 @@ mod knobs;
 mod openai;
 mod player;
 mod text;
+mod vertex;
 
 use std::{
     sync::Arc,
@@ -62,6 +63,15 @@ pub struct Ask<'a> {
 }
 
 impl Ask<'_> {
+    /// The same request with another body, of the same knobs.
+    fn with_body<'b>(&'b self, body: &'b [u8]) -> Ask<'b> {
+        Ask {
+            path: self.path.clone(),
+            body,
+            ..*self
+        }
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
@@ -87,6 +97,7 @@ trait Vendor {
 
 fn vendor(path: &str) -> Option<&'static dyn Vendor> {
     match path {
+        _ if vertex::is_vertex(path) => Some(&vertex::Vertex),
         _ if path.ends_with("/chat/completions") => Some(&chat::Chat),
         _ if path.ends_with("/completions") => Some(&openai::OpenAi),
         _ if path.ends_with("/messages") => Some(&anthropic::Anthropic),
@@ -304,6 +315,39 @@ mod tests {
             (status, &claude["error"]["type"]),
             (400, &json!("invalid_request_error"))
         );
+    }
+
+    #[test]
+    fn vertex_speaks_for_its_publishers() {
+        let base = "/v1/projects/p/locations/us-east5";
+        let messages = json!([{"role": "user", "content": PROMPT}]);
+        let claude = format!("{base}/publishers/anthropic/models/c:rawPredict");
+        let body = json!({"anthropic_version": "vertex-2023-10-16", "max_tokens": 9, "messages": messages});
+        let (status, reply) = whole(ask(&claude, BEARER, &body));
+        let said = "Sweet treats for every occasion!";
+        assert_eq!((status, &reply["content"][0]["text"]), (200, &json!(said)));
+        let named = json!({"model": "c", "max_tokens": 9, "messages": messages});
+        assert_eq!(whole(ask(&claude, BEARER, &named)).0, 400);
+        let (status, reply) = whole(ask(&claude, ("x-api-key", "k"), &body));
+        assert_eq!(
+            (status, &reply["error"]["status"]),
+            (401, &json!("UNAUTHENTICATED"))
+        );
+        for path in [
+            "/publishers/mistralai/models/m:rawPredict",
+            "/endpoints/openapi/chat/completions",
+            "/endpoints/7/chat/completions",
+        ] {
+            let body = json!({"model": "m", "messages": messages});
+            let (_, reply) = whole(ask(&format!("{base}{path}"), BEARER, &body));
+            assert_eq!(reply["choices"][0]["message"]["content"], said, "{path}");
+        }
+        let gemini = format!("{base}/publishers/google/models/g:generateContent");
+        let body = json!({"contents": [{"parts": [{"text": PROMPT}]}]});
+        let (_, reply) = whole(ask(&gemini, BEARER, &body));
+        assert_eq!(reply["candidates"][0]["content"]["parts"][0]["text"], said);
+        let (status, _) = whole(ask(&gemini.replace("google", "other"), BEARER, &body));
+        assert_eq!(status, 404);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::{
     completion::{Compliance, Partial},
-    dialect::{Dialect, anthropic::ANTHROPIC, chat, gemini::GEMINI, openai},
+    dialect::{Dialect, anthropic::ANTHROPIC, chat, gemini::GEMINI, openai, vertex},
     exchange::relay::{Answer, Counts, Relay, Wishes},
 };
 
@@ -38,6 +38,11 @@ const STREAMS: &[Fixture] = fixtures!(".sse":
     GEMINI => "gemini/text",
     GEMINI => "gemini/thinking",
     GEMINI => "gemini/blocked",
+    vertex::VERTEX => "vertex/gemini",
+    vertex::VERTEX_ANTHROPIC => "vertex/anthropic",
+    vertex::VERTEX_MISTRAL => "vertex/mistral",
+    vertex::VERTEX_OPEN => "vertex/open",
+    vertex::VERTEX_ENDPOINT => "chat/text",
 );
 
 const REPLIES: &[Fixture] = fixtures!(".json":
@@ -50,6 +55,10 @@ const REPLIES: &[Fixture] = fixtures!(".json":
     GEMINI => "gemini/thinking",
     GEMINI => "gemini/blocked",
     GEMINI => "gemini/candidates",
+    vertex::VERTEX => "gemini/blocked",
+    vertex::VERTEX_ANTHROPIC => "vertex/anthropic",
+    vertex::VERTEX_MISTRAL => "chat/text",
+    vertex::VERTEX_OPEN => "chat/text",
 );
 
 const WISHES: Wishes = Wishes {
