@@ -66,8 +66,10 @@ impl<'a> Finish<'a> {
             | "MAX_TOKENS"
             | "model_length"
             | "LENGTH"
+            | "ERROR_LIMIT"
             | "model_context_window_exceeded" => FinishReason::Length,
             "content_filter"
+            | "CONTENT_FILTER"
             | "content_filtered"
             | "guardrail_intervened"
             | "refusal"

@@ -7,6 +7,8 @@ pub mod anthropic;
 pub mod chat;
 pub mod gemini;
 mod google_error;
+pub mod oci;
+mod oci_request;
 pub mod openai;
 mod openai_error;
 mod openai_reply;
@@ -148,6 +150,7 @@ pub const DIALECTS: &[&dyn Dialect] = &[
     &anthropic::ANTHROPIC,
     &gemini::GEMINI,
     &vertex::VERTEX,
+    &oci::OCI,
 ];
 
 /// The dialect that a conf calls `name`.

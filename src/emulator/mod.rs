@@ -8,6 +8,7 @@ mod anthropic;
 mod chat;
 mod gemini;
 mod knobs;
+mod oci;
 mod openai;
 mod player;
 mod text;
@@ -100,6 +101,7 @@ fn vendor(path: &str) -> Option<&'static dyn Vendor> {
         _ if vertex::is_vertex(path) => Some(&vertex::Vertex),
         _ if path.ends_with("/chat/completions") => Some(&chat::Chat),
         _ if path.ends_with("/completions") => Some(&openai::OpenAi),
+        _ if path.ends_with("/actions/chat") => Some(&oci::Oci),
         _ if path.ends_with("/messages") => Some(&anthropic::Anthropic),
         _ if path.contains(":generateContent") || path.contains(":streamGenerateContent") => {
             Some(&gemini::Gemini)
@@ -348,6 +350,30 @@ mod tests {
         assert_eq!(reply["candidates"][0]["content"]["parts"][0]["text"], said);
         let (status, _) = whole(ask(&gemini.replace("google", "other"), BEARER, &body));
         assert_eq!(status, 404);
+    }
+
+    #[test]
+    fn oci_wants_a_signature_and_speaks_both_formats() {
+        let key = (
+            "authorization",
+            r#"Signature version="1",keyId="t/u/f",algorithm="rsa-sha256",headers="date host",signature="a""#,
+        );
+        let path = "/20231130/actions/chat";
+        let body = |model: &str, chat: Value| json!({"compartmentId": "ocid1.compartment.oc1..a", "servingMode": {"servingType": "ON_DEMAND", "modelId": model}, "chatRequest": chat});
+        let generic = json!({"apiFormat": "GENERIC", "messages": [{"role": "USER", "content": [{"type": "TEXT", "text": PROMPT}]}]});
+        let generic = body("meta.llama-3.3-70b-instruct", generic);
+        let (_, reply) = whole(ask(path, key, &generic));
+        let said = json!("Sweet treats for every occasion!");
+        let choice = &reply["chatResponse"]["choices"][0];
+        assert_eq!(choice["message"]["content"][0]["text"], said);
+        assert_eq!(reply["chatResponse"]["usage"]["completionTokens"], 5);
+        let cohere = json!({"apiFormat": "COHERE", "message": PROMPT, "maxTokens": 2});
+        let (_, reply) = whole(ask(path, key, &body("cohere.command-a", cohere)));
+        assert_eq!(reply["chatResponse"]["finishReason"], "MAX_TOKENS");
+        let (status, reply) = whole(ask(path, BEARER, &generic));
+        assert_eq!((status, &reply["code"]), (401, &json!("NotAuthenticated")));
+        let unknown = json!({"apiFormat": "COHERE", "message": PROMPT, "user": "u"});
+        assert_eq!(whole(ask(path, key, &body("cohere.c", unknown))).0, 400);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::{
     completion::{Compliance, Partial},
-    dialect::{Dialect, anthropic::ANTHROPIC, chat, gemini::GEMINI, openai, vertex},
+    dialect::{Dialect, anthropic::ANTHROPIC, chat, gemini::GEMINI, oci, openai, vertex},
     exchange::relay::{Answer, Counts, Relay, Wishes},
 };
 
@@ -43,6 +43,8 @@ const STREAMS: &[Fixture] = fixtures!(".sse":
     vertex::VERTEX_MISTRAL => "vertex/mistral",
     vertex::VERTEX_OPEN => "vertex/open",
     vertex::VERTEX_ENDPOINT => "chat/text",
+    oci::OCI => "oci/generic",
+    oci::OCI_COHERE => "oci/cohere",
 );
 
 const REPLIES: &[Fixture] = fixtures!(".json":
@@ -59,6 +61,8 @@ const REPLIES: &[Fixture] = fixtures!(".json":
     vertex::VERTEX_ANTHROPIC => "vertex/anthropic",
     vertex::VERTEX_MISTRAL => "chat/text",
     vertex::VERTEX_OPEN => "chat/text",
+    oci::OCI => "oci/generic",
+    oci::OCI_COHERE => "oci/cohere",
 );
 
 const WISHES: Wishes = Wishes {
@@ -258,5 +262,6 @@ const REASONS: &[&str] = &[
     "\"stop_reason\":\"",
     "\"finish_reason\":\"",
     "\"finishReason\": \"",
+    "\"finishReason\":\"",
     "\"blockReason\": \"",
 ];
