@@ -13,6 +13,7 @@ pub mod openai;
 mod openai_error;
 mod openai_reply;
 pub mod vertex;
+pub mod workers_ai;
 
 use std::{borrow::Cow, fmt::Debug};
 
@@ -91,6 +92,8 @@ pub enum Step<'f> {
     Chunk(Completion<'f>),
     /// The upstream's end marker.
     Done,
+    /// The end marker, where it is what ends the choices too.
+    Last(Completion<'f>),
     /// Nothing for the client: a ping, a role, a count.
     Skip,
 }
@@ -151,6 +154,7 @@ pub const DIALECTS: &[&dyn Dialect] = &[
     &gemini::GEMINI,
     &vertex::VERTEX,
     &oci::OCI,
+    &workers_ai::WORKERS_AI,
 ];
 
 /// The dialect that a conf calls `name`.

@@ -13,6 +13,7 @@ mod openai;
 mod player;
 mod text;
 mod vertex;
+mod workers_ai;
 
 use std::{
     sync::Arc,
@@ -101,6 +102,7 @@ fn vendor(path: &str) -> Option<&'static dyn Vendor> {
         _ if vertex::is_vertex(path) => Some(&vertex::Vertex),
         _ if path.ends_with("/chat/completions") => Some(&chat::Chat),
         _ if path.ends_with("/completions") => Some(&openai::OpenAi),
+        _ if path.contains("/ai/run/") => Some(&workers_ai::WorkersAi),
         _ if path.ends_with("/actions/chat") => Some(&oci::Oci),
         _ if path.ends_with("/messages") => Some(&anthropic::Anthropic),
         _ if path.contains(":generateContent") || path.contains(":streamGenerateContent") => {
@@ -374,6 +376,21 @@ mod tests {
         assert_eq!((status, &reply["code"]), (401, &json!("NotAuthenticated")));
         let unknown = json!({"apiFormat": "COHERE", "message": PROMPT, "user": "u"});
         assert_eq!(whole(ask(path, key, &body("cohere.c", unknown))).0, 400);
+    }
+
+    #[test]
+    fn workers_ai_continues_a_raw_prompt() {
+        let path = "/client/v4/accounts/a/ai/run/@cf/meta/llama-3.1-8b-instruct";
+        let body = |raw: bool| json!({"prompt": PROMPT, "raw": raw, "max_tokens": 2});
+        let (_, reply) = whole(ask(path, BEARER, &body(true)));
+        assert_eq!(reply["result"]["response"], " Sweet treats");
+        assert_eq!(reply["result"]["usage"]["completion_tokens"], 2);
+        let (_, reply) = whole(ask(path, BEARER, &body(false)));
+        assert_eq!(reply["result"]["response"], "Sweet treats");
+        let (status, reply) = whole(ask(path, ("x-nothing", ""), &body(true)));
+        assert_eq!((status, &reply["errors"][0]["code"]), (401, &json!(10000)));
+        let unknown = json!({"prompt": PROMPT, "stop": ["x"]});
+        assert_eq!(whole(ask(path, BEARER, &unknown)).0, 400);
     }
 
     #[test]

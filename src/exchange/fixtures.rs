@@ -4,7 +4,10 @@ use bytes::Bytes;
 
 use crate::{
     completion::{Compliance, Partial},
-    dialect::{Dialect, anthropic::ANTHROPIC, chat, gemini::GEMINI, oci, openai, vertex},
+    dialect::{
+        Dialect, anthropic::ANTHROPIC, chat, gemini::GEMINI, oci, openai, vertex,
+        workers_ai::WORKERS_AI,
+    },
     exchange::relay::{Answer, Counts, Relay, Wishes},
 };
 
@@ -45,6 +48,8 @@ const STREAMS: &[Fixture] = fixtures!(".sse":
     vertex::VERTEX_ENDPOINT => "chat/text",
     oci::OCI => "oci/generic",
     oci::OCI_COHERE => "oci/cohere",
+    WORKERS_AI => "workers-ai/text",
+    WORKERS_AI => "workers-ai/chat",
 );
 
 const REPLIES: &[Fixture] = fixtures!(".json":
@@ -63,6 +68,7 @@ const REPLIES: &[Fixture] = fixtures!(".json":
     vertex::VERTEX_OPEN => "chat/text",
     oci::OCI => "oci/generic",
     oci::OCI_COHERE => "oci/cohere",
+    WORKERS_AI => "workers-ai/text",
 );
 
 const WISHES: Wishes = Wishes {
@@ -263,5 +269,7 @@ const REASONS: &[&str] = &[
     "\"finish_reason\":\"",
     "\"finishReason\": \"",
     "\"finishReason\":\"",
+    // Where no event tells one.
+    "data: [DONE]",
     "\"blockReason\": \"",
 ];

@@ -126,6 +126,7 @@ impl Exchange {
                 id: format!("cmpl-{:032x}", seed.draw),
                 created: seed.now,
                 model: request.model().to_owned(),
+                limit: request.max_tokens(),
                 ..Partial::default()
             },
             target: Arc::new(target),

@@ -271,6 +271,10 @@ impl Relay {
         match self.dialect.read_frame(frame, &mut self.partial)? {
             Step::Chunk(chunk) => self.write(&chunk, out),
             Step::Done => self.complete(out)?,
+            Step::Last(chunk) => {
+                self.write(&chunk, out);
+                self.complete(out)?;
+            }
             Step::Skip => {}
         }
         Ok(())
