@@ -5,6 +5,7 @@
 
 pub mod anthropic;
 pub mod chat;
+pub mod fim;
 pub mod gemini;
 mod google_error;
 pub mod oci;
@@ -150,6 +151,7 @@ pub const DIALECTS: &[&dyn Dialect] = &[
     &openai::OPENAI,
     &chat::CHAT,
     &chat::MISTRAL,
+    &fim::FIM,
     &anthropic::ANTHROPIC,
     &gemini::GEMINI,
     &vertex::VERTEX,

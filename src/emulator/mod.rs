@@ -6,6 +6,7 @@
 
 mod anthropic;
 mod chat;
+mod fim;
 mod gemini;
 mod knobs;
 mod oci;
@@ -101,6 +102,7 @@ fn vendor(path: &str) -> Option<&'static dyn Vendor> {
     match path {
         _ if vertex::is_vertex(path) => Some(&vertex::Vertex),
         _ if path.ends_with("/chat/completions") => Some(&chat::Chat),
+        _ if path.ends_with("/fim/completions") => Some(&fim::Fim),
         _ if path.ends_with("/completions") => Some(&openai::OpenAi),
         _ if path.contains("/ai/run/") => Some(&workers_ai::WorkersAi),
         _ if path.ends_with("/actions/chat") => Some(&oci::Oci),
@@ -391,6 +393,24 @@ mod tests {
         assert_eq!((status, &reply["errors"][0]["code"]), (401, &json!(10000)));
         let unknown = json!({"prompt": PROMPT, "stop": ["x"]});
         assert_eq!(whole(ask(path, BEARER, &unknown)).0, 400);
+    }
+
+    #[test]
+    fn fim_fills_the_middle_in_the_form_of_chat() {
+        let path = "/v1/fim/completions";
+        let fill =
+            |suffix: &str| json!({"model": "codestral-2501", "prompt": PROMPT, "suffix": suffix});
+        let text = |suffix: &str| {
+            let (_, reply) = whole(ask(path, BEARER, &fill(suffix)));
+            reply["choices"][0]["message"]["content"].clone()
+        };
+        assert_eq!(text(""), " Sweet treats for every occasion!");
+        assert_ne!(text("x"), text("y"));
+        let unknown = json!({"model": "codestral-2501", "prompt": PROMPT, "n": 1});
+        assert_eq!(whole(ask(path, BEARER, &unknown)).0, 422);
+        let (status, reply) = whole(ask(path, BEARER, &json!({"model": "m", "prompt": "x"})));
+        assert_eq!((status, &reply["object"]), (400, &json!("error")));
+        assert_eq!(whole(ask(path, ("x-nothing", ""), &fill(""))).0, 401);
     }
 
     #[test]

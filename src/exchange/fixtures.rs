@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::{
     completion::{Compliance, Partial},
     dialect::{
-        Dialect, anthropic::ANTHROPIC, chat, gemini::GEMINI, oci, openai, vertex,
+        Dialect, anthropic::ANTHROPIC, chat, fim::FIM, gemini::GEMINI, oci, openai, vertex,
         workers_ai::WORKERS_AI,
     },
     exchange::relay::{Answer, Counts, Relay, Wishes},
@@ -50,6 +50,7 @@ const STREAMS: &[Fixture] = fixtures!(".sse":
     oci::OCI_COHERE => "oci/cohere",
     WORKERS_AI => "workers-ai/text",
     WORKERS_AI => "workers-ai/chat",
+    FIM => "fim/text",
 );
 
 const REPLIES: &[Fixture] = fixtures!(".json":
@@ -69,6 +70,7 @@ const REPLIES: &[Fixture] = fixtures!(".json":
     oci::OCI => "oci/generic",
     oci::OCI_COHERE => "oci/cohere",
     WORKERS_AI => "workers-ai/text",
+    FIM => "fim/text",
 );
 
 const WISHES: Wishes = Wishes {
