@@ -13,7 +13,7 @@ use http::HeaderName;
 use crate::{
     completion::Parameter::{
         self, BestOf, Echo, FrequencyPenalty, LogitBias, Logprobs, N, PresencePenalty, Prompts,
-        Seed, Suffix, TokenIds, User,
+        Seed, Stop, Suffix, TokenIds, User,
     },
     dialect::{
         Dialect,
@@ -33,6 +33,7 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         chat("302ai", "https://api.302.ai/v1", &[]),
         chat("aibadgr", "https://aibadgr.com/api/v1", &[]),
         row("anthropic", "https://api.anthropic.com/v1", &ANTHROPIC, X_API_KEY, &[]),
+        text("bytez", "https://api.bytez.com/models/v2/openai/v1", &[Prompts, TokenIds, N, Stop, Suffix, Echo, BestOf, User, Seed, LogitBias]),
         text("cerebras", "https://api.cerebras.ai/v1", &[PresencePenalty, FrequencyPenalty, LogitBias]),
         row("codestral", "https://codestral.mistral.ai/v1", &FIM, Auth::Bearer, &[]),
         chat("cometapi", "https://api.cometapi.com/v1", &[]),
@@ -68,6 +69,8 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         text("openrouter", "https://openrouter.ai/api/v1", &[Prompts, TokenIds, N, Suffix, Echo, BestOf, Logprobs]),
         text("ovhcloud", "https://oai.endpoints.kepler.ai.cloud.ovh.net/v1", &[Suffix, BestOf]),
         chat("perplexity-ai", "https://api.perplexity.ai", &[N, Seed, LogitBias, User]),
+        // Its own shape at /v1/chat has given way to OpenAI's.
+        chat("reka-ai", "https://api.reka.ai/v1", &[N, User, LogitBias]),
         chat("sambanova", "https://api.sambanova.ai/v1", &[N, PresencePenalty, FrequencyPenalty, Seed, LogitBias, User]),
         own("sglang", &[Suffix, BestOf]),
         chat("siliconflow", "https://api.siliconflow.cn/v1", &[Seed, LogitBias, User]),
