@@ -101,7 +101,10 @@ impl State {
         seed: Seed,
     ) -> Result<Exchange, Error> {
         let mut request = CompletionRequest::read_with(body, &directives.overrides)?;
-        let provider = self.choose(&directives, &mut request)?;
+        let mut provider = self.choose(&directives, &mut request)?;
+        if let Some(dialect) = provider.dialect.for_model(request.model()) {
+            Arc::make_mut(&mut provider).dialect = dialect;
+        }
         let (dialect, refused) = (provider.dialect, provider.refuses);
         dialect::settle(&mut request, dialect, refused, &provider.name)?;
         let terms = Terms {
@@ -391,6 +394,21 @@ mod tests {
         let error =
             complete(&state, &[(headers::PROVIDER, "groq")], r#"{"prompt":"x"}"#).unwrap_err();
         assert_eq!(error.param(), Some("model"));
+    }
+
+    #[test]
+    fn the_model_settles_the_dialect_where_one_address_has_several() {
+        let state = state(|config| {
+            let openai = Arc::make_mut(config.providers.get_mut("openai").unwrap());
+            openai.dialect = &dialect::vertex::VERTEX;
+        });
+        let complete = |model: &str| {
+            let body = format!(r#"{{"model":"{model}","prompt":"x","seed":1}}"#);
+            complete(&state, &[(headers::PROVIDER, "openai")], &body)
+        };
+        assert!(complete("gemini-2.5-flash").is_ok());
+        let error = complete("anthropic.claude-sonnet-4").unwrap_err();
+        assert_eq!(error.param(), Some("seed"));
     }
 
     #[test]

@@ -68,8 +68,10 @@ impl<'a> Finish<'a> {
             | "MAX_TOKENS"
             | "model_length"
             | "LENGTH"
+            | "ERROR_LIMIT"
             | "model_context_window_exceeded" => FinishReason::Length,
             "content_filter"
+            | "CONTENT_FILTER"
             | "content_filtered"
             | "guardrail_intervened"
             | "refusal"
@@ -118,6 +120,8 @@ pub struct Partial {
     /// Unix time, seconds.
     pub created: u64,
     pub model: String,
+    /// `max_tokens` of the request, for providers that do not say whether it cut a text off. 0: not known.
+    pub limit: u64,
     /// The last valid count seen; `None` while the provider has told none.
     pub usage: Option<Usage>,
     /// Choices whose finish reason has been seen.

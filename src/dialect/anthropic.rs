@@ -9,6 +9,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
+use bytes::Bytes;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -71,7 +72,10 @@ impl Dialect for Anthropic {
         Ok(UpstreamRequest {
             path: Cow::Borrowed("/messages"),
             headers: &[("anthropic-version", "2023-06-01")],
-            body: to_body(&Body::try_new(request)?)?,
+            body: to_body(&Body {
+                model: Some(request.model()),
+                ..Body::try_new(request)?
+            })?,
         })
     }
 
@@ -126,9 +130,23 @@ impl Dialect for Anthropic {
     }
 }
 
+/// The body as other clouds take it: the address names the model, and the body the API's version.
+pub(super) fn write_cloud_body(
+    request: &CompletionRequest,
+    version: &'static str,
+) -> Result<Bytes, Error> {
+    to_body(&Body {
+        anthropic_version: Some(version),
+        ..Body::try_new(request)?
+    })
+}
+
 #[derive(Serialize)]
 struct Body<'a> {
-    model: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    anthropic_version: Option<&'static str>,
     max_tokens: u64,
     messages: [Message<'a>; 1],
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
@@ -173,7 +191,8 @@ impl<'a> Body<'a> {
             ));
         }
         Ok(Self {
-            model: request.model(),
+            model: None,
+            anthropic_version: None,
             max_tokens: positive_max_tokens(request)?,
             messages: [Message {
                 role: "user",
@@ -359,8 +378,6 @@ const EXTRAS: &[&str] = &[
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::{completion::FinishReason, dialect::settle, error::Kind};
 

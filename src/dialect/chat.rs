@@ -5,6 +5,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
+use bytes::Bytes;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Number, value::RawValue};
@@ -99,16 +100,10 @@ impl Dialect for Chat {
     }
 
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {
-        if request.extra.contains_key("messages") {
-            return Err(Error::invalid(
-                "messages",
-                "`messages` belongs to chat completions; send `prompt`.",
-            ));
-        }
         Ok(UpstreamRequest {
             path: Cow::Borrowed("/chat/completions"),
             headers: &[],
-            body: to_body(&self.body(request)?)?,
+            body: self.write_body(request, request.model())?,
         })
     }
 
@@ -142,6 +137,24 @@ impl Dialect for Chat {
 }
 
 impl Chat {
+    /// The body, with the model under the name that its address knows.
+    pub(super) fn write_body(
+        &self,
+        request: &CompletionRequest,
+        model: &str,
+    ) -> Result<Bytes, Error> {
+        if request.extra.contains_key("messages") {
+            return Err(Error::invalid(
+                "messages",
+                "`messages` belongs to chat completions; send `prompt`.",
+            ));
+        }
+        to_body(&Body {
+            model,
+            ..self.body(request)?
+        })
+    }
+
     fn body<'a>(&self, request: &'a CompletionRequest) -> Result<Body<'a>, Error> {
         let seed = |name: Seed| request.seed.filter(|_| self.seed == name);
         Ok(Body {

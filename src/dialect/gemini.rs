@@ -8,6 +8,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
+use bytes::Bytes;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -18,10 +19,13 @@ use crate::{
         Usage,
     },
     dialect::{
-        Dialect, Extras, Step, UpstreamRequest, extras, join, not_the_shape, openai::learn_head,
+        Dialect, Extras, Step, UpstreamRequest, extras,
+        google_error::{ToldError, read_told_error},
+        join, not_the_shape,
+        openai::learn_head,
         positive_max_tokens, to_body, unreadable_error,
     },
-    error::{Error, Kind},
+    error::Error,
     wire::{Form, Frame, Framing},
 };
 
@@ -69,15 +73,11 @@ impl Dialect for Gemini {
 
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {
         let resource = read_resource(request.model())?;
-        let method = if request.stream {
-            "streamGenerateContent?alt=sse"
-        } else {
-            "generateContent"
-        };
+        let method = method(request);
         Ok(UpstreamRequest {
             path: Cow::Owned(format!("/{resource}:{method}")),
             headers: &[],
-            body: to_body(&Body::try_new(request)?)?,
+            body: write_body(request)?,
         })
     }
 
@@ -113,6 +113,19 @@ impl Dialect for Gemini {
             |error| error.with_status(status),
         )
     }
+}
+
+/// What stands behind the model's name in the path.
+pub(super) fn method(request: &CompletionRequest) -> &'static str {
+    if request.stream {
+        "streamGenerateContent?alt=sse"
+    } else {
+        "generateContent"
+    }
+}
+
+pub(super) fn write_body(request: &CompletionRequest) -> Result<Bytes, Error> {
+    to_body(&Body::try_new(request)?)
 }
 
 /// The model's resource name, `models/…` where it names no collection. It becomes a piece of the path: nothing in it may
@@ -333,49 +346,6 @@ fn read_usage(usage: Option<&RawValue>) -> Option<Usage> {
     })
 }
 
-/// Google's `Status`, the error model of all its APIs.
-#[derive(Deserialize)]
-struct ToldError<'a> {
-    #[serde(default)]
-    code: u16,
-    #[serde(borrow)]
-    message: Cow<'a, str>,
-    #[serde(borrow, default)]
-    status: Cow<'a, str>,
-}
-
-impl ToldError<'_> {
-    fn with_status(self, status: StatusCode) -> Error {
-        let error = Error::new(Kind::Upstream(status), self.message.into_owned());
-        match &*self.status {
-            "" => error,
-            api_type => error.with_type(api_type),
-        }
-    }
-
-    /// An error inside a 200 counts as the HTTP error it names.
-    fn told(self) -> Error {
-        let status = StatusCode::from_u16(self.code)
-            .ok()
-            .filter(|status| status.is_client_error() || status.is_server_error())
-            .unwrap_or(StatusCode::BAD_GATEWAY);
-        self.with_status(status)
-    }
-}
-
-/// Reads `{"error":{…}}`, also as the one element of a list, as the stream's address sends it.
-fn read_told_error(body: &[u8]) -> Option<ToldError<'_>> {
-    #[derive(Deserialize)]
-    struct ErrorReply<'a> {
-        #[serde(borrow)]
-        error: ToldError<'a>,
-    }
-    let reply: ErrorReply<'_> = serde_json::from_slice(body)
-        .or_else(|_| serde_json::from_slice(body).map(|[reply]: [ErrorReply<'_>; 1]| reply))
-        .ok()?;
-    Some(reply.error)
-}
-
 /// "This value must be between [1, 8], inclusive."
 const MAX_CANDIDATES: u32 = 8;
 /// "Default value. This value is unused."
@@ -397,10 +367,8 @@ const OF_BODY: &[&str] = &["cachedContent", "safetySettings", "systemInstruction
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
-    use crate::dialect::settle;
+    use crate::{dialect::settle, error::Kind};
 
     fn request(model: &str, fields: &str) -> CompletionRequest {
         let body = format!(r#"{{"model":"{model}","prompt":"a\n\u00e9",{fields}}}"#);

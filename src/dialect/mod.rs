@@ -6,13 +6,19 @@
 pub mod anthropic;
 pub mod chat;
 pub mod cohere;
+pub mod fim;
 pub mod gemini;
+mod google_error;
+pub mod oci;
+mod oci_request;
 pub mod ollama;
 pub mod openai;
 mod openai_error;
 mod openai_reply;
 pub mod tgi;
 pub mod triton;
+pub mod vertex;
+pub mod workers_ai;
 
 use std::{borrow::Cow, fmt::Debug};
 
@@ -33,6 +39,11 @@ use crate::{
 pub trait Dialect: Debug + Send + Sync {
     /// The name that a YAML conf uses.
     fn name(&self) -> &'static str;
+
+    /// The dialect that takes this one's place for `model`: an address behind which several vendors' APIs stand.
+    fn for_model(&self, _model: &str) -> Option<&'static dyn Dialect> {
+        None
+    }
 
     /// How its streams are cut.
     fn framing(&self) -> Framing;
@@ -98,7 +109,7 @@ pub struct UpstreamRequest {
 #[derive(Debug)]
 pub enum Step<'f> {
     Chunk(Completion<'f>),
-    /// A piece that is the upstream's end marker too.
+    /// A piece that is the upstream's end marker too, or what such a marker means for the choices.
     Last(Completion<'f>),
     /// The upstream's end marker.
     Done,
@@ -176,12 +187,16 @@ pub const DIALECTS: &[&dyn Dialect] = &[
     &openai::OPENAI,
     &chat::CHAT,
     &chat::MISTRAL,
+    &fim::FIM,
     &anthropic::ANTHROPIC,
     &gemini::GEMINI,
     &ollama::OLLAMA,
     &cohere::COHERE,
     &tgi::TGI,
     &triton::TRITON,
+    &vertex::VERTEX,
+    &oci::OCI,
+    &workers_ai::WORKERS_AI,
 ];
 
 /// The dialect that a conf calls `name`.

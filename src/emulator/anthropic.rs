@@ -44,6 +44,21 @@ impl Vendor for Anthropic {
         if ask.header("anthropic-version").is_none() {
             return Err(self.error(400, "anthropic-version: header is required"));
         }
+        self.converse(ask)
+    }
+
+    fn error(&self, status: u16, message: &str) -> Whole {
+        let mut whole = Whole::json(status, &error(status, message));
+        whole
+            .headers
+            .push(("request-id", "req_emulated".to_owned()));
+        whole
+    }
+}
+
+impl Anthropic {
+    /// What it answers to a caller it knows.
+    pub fn converse(&self, ask: &Ask<'_>) -> Result<Reply, Whole> {
         let request: Request = serde_json::from_slice(ask.body)
             .map_err(|error| self.error(400, &error.to_string()))?;
         self.check(&request)?;
@@ -60,14 +75,6 @@ impl Vendor for Anthropic {
         } else {
             Reply::Whole(Whole::json(200, &answer.whole()))
         })
-    }
-
-    fn error(&self, status: u16, message: &str) -> Whole {
-        let mut whole = Whole::json(status, &error(status, message));
-        whole
-            .headers
-            .push(("request-id", "req_emulated".to_owned()));
-        whole
     }
 }
 

@@ -92,11 +92,12 @@ impl Vendor for Chat {
     }
 }
 
-struct Answer {
-    now: u64,
-    model: String,
-    texts: Vec<Text>,
-    prompt_tokens: u64,
+/// What a model said, in chat's form.
+pub struct Answer {
+    pub now: u64,
+    pub model: String,
+    pub texts: Vec<Text>,
+    pub prompt_tokens: u64,
 }
 
 impl Answer {
@@ -113,7 +114,7 @@ impl Answer {
         )
     }
 
-    fn whole(&self) -> Value {
+    pub fn whole(&self) -> Value {
         let choices: Vec<Value> = (0_u64..)
             .zip(&self.texts)
             .map(|(index, text)| {
@@ -126,7 +127,7 @@ impl Answer {
         whole
     }
 
-    fn script(&self, include_usage: bool) -> Script {
+    pub fn script(&self, include_usage: bool) -> Script {
         let event = |index: u64, delta: Value, reason: Option<&str>| {
             let choice = json!([{"index": index, "delta": delta, "logprobs": null, "finish_reason": reason}]);
             format!("data: {}\n\n", self.head("chat.completion.chunk", &choice))

@@ -48,6 +48,17 @@ impl Vendor for Gemini {
                 "Method doesn't allow unregistered callers (callers without established identity).";
             return Err(self.error(403, message));
         }
+        self.generate(ask)
+    }
+
+    fn error(&self, status: u16, message: &str) -> Whole {
+        Whole::json(status, &error(status, message))
+    }
+}
+
+impl Gemini {
+    /// What it answers to a caller it knows.
+    pub fn generate(&self, ask: &Ask<'_>) -> Result<Reply, Whole> {
         let request: Request = serde_json::from_slice(ask.body)
             .map_err(|error| self.error(400, &format!("Invalid JSON payload received. {error}")))?;
         let config = request.generation_config;
@@ -77,10 +88,6 @@ impl Vendor for Gemini {
                 (false, _) => Reply::Whole(Whole::json(200, &answer.whole())),
             },
         )
-    }
-
-    fn error(&self, status: u16, message: &str) -> Whole {
-        Whole::json(status, &error(status, message))
     }
 }
 

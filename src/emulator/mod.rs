@@ -7,14 +7,18 @@
 mod anthropic;
 mod chat;
 mod cohere;
+mod fim;
 mod gemini;
 mod knobs;
+mod oci;
 mod ollama;
 mod openai;
 mod player;
 mod text;
 mod tgi;
 mod triton;
+mod vertex;
+mod workers_ai;
 
 use std::{
     sync::Arc,
@@ -66,6 +70,15 @@ pub struct Ask<'a> {
 }
 
 impl Ask<'_> {
+    /// The same request with another body, of the same knobs.
+    fn with_body<'b>(&'b self, body: &'b [u8]) -> Ask<'b> {
+        Ask {
+            path: self.path.clone(),
+            body,
+            ..*self
+        }
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
@@ -91,12 +104,16 @@ trait Vendor {
 
 fn vendor(path: &str) -> Option<&'static dyn Vendor> {
     match path {
+        _ if vertex::is_vertex(path) => Some(&vertex::Vertex),
         _ if path.ends_with("/chat/completions") => Some(&chat::Chat),
+        _ if path.ends_with("/fim/completions") => Some(&fim::Fim),
         _ if path.ends_with("/completions") => Some(&openai::OpenAi),
         _ if path.ends_with("/api/generate") => Some(&ollama::Ollama),
+        _ if path.ends_with("/actions/chat") => Some(&oci::Oci),
         _ if path.ends_with("/chat") => Some(&cohere::Cohere),
         _ if path.contains("/v2/models/") && path.contains("/generate") => Some(&triton::Triton),
         _ if path.ends_with("/generate") || path.ends_with("/generate_stream") => Some(&tgi::Tgi),
+        _ if path.contains("/ai/run/") => Some(&workers_ai::WorkersAi),
         _ if path.ends_with("/messages") => Some(&anthropic::Anthropic),
         _ if path.contains(":generateContent") || path.contains(":streamGenerateContent") => {
             Some(&gemini::Gemini)
@@ -374,6 +391,96 @@ mod tests {
             (status, &claude["error"]["type"]),
             (400, &json!("invalid_request_error"))
         );
+    }
+
+    #[test]
+    fn vertex_speaks_for_its_publishers() {
+        let base = "/v1/projects/p/locations/us-east5";
+        let messages = json!([{"role": "user", "content": PROMPT}]);
+        let claude = format!("{base}/publishers/anthropic/models/c:rawPredict");
+        let body = json!({"anthropic_version": "vertex-2023-10-16", "max_tokens": 9, "messages": messages});
+        let (status, reply) = whole(ask(&claude, BEARER, &body));
+        let said = "Sweet treats for every occasion!";
+        assert_eq!((status, &reply["content"][0]["text"]), (200, &json!(said)));
+        let named = json!({"model": "c", "max_tokens": 9, "messages": messages});
+        assert_eq!(whole(ask(&claude, BEARER, &named)).0, 400);
+        let (status, reply) = whole(ask(&claude, ("x-api-key", "k"), &body));
+        assert_eq!(
+            (status, &reply["error"]["status"]),
+            (401, &json!("UNAUTHENTICATED"))
+        );
+        for path in [
+            "/publishers/mistralai/models/m:rawPredict",
+            "/endpoints/openapi/chat/completions",
+            "/endpoints/7/chat/completions",
+        ] {
+            let body = json!({"model": "m", "messages": messages});
+            let (_, reply) = whole(ask(&format!("{base}{path}"), BEARER, &body));
+            assert_eq!(reply["choices"][0]["message"]["content"], said, "{path}");
+        }
+        let gemini = format!("{base}/publishers/google/models/g:generateContent");
+        let body = json!({"contents": [{"parts": [{"text": PROMPT}]}]});
+        let (_, reply) = whole(ask(&gemini, BEARER, &body));
+        assert_eq!(reply["candidates"][0]["content"]["parts"][0]["text"], said);
+        let (status, _) = whole(ask(&gemini.replace("google", "other"), BEARER, &body));
+        assert_eq!(status, 404);
+    }
+
+    #[test]
+    fn oci_wants_a_signature_and_speaks_both_formats() {
+        let key = (
+            "authorization",
+            r#"Signature version="1",keyId="t/u/f",algorithm="rsa-sha256",headers="date host",signature="a""#,
+        );
+        let path = "/20231130/actions/chat";
+        let body = |model: &str, chat: Value| json!({"compartmentId": "ocid1.compartment.oc1..a", "servingMode": {"servingType": "ON_DEMAND", "modelId": model}, "chatRequest": chat});
+        let generic = json!({"apiFormat": "GENERIC", "messages": [{"role": "USER", "content": [{"type": "TEXT", "text": PROMPT}]}]});
+        let generic = body("meta.llama-3.3-70b-instruct", generic);
+        let (_, reply) = whole(ask(path, key, &generic));
+        let said = json!("Sweet treats for every occasion!");
+        let choice = &reply["chatResponse"]["choices"][0];
+        assert_eq!(choice["message"]["content"][0]["text"], said);
+        assert_eq!(reply["chatResponse"]["usage"]["completionTokens"], 5);
+        let cohere = json!({"apiFormat": "COHERE", "message": PROMPT, "maxTokens": 2});
+        let (_, reply) = whole(ask(path, key, &body("cohere.command-a", cohere)));
+        assert_eq!(reply["chatResponse"]["finishReason"], "MAX_TOKENS");
+        let (status, reply) = whole(ask(path, BEARER, &generic));
+        assert_eq!((status, &reply["code"]), (401, &json!("NotAuthenticated")));
+        let unknown = json!({"apiFormat": "COHERE", "message": PROMPT, "user": "u"});
+        assert_eq!(whole(ask(path, key, &body("cohere.c", unknown))).0, 400);
+    }
+
+    #[test]
+    fn workers_ai_continues_a_raw_prompt() {
+        let path = "/client/v4/accounts/a/ai/run/@cf/meta/llama-3.1-8b-instruct";
+        let body = |raw: bool| json!({"prompt": PROMPT, "raw": raw, "max_tokens": 2});
+        let (_, reply) = whole(ask(path, BEARER, &body(true)));
+        assert_eq!(reply["result"]["response"], " Sweet treats");
+        assert_eq!(reply["result"]["usage"]["completion_tokens"], 2);
+        let (_, reply) = whole(ask(path, BEARER, &body(false)));
+        assert_eq!(reply["result"]["response"], "Sweet treats");
+        let (status, reply) = whole(ask(path, ("x-nothing", ""), &body(true)));
+        assert_eq!((status, &reply["errors"][0]["code"]), (401, &json!(10000)));
+        let unknown = json!({"prompt": PROMPT, "stop": ["x"]});
+        assert_eq!(whole(ask(path, BEARER, &unknown)).0, 400);
+    }
+
+    #[test]
+    fn fim_fills_the_middle_in_the_form_of_chat() {
+        let path = "/v1/fim/completions";
+        let fill =
+            |suffix: &str| json!({"model": "codestral-2501", "prompt": PROMPT, "suffix": suffix});
+        let text = |suffix: &str| {
+            let (_, reply) = whole(ask(path, BEARER, &fill(suffix)));
+            reply["choices"][0]["message"]["content"].clone()
+        };
+        assert_eq!(text(""), " Sweet treats for every occasion!");
+        assert_ne!(text("x"), text("y"));
+        let unknown = json!({"model": "codestral-2501", "prompt": PROMPT, "n": 1});
+        assert_eq!(whole(ask(path, BEARER, &unknown)).0, 422);
+        let (status, reply) = whole(ask(path, BEARER, &json!({"model": "m", "prompt": "x"})));
+        assert_eq!((status, &reply["object"]), (400, &json!("error")));
+        assert_eq!(whole(ask(path, ("x-nothing", ""), &fill(""))).0, 401);
     }
 
     #[test]

@@ -4,7 +4,10 @@ use bytes::Bytes;
 
 use crate::{
     completion::{Compliance, Partial},
-    dialect::{Dialect, anthropic, chat, cohere, gemini, ollama, openai, tgi, triton},
+    dialect::{
+        Dialect, anthropic, chat, cohere, fim, gemini, oci, ollama, openai, tgi, triton, vertex,
+        workers_ai,
+    },
     exchange::relay::{Answer, Counts, Relay, Wishes},
 };
 
@@ -43,6 +46,16 @@ const EVENTS: &[Fixture] = fixtures!(".sse":
     tgi::TGI => "tgi/text",
     tgi::TGI => "tgi/old",
     triton::TRITON => "triton/text",
+    vertex::VERTEX => "vertex/gemini",
+    vertex::VERTEX_ANTHROPIC => "vertex/anthropic",
+    vertex::VERTEX_MISTRAL => "vertex/mistral",
+    vertex::VERTEX_OPEN => "vertex/open",
+    vertex::VERTEX_ENDPOINT => "chat/text",
+    oci::OCI => "oci/generic",
+    oci::OCI_COHERE => "oci/cohere",
+    workers_ai::WORKERS_AI => "workers-ai/text",
+    workers_ai::WORKERS_AI => "workers-ai/chat",
+    fim::FIM => "fim/text",
 );
 
 const LINES: &[Fixture] = fixtures!(".ndjson":
@@ -66,6 +79,14 @@ const REPLIES: &[Fixture] = fixtures!(".json":
     tgi::TGI => "tgi/text",
     tgi::TGI => "tgi/best-of",
     triton::TRITON => "triton/text",
+    vertex::VERTEX => "gemini/blocked",
+    vertex::VERTEX_ANTHROPIC => "vertex/anthropic",
+    vertex::VERTEX_MISTRAL => "chat/text",
+    vertex::VERTEX_OPEN => "chat/text",
+    oci::OCI => "oci/generic",
+    oci::OCI_COHERE => "oci/cohere",
+    workers_ai::WORKERS_AI => "workers-ai/text",
+    fim::FIM => "fim/text",
 );
 
 fn streams() -> impl Iterator<Item = &'static Fixture> {
@@ -290,6 +311,9 @@ const REASONS: &[&str] = &[
     "\"stop_reason\":\"",
     "\"finish_reason\":\"",
     "\"finishReason\": \"",
+    "\"finishReason\":\"",
+    // Where no event tells one.
+    "data: [DONE]",
     "\"blockReason\": \"",
     // No reason is ever told: from the first event on, a clean end is the end.
     "\"text_output\":\"",

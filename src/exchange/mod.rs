@@ -128,6 +128,7 @@ impl Exchange {
                 created: seed.now,
                 model: request.model().to_owned(),
                 tail: Tail::new(&request.stop),
+                limit: request.max_tokens(),
                 ..Partial::default()
             },
             target: Arc::new(target),

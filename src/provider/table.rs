@@ -12,21 +12,24 @@ use http::HeaderName;
 use crate::{
     completion::Parameter::{
         self, BestOf, Echo, FrequencyPenalty, LogitBias, Logprobs, N, PresencePenalty, Prompts,
-        Seed, Suffix, TokenIds, User,
+        Seed, Stop, Suffix, TokenIds, User,
     },
     dialect::{
         Dialect,
         anthropic::ANTHROPIC,
         chat::{CHAT, MISTRAL},
         cohere::COHERE,
+        fim::FIM,
         gemini::GEMINI,
         openai::OPENAI,
         triton::TRITON,
+        vertex::VERTEX,
+        workers_ai::WORKERS_AI as WORKERS,
     },
     provider::{
         Auth, Row,
         place::Place::{self, At, Own, Retired, With},
-        templates::{AZURE_AI, AZURE_OPENAI, CORTEX, PREDIBASE},
+        templates::{AZURE_AI, AZURE_OPENAI, CORTEX, PREDIBASE, VERTEX_AI, WORKERS_AI},
     },
 };
 
@@ -41,7 +44,9 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         closed("anyscale", "anyscale closed its public endpoints in 2024. Its models are at together-ai, fireworks-ai and others."),
         row("azure-ai", With(AZURE_AI), &CHAT, API_KEY, &[]),
         row("azure-openai", With(AZURE_OPENAI), &OPENAI, API_KEY, &[]),
+        text("bytez", "https://api.bytez.com/models/v2/openai/v1", &[Prompts, TokenIds, N, Stop, Suffix, Echo, BestOf, User, Seed, LogitBias]),
         text("cerebras", "https://api.cerebras.ai/v1", &[PresencePenalty, FrequencyPenalty, LogitBias]),
+        row("codestral", At("https://codestral.mistral.ai/v1"), &FIM, Auth::Bearer, &[]),
         row("cohere", At("https://api.cohere.com/v2"), &COHERE, Auth::Bearer, &[]),
         chat("cometapi", "https://api.cometapi.com/v1", &[]),
         row("cortex", With(CORTEX), &CHAT, Auth::Bearer, &[N, Seed, LogitBias, User]),
@@ -87,6 +92,8 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         closed("palm", "palm was shut down in 2024. Its successor is the provider google."),
         chat("perplexity-ai", "https://api.perplexity.ai", &[N, Seed, LogitBias, User]),
         row("predibase", With(PREDIBASE), &CHAT, Auth::Bearer, &[LogitBias, User]),
+        // Its own shape at /v1/chat has given way to OpenAI's.
+        chat("reka-ai", "https://api.reka.ai/v1", &[N, User, LogitBias]),
         chat("sambanova", "https://api.sambanova.ai/v1", &[N, PresencePenalty, FrequencyPenalty, Seed, LogitBias, User]),
         own("sglang", &[Suffix, BestOf]),
         chat("siliconflow", "https://api.siliconflow.cn/v1", &[Seed, LogitBias, User]),
@@ -96,7 +103,9 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         text("together-ai", "https://api.together.xyz/v1", &[Prompts, TokenIds, Suffix, Echo, BestOf, User]),
         row("triton", Own("/v2/models/ensemble"), &TRITON, Auth::None, &[]),
         chat("upstage", "https://api.upstage.ai/v1/solar", &[N, Seed, LogitBias, User]),
+        row("vertex-ai", With(VERTEX_AI), &VERTEX, Auth::Bearer, &[]),
         own("vllm", &[Suffix, BestOf]),
+        row("workers-ai", With(WORKERS_AI), &WORKERS, Auth::Bearer, &[]),
         chat("x-ai", "https://api.x.ai/v1", &[LogitBias]),
         chat("z-ai", "https://api.z.ai/api/paas/v4", ZHIPU_LACKS),
         chat("zhipu", "https://open.bigmodel.cn/api/paas/v4", ZHIPU_LACKS),

@@ -97,3 +97,52 @@ pub const PREDIBASE: &[Template] = &[Template {
         },
     ],
 }];
+
+/// <https://developers.cloudflare.com/workers-ai/get-started/rest-api/>.
+pub const WORKERS_AI: &[Template] = &[Template {
+    url: "https://api.cloudflare.com/client/v4/accounts/{workers_ai_account_id}",
+    query: "",
+    only_if: None,
+    slots: &[Slot {
+        name: "workers_ai_account_id",
+        header: "x-portkey-workers-ai-account-id",
+        grammar: Grammar::Name,
+        owner: Owner::Vendor,
+        default: Default::None,
+        example: "demo",
+    }],
+}];
+
+/// <https://cloud.google.com/vertex-ai/generative-ai/docs/learn/locations>: the global endpoint has a host of its own.
+pub const VERTEX_AI: &[Template] = &[
+    Template {
+        url: "https://aiplatform.googleapis.com/v1/projects/{vertex_project_id}/locations/global",
+        query: "",
+        only_if: Some(("vertex_region", "global")),
+        slots: &[VERTEX_PROJECT, VERTEX_REGION],
+    },
+    Template {
+        url: "https://{vertex_region}-aiplatform.googleapis.com/v1/projects/{vertex_project_id}/locations/{vertex_region}",
+        query: "",
+        only_if: None,
+        slots: &[VERTEX_PROJECT, VERTEX_REGION],
+    },
+];
+
+const VERTEX_PROJECT: Slot = Slot {
+    name: "vertex_project_id",
+    header: "x-portkey-vertex-project-id",
+    grammar: Grammar::Label,
+    owner: Owner::Vendor,
+    default: Default::None,
+    example: "demo",
+};
+
+const VERTEX_REGION: Slot = Slot {
+    name: "vertex_region",
+    header: "x-portkey-vertex-region",
+    grammar: Grammar::Label,
+    owner: Owner::Vendor,
+    default: Default::Value("us-central1"),
+    example: "us-central1",
+};
