@@ -4,6 +4,9 @@
 //! To add one: one file here, one `mod` line, one name in [`DIALECTS`], one folder of fixtures.
 
 pub mod anthropic;
+pub mod bedrock;
+mod bedrock_error;
+pub mod bedrock_invoke;
 pub mod chat;
 pub mod gemini;
 pub mod ollama;
@@ -14,7 +17,7 @@ mod openai_reply;
 use std::{borrow::Cow, fmt::Debug};
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -42,6 +45,9 @@ pub trait Dialect: Debug + Send + Sync {
 
     /// Writes the upstream's request. Only called with what [`settle`] let through.
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error>;
+
+    /// Takes over what the headers of a successful answer tell, where its body does not.
+    fn read_headers(&self, _headers: &HeaderMap, _partial: &mut Partial) {}
 
     /// Decides whether a whole reply may pass as it is. Only worth it for APIs of the page's own shape.
     fn tap_reply(&self, _body: &[u8], _partial: &mut Partial) -> Tap {
@@ -144,6 +150,8 @@ pub const DIALECTS: &[&dyn Dialect] = &[
     &anthropic::ANTHROPIC,
     &gemini::GEMINI,
     &ollama::OLLAMA,
+    &bedrock::BEDROCK,
+    &bedrock_invoke::BEDROCK_INVOKE,
 ];
 
 /// The dialect that a conf calls `name`.

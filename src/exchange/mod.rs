@@ -207,7 +207,11 @@ impl Exchange {
             .read_head(head)
             .map_err(|error| self.target.attribute(error))?;
         let dialect = self.target.provider.dialect;
-        let relay = Relay::new(dialect, self.seed.clone(), self.wishes, answer);
+        let mut partial = self.seed.clone();
+        if !matches!(answer, Answer::Error(_)) {
+            dialect.read_headers(head.headers, &mut partial);
+        }
+        let relay = Relay::new(dialect, partial, self.wishes, answer);
         Ok(self.relay.insert(relay.for_target(self.target.clone())))
     }
 
