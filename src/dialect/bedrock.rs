@@ -4,7 +4,7 @@
 //! [ConverseStream](https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStream.html), and the counts of
 //! [prompt caching](https://docs.aws.amazon.com/bedrock/latest/userguide/prompt-caching.html). The prompt becomes one user message,
 //! the reply's text blocks become `text`; thoughts and tool calls are left out. It speaks to every model that takes messages;
-//! [`bedrock_invoke`](super::bedrock_invoke) sends a prompt raw to those that take one.
+//! [`bedrock_invoke`](crate::dialect::bedrock_invoke) sends a prompt raw to those that take one.
 
 use std::{borrow::Cow, collections::BTreeMap};
 

@@ -5,7 +5,7 @@
 //! the bodies of [Llama](https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters-meta.html),
 //! [Mistral](https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters-mistral-text-completion.html) and
 //! [Titan](https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters-titan-text.html). Only these families take a prompt
-//! as it is; the others speak through [`bedrock`](super::bedrock).
+//! as it is; the others speak through [`bedrock`].
 //!
 //! Counts stand in the body, in the headers of a whole reply, or in the metrics that Bedrock puts into a stream's last message:
 //! it is the end marker. A message's payload is the model's own JSON in base64.

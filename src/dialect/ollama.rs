@@ -224,7 +224,7 @@ impl<'a> Reply<'a> {
     }
 }
 
-/// Servers before 0.1.45 tell no reason.
+/// Older servers tell no reason.
 fn finish(reason: Option<Cow<'_, str>>) -> Finish<'_> {
     reason
         .filter(|reason| !reason.is_empty())

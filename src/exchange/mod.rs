@@ -304,6 +304,7 @@ const FOR_CLIENT: &[&str] = &[
     "request-id",
     "retry-after",
     "retry-after-ms",
+    "x-amzn-requestid",
     "x-ms-retry-after-ms",
     "x-request-id",
 ];
