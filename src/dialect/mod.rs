@@ -4,6 +4,9 @@
 //! To add one: one file here, one `mod` line, one name in [`DIALECTS`], one folder of fixtures.
 
 pub mod anthropic;
+pub mod bedrock;
+mod bedrock_error;
+pub mod bedrock_invoke;
 pub mod chat;
 pub mod cohere;
 pub mod fim;
@@ -62,8 +65,8 @@ pub trait Dialect: Debug + Send + Sync {
     /// Writes the upstream's request. Only called with what [`settle`] let through.
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error>;
 
-    /// Reads what the head of a successful call tells of the answer. Only for APIs that tell it nowhere else.
-    fn read_head(&self, _headers: &HeaderMap, _partial: &mut Partial) {}
+    /// Takes over what the headers of a successful answer tell, where its body does not.
+    fn read_headers(&self, _headers: &HeaderMap, _partial: &mut Partial) {}
 
     /// Decides whether a whole reply may pass as it is. Only worth it for APIs of the page's own shape.
     fn tap_reply(&self, _body: &[u8], _partial: &mut Partial) -> Tap {
@@ -197,6 +200,8 @@ pub const DIALECTS: &[&dyn Dialect] = &[
     &vertex::VERTEX,
     &oci::OCI,
     &workers_ai::WORKERS_AI,
+    &bedrock::BEDROCK,
+    &bedrock_invoke::BEDROCK_INVOKE,
 ];
 
 /// The dialect that a conf calls `name`.

@@ -4,8 +4,7 @@
 //! `server/routes.go` for what the page leaves out. The prompt goes raw: no template is put around it. A prompt with a suffix
 //! is the exception, since the server reads `suffix` in the model's own template alone. A stream is JSON lines.
 //!
-//! The penalties are options of the API that the server's newer engine takes no notice of; the page does not tell which models
-//! run on it.
+//! The penalties are options of the API; versions of the server's own engine that lack them (`sample/samplers.go`) take no notice.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -228,7 +227,7 @@ impl<'a> Reply<'a> {
     }
 }
 
-/// Servers before 0.1.45 tell no reason.
+/// Older servers tell no reason.
 fn finish(reason: Option<Cow<'_, str>>) -> Finish<'_> {
     reason
         .filter(|reason| !reason.is_empty())

@@ -88,7 +88,7 @@ impl Dialect for Tgi {
         })
     }
 
-    fn read_head(&self, headers: &HeaderMap, partial: &mut Partial) {
+    fn read_headers(&self, headers: &HeaderMap, partial: &mut Partial) {
         let count = |name| headers.get(name)?.to_str().ok()?.parse().ok();
         if let (Some(prompt), Some(generated)) =
             (count("x-prompt-tokens"), count("x-generated-tokens"))
@@ -493,7 +493,7 @@ mod tests {
             ),
         ] {
             let mut partial = Partial::default();
-            TGI.read_head(&head(prompt), &mut partial);
+            TGI.read_headers(&head(prompt), &mut partial);
             let body = format!(
                 r#"{{"generated_text":"a","details":{{"finish_reason":"length",{details}}}}}"#
             );

@@ -5,11 +5,13 @@
 //! names the API; whatever stands before is a provider's own path. [`knobs`] change what it does.
 
 mod anthropic;
+mod bedrock;
 mod chat;
 mod cohere;
 mod fim;
 mod gemini;
 mod knobs;
+mod messages;
 mod oci;
 mod ollama;
 mod openai;
@@ -108,6 +110,7 @@ fn vendor(path: &str) -> Option<&'static dyn Vendor> {
         _ if path.ends_with("/chat/completions") => Some(&chat::Chat),
         _ if path.ends_with("/fim/completions") => Some(&fim::Fim),
         _ if path.ends_with("/completions") => Some(&openai::OpenAi),
+        _ if bedrock::is_path(path) => Some(&bedrock::Bedrock),
         _ if path.ends_with("/api/generate") => Some(&ollama::Ollama),
         _ if path.ends_with("/actions/chat") => Some(&oci::Oci),
         _ if path.ends_with("/chat") => Some(&cohere::Cohere),
@@ -352,6 +355,63 @@ mod tests {
             (status, &error["error"]),
             (400, &json!("model is required"))
         );
+    }
+
+    #[test]
+    fn bedrock_answers_in_the_form_of_each_model() {
+        let converse = json!({"messages": [{"role": "user", "content": [{"text": PROMPT}]}], "inferenceConfig": {"maxTokens": 2}});
+        let (_, reply) = whole(ask(
+            "/model/us.amazon.nova-lite-v1%3A0/converse",
+            BEARER,
+            &converse,
+        ));
+        assert_eq!(
+            reply["output"]["message"]["content"][0]["text"],
+            "Sweet treats"
+        );
+        assert_eq!(
+            (&reply["stopReason"], &reply["usage"]["totalTokens"]),
+            (&json!("max_tokens"), &json!(10))
+        );
+        let prompted = json!({"prompt": PROMPT, "max_gen_len": 2});
+        let (_, reply) = whole(ask(
+            "/model/meta.llama3-8b-instruct-v1%3A0/invoke",
+            BEARER,
+            &prompted,
+        ));
+        assert_eq!(
+            (&reply["generation"], &reply["stop_reason"]),
+            (&json!(" Sweet treats"), &json!("length"))
+        );
+        let (_, reply) = whole(ask(
+            "/model/mistral.mistral-7b-instruct-v0%3A2/invoke",
+            BEARER,
+            &json!({"prompt": PROMPT, "max_tokens": 2}),
+        ));
+        assert_eq!(reply["outputs"][0]["text"], " Sweet treats");
+        let titan = json!({"inputText": PROMPT, "textGenerationConfig": {"maxTokenCount": 2}});
+        let (_, reply) = whole(ask(
+            "/model/amazon.titan-text-lite-v1/invoke",
+            BEARER,
+            &titan,
+        ));
+        assert_eq!(reply["results"][0]["completionReason"], "LENGTH");
+        let (status, error) = whole(ask("/model/m/converse", ("x-nothing", ""), &converse));
+        assert_eq!(
+            (status, &error["message"]),
+            (403, &json!("Missing Authentication Token"))
+        );
+        for (operation, body) in [
+            ("converse-stream", &converse),
+            ("invoke-with-response-stream", &prompted),
+        ] {
+            let path = format!("/model/meta.llama3-8b-instruct-v1%3A0/{operation}");
+            let Reply::Framed(framed) = ask(&path, BEARER, body) else {
+                panic!("no messages")
+            };
+            assert_eq!(framed.media, "application/vnd.amazon.eventstream");
+            assert!(framed.frames.len() > 2 && framed.finish < framed.done);
+        }
     }
 
     #[test]

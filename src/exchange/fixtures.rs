@@ -5,10 +5,11 @@ use bytes::Bytes;
 use crate::{
     completion::{Compliance, Partial},
     dialect::{
-        Dialect, anthropic, chat, cohere, fim, gemini, oci, ollama, openai, tgi, triton, vertex,
-        workers_ai,
+        Dialect, anthropic, bedrock, bedrock_invoke, chat, cohere, fim, gemini, oci, ollama,
+        openai, tgi, triton, vertex, workers_ai,
     },
     exchange::relay::{Answer, Counts, Relay, Wishes},
+    wire::Framing,
 };
 
 struct Fixture {
@@ -63,6 +64,14 @@ const LINES: &[Fixture] = fixtures!(".ndjson":
     ollama::OLLAMA => "ollama/thinking",
 );
 
+const MESSAGES: &[Fixture] = fixtures!(".eventstream":
+    bedrock::BEDROCK => "bedrock/text",
+    bedrock::BEDROCK => "bedrock/thinking",
+    bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/llama",
+    bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/mistral",
+    bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/titan",
+);
+
 const REPLIES: &[Fixture] = fixtures!(".json":
     openai::OPENAI => "openai/text",
     chat::CHAT => "chat/text",
@@ -87,10 +96,14 @@ const REPLIES: &[Fixture] = fixtures!(".json":
     oci::OCI_COHERE => "oci/cohere",
     workers_ai::WORKERS_AI => "workers-ai/text",
     fim::FIM => "fim/text",
+    bedrock::BEDROCK => "bedrock/text",
+    bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/llama",
+    bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/mistral",
+    bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/titan",
 );
 
 fn streams() -> impl Iterator<Item = &'static Fixture> {
-    EVENTS.iter().chain(LINES)
+    EVENTS.iter().chain(LINES).chain(MESSAGES)
 }
 
 const WISHES: Wishes = Wishes {
@@ -133,10 +146,23 @@ impl Fixture {
 
     /// Where the event that tells the finish reason ends.
     fn complete_at(&self) -> usize {
+        if self.dialect.framing() == Framing::EventStream {
+            return self.complete_message();
+        }
         let text = std::str::from_utf8(self.input).unwrap();
         let finish = REASONS.iter().find_map(|reason| text.find(reason)).unwrap();
         let line = text[finish..].lines().next().unwrap();
         finish + line.trim_end().len()
+    }
+
+    /// The same where a message's payload is not to be read as it is: the first message behind which the text has ended.
+    fn complete_message(&self) -> usize {
+        let ended = |end: &usize| {
+            let mut relay = self.relay(WISHES, Answer::Stream);
+            relay.push(Bytes::copy_from_slice(&self.input[..*end]));
+            relay.partial().finished > 0
+        };
+        message_ends(self.input).into_iter().find(ended).unwrap()
     }
 }
 
@@ -283,6 +309,52 @@ fn a_whole_reply_cut_anywhere_is_an_error() {
                 cut.unwrap_err().status(),
                 502,
                 "{} cut at {at}",
+                fixture.name
+            );
+        }
+    }
+}
+
+/// Where each message of an event stream ends: its first four bytes are its length.
+fn message_ends(stream: &[u8]) -> Vec<usize> {
+    let mut ends = vec![];
+    let mut at = 0;
+    while let Some(length) = stream[at..].first_chunk() {
+        at += u32::from_be_bytes(*length) as usize;
+        ends.push(at);
+    }
+    ends
+}
+
+#[test]
+fn an_exception_among_messages_ends_the_stream_with_its_status() {
+    // "busy", as a throttlingException; written by `tests/fixtures/event_stream.py`.
+    let told = include_bytes!("../../tests/fixtures/bedrock/exception.eventstream");
+    for fixture in MESSAGES {
+        let first = message_ends(fixture.input)[0];
+        let stream = [&fixture.input[..first], told, &fixture.input[first..]].concat();
+        let mut relay = fixture.relay(WISHES, Answer::Stream);
+        let mut out = relay.push(Bytes::from(stream)).to_vec();
+        out.extend(relay.finish().unwrap());
+        let out = String::from_utf8(out).unwrap();
+        let error = "data: {\"error\":{\"message\":\"busy\",\"type\":\"throttlingException\"";
+        assert!(out.contains(error) && out.ends_with("}}\n\n"), "{out}");
+        assert_eq!(relay.failure().unwrap().status(), 429);
+    }
+}
+
+#[test]
+fn a_corrupted_message_is_a_failure_and_never_another_text() {
+    for fixture in MESSAGES {
+        let whole = text(fixture.output);
+        for at in 0..fixture.input.len() {
+            let mut corrupted = fixture.input.to_vec();
+            corrupted[at] ^= 0x20;
+            let out = fixture.stream(WISHES, [&corrupted[..]]);
+            assert!(whole.starts_with(&text(&out)), "{} byte {at}", fixture.name);
+            assert!(
+                out.contains(ERROR) || out == fixture.output,
+                "{} byte {at}",
                 fixture.name
             );
         }

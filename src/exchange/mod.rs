@@ -211,8 +211,8 @@ impl Exchange {
             .map_err(|error| self.target.attribute(error))?;
         let dialect = self.target.provider.dialect;
         let mut partial = self.seed.clone();
-        if head.status.is_success() {
-            dialect.read_head(head.headers, &mut partial);
+        if !matches!(answer, Answer::Error(_)) {
+            dialect.read_headers(head.headers, &mut partial);
         }
         let relay = Relay::new(dialect, partial, self.wishes, answer);
         Ok(self.relay.insert(relay.for_target(self.target.clone())))
@@ -307,6 +307,7 @@ const FOR_CLIENT: &[&str] = &[
     "request-id",
     "retry-after",
     "retry-after-ms",
+    "x-amzn-requestid",
     "x-ms-retry-after-ms",
     "x-request-id",
 ];

@@ -17,10 +17,13 @@ use crate::{
     dialect::{
         Dialect,
         anthropic::ANTHROPIC,
+        bedrock::BEDROCK as CONVERSE,
+        bedrock_invoke::BEDROCK_INVOKE as INVOKE,
         chat::{CHAT, MISTRAL},
         cohere::COHERE,
         fim::FIM,
         gemini::GEMINI,
+        oci::OCI,
         openai::OPENAI,
         triton::TRITON,
         vertex::VERTEX,
@@ -29,7 +32,9 @@ use crate::{
     provider::{
         Auth, Row,
         place::Place::{self, At, Own, Retired, With},
-        templates::{AZURE_AI, AZURE_OPENAI, CORTEX, PREDIBASE, VERTEX_AI, WORKERS_AI},
+        templates::{
+            AZURE_AI, AZURE_OPENAI, BEDROCK, CORTEX, ORACLE, PREDIBASE, VERTEX_AI, WORKERS_AI,
+        },
     },
 };
 
@@ -44,6 +49,8 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         closed("anyscale", "anyscale closed its public endpoints in 2024. Its models are at together-ai, fireworks-ai and others."),
         row("azure-ai", With(AZURE_AI), &CHAT, API_KEY, &[]),
         row("azure-openai", With(AZURE_OPENAI), &OPENAI, API_KEY, &[]),
+        row("bedrock", With(BEDROCK), &CONVERSE, Auth::Bearer, &[]),
+        row("bedrock-invoke", With(BEDROCK), &INVOKE, Auth::Bearer, &[]),
         text("bytez", "https://api.bytez.com/models/v2/openai/v1", &[Prompts, TokenIds, N, Stop, Suffix, Echo, BestOf, User, Seed, LogitBias]),
         text("cerebras", "https://api.cerebras.ai/v1", &[PresencePenalty, FrequencyPenalty, LogitBias]),
         row("codestral", At("https://codestral.mistral.ai/v1"), &FIM, Auth::Bearer, &[]),
@@ -88,6 +95,8 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         own("ollama", &[Prompts, TokenIds, N, Echo, BestOf, Logprobs, LogitBias]),
         text("openai", "https://api.openai.com/v1", &[]),
         text("openrouter", "https://openrouter.ai/api/v1", &[Prompts, TokenIds, N, Suffix, Echo, BestOf, Logprobs]),
+        // Until the gateway signs: a conf's own front for it, with a bearer token.
+        row("oracle", With(ORACLE), &OCI, Auth::Bearer, &[]),
         text("ovhcloud", "https://oai.endpoints.kepler.ai.cloud.ovh.net/v1", &[Suffix, BestOf]),
         closed("palm", "palm was shut down in 2024. Its successor is the provider google."),
         chat("perplexity-ai", "https://api.perplexity.ai", &[N, Seed, LogitBias, User]),

@@ -146,3 +146,33 @@ const VERTEX_REGION: Slot = Slot {
     default: Default::Value("us-central1"),
     example: "us-central1",
 };
+
+/// <https://docs.aws.amazon.com/general/latest/gr/bedrock.html>.
+pub const BEDROCK: &[Template] = &[Template {
+    url: "https://bedrock-runtime.{aws_region}.amazonaws.com",
+    query: "",
+    only_if: None,
+    slots: &[Slot {
+        name: "aws_region",
+        header: "x-portkey-aws-region",
+        grammar: Grammar::Label,
+        owner: Owner::Vendor,
+        default: Default::Value("us-east-1"),
+        example: "us-east-1",
+    }],
+}];
+
+/// <https://docs.oracle.com/en-us/iaas/api/#/en/generative-ai-inference/20231130/>.
+pub const ORACLE: &[Template] = &[Template {
+    url: "https://inference.generativeai.{oracle_region}.oci.oraclecloud.com",
+    query: "",
+    only_if: None,
+    slots: &[Slot {
+        name: "oracle_region",
+        header: "x-portkey-oracle-region",
+        grammar: Grammar::Label,
+        owner: Owner::Vendor,
+        default: Default::None,
+        example: "us-chicago-1",
+    }],
+}];

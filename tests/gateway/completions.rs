@@ -300,3 +300,59 @@ fn a_provider_declared_in_yaml_alone_answers() {
         assert!(request.text().contains(r#""model":"tiny""#));
     }
 }
+
+#[test]
+fn lines_and_binary_messages_become_events_on_both_roads() {
+    for (dialect, media, file, path) in [
+        (
+            "ollama",
+            "application/x-ndjson",
+            "ollama/text.ndjson",
+            "/api/generate",
+        ),
+        (
+            "bedrock",
+            "application/vnd.amazon.eventstream",
+            "bedrock/text.eventstream",
+            "/model/us.amazon.nova-lite-v1%3A0/converse-stream",
+        ),
+        (
+            "bedrock-invoke",
+            "application/vnd.amazon.eventstream",
+            "bedrock-invoke/llama.eventstream",
+            "/model/meta.llama3-8b-instruct-v1%3A0/invoke-with-response-stream",
+        ),
+    ] {
+        let fixture = format!("{}/tests/fixtures/{file}", env!("CARGO_MANIFEST_DIR"));
+        let bytes = std::fs::read(fixture).unwrap();
+        let head = String::from_utf8(STREAM.to_vec()).unwrap();
+        let head = head.replace("text/event-stream", media).into_bytes();
+        // In pieces that end where no message does.
+        let pieces: Vec<u8> = bytes.chunks(100).flat_map(chunk).collect();
+        let upstream = Upstream::answering([&head, &*pieces, LAST_CHUNK].concat());
+        let gateway = Gateway::start(&format!(
+            "  providers:\n    own: {{ base_url: \"http://{}\", dialect: {dialect}, auth: none }}\n  default: {{ provider: own, model: m }}\n",
+            upstream.address
+        ));
+        let model = match dialect {
+            "bedrock" => "us.amazon.nova-lite-v1:0",
+            _ => "meta.llama3-8b-instruct-v1:0",
+        };
+        for road in ROADS {
+            let body = format!(r#"{{"model":"{model}","prompt":"hi","stream":true}}"#);
+            let answer = ask(&gateway.address, road, &body);
+            assert_eq!(answer.header("content-type"), Some("text/event-stream"));
+            let text = answer.text();
+            assert!(
+                text.contains("Crème") && text.ends_with(DONE),
+                "{dialect}: {text}"
+            );
+        }
+        for request in upstream.seen() {
+            assert_eq!(
+                (&*request.path, request.header("accept")),
+                (path, Some(media))
+            );
+        }
+    }
+}

@@ -56,6 +56,7 @@ fn model(provider: &Value) -> &'static str {
         "mistral" | "fim" => "codestral-latest",
         "workers-ai" => "@cf/meta/llama-3.1-8b-instruct",
         "bedrock" => "anthropic.claude-3-5-haiku-20241022-v1:0",
+        "bedrock-invoke" => "meta.llama3-70b-instruct-v1:0",
         "replicate" => "meta/meta-llama-3-8b",
         _ => "emulated-1",
     }

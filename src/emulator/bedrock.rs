@@ -1,0 +1,388 @@
+//! Amazon Bedrock's runtime: Converse and InvokeModel, whole and streamed.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    Ask, Vendor,
+    messages::message,
+    player::{Framed, MESSAGES, Reply, Whole},
+    text::{Ending, Text, count},
+};
+
+pub struct Bedrock;
+
+/// `/model/{model}/{operation}`, wherever it stands in a path.
+pub fn is_path(path: &str) -> bool {
+    path.contains("/model/") && read_path(path).is_some()
+}
+
+/// The model as the path has it, and the operation.
+fn read_path(path: &str) -> Option<(&str, Operation)> {
+    let (rest, operation) = path.rsplit_once('/')?;
+    let (_, model) = rest.rsplit_once('/')?;
+    let operation = match operation {
+        "converse" | "converse-stream" => Operation::Converse,
+        "invoke" | "invoke-with-response-stream" => Operation::Invoke,
+        _ => return None,
+    };
+    Some((model, operation))
+}
+
+#[derive(Clone, Copy)]
+enum Operation {
+    Converse,
+    Invoke,
+}
+
+impl Vendor for Bedrock {
+    fn answer(&self, ask: &Ask<'_>) -> Result<Reply, Whole> {
+        self.authenticate(ask)?;
+        let (model, operation) =
+            read_path(&ask.path).ok_or_else(|| self.error(404, "Unknown operation."))?;
+        let model = model.replace("%3A", ":").replace("%2F", "/");
+        let asked = match operation {
+            Operation::Converse => self.read_converse(ask)?,
+            Operation::Invoke => self.read_invoke(ask, &model)?,
+        };
+        let answer = Answer {
+            style: asked.style,
+            input_tokens: count(&asked.prompt),
+            text: Text::write(&asked.prompt, 0, asked.limit, &asked.stops, &ask.knobs),
+        };
+        let answer = answer.in_its_style();
+        Ok(if ask.streams(ask.path.ends_with("-stream")) {
+            Reply::Framed(answer.script())
+        } else {
+            Reply::Whole(answer.whole())
+        })
+    }
+
+    fn error(&self, status: u16, message: &str) -> Whole {
+        let name = match status {
+            403 => "AccessDeniedException",
+            404 => "ResourceNotFoundException",
+            408 => "ModelTimeoutException",
+            424 => "ModelErrorException",
+            429 => "ThrottlingException",
+            500 => "InternalServerException",
+            503 => "ServiceUnavailableException",
+            _ => "ValidationException",
+        };
+        let mut whole = Whole::json(status, &json!({"message": message}));
+        whole.headers.push(("x-amzn-errortype", name.to_owned()));
+        whole
+    }
+}
+
+impl Bedrock {
+    /// A signature, whose value is not checked here, or an API key.
+    fn authenticate(&self, ask: &Ask<'_>) -> Result<(), Whole> {
+        match ask.header("authorization") {
+            Some(key) if key.len() > 7 && key.starts_with("Bearer ") => Ok(()),
+            Some(signature) if signature.starts_with("AWS4-HMAC-SHA256 ") => {
+                match ask.header("x-amz-date") {
+                    Some(_) => Ok(()),
+                    None => Err(self.error(403, "Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header.")),
+                }
+            }
+            _ => Err(self.error(403, "Missing Authentication Token")),
+        }
+    }
+
+    fn read_converse(&self, ask: &Ask<'_>) -> Result<Asked, Whole> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Request {
+            messages: Vec<Message>,
+            #[serde(default)]
+            inference_config: Config,
+        }
+        #[derive(Deserialize)]
+        struct Message {
+            content: Vec<Content>,
+        }
+        #[derive(Deserialize)]
+        struct Content {
+            text: String,
+        }
+        let request: Request = self.read(ask)?;
+        let content = request.messages.iter().flat_map(|message| &message.content);
+        let prompt: String = content.map(|content| content.text.as_str()).collect();
+        if prompt.trim().is_empty() {
+            let message = "The text field in the ContentBlock object at messages.0.content.0 is blank. Add text to the text field, and try again.";
+            return Err(self.error(400, message));
+        }
+        self.asked(Style::Converse, prompt, request.inference_config)
+    }
+
+    fn read_invoke(&self, ask: &Ask<'_>, model: &str) -> Result<Asked, Whole> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        struct Titan {
+            input_text: String,
+            #[serde(default)]
+            text_generation_config: Config,
+        }
+        #[derive(Deserialize)]
+        struct Prompted {
+            prompt: String,
+            #[serde(flatten)]
+            config: Config,
+        }
+        let style = [
+            ("meta.llama", Style::Llama),
+            ("mistral.", Style::Mistral),
+            ("titan-text", Style::Titan),
+        ]
+        .into_iter()
+        .find(|(part, _)| model.contains(part));
+        match style {
+            Some((_, Style::Titan)) => {
+                let request: Titan = self.read(ask)?;
+                self.asked(
+                    Style::Titan,
+                    request.input_text,
+                    request.text_generation_config,
+                )
+            }
+            Some((_, style)) => {
+                let request: Prompted = self.read(ask)?;
+                if matches!(style, Style::Llama) && !request.config.stops.is_empty() {
+                    return Err(self.error(400, "Malformed input request: extraneous key [stop] is not permitted, please reformat your input and try again."));
+                }
+                self.asked(style, request.prompt, request.config)
+            }
+            None => Err(self.error(400, "The provided model identifier is invalid.")),
+        }
+    }
+
+    fn read<'b, T: Deserialize<'b>>(&self, ask: &Ask<'b>) -> Result<T, Whole> {
+        serde_json::from_slice(ask.body).map_err(|error| {
+            let message = format!(
+                "Malformed input request: {error}, please reformat your input and try again."
+            );
+            self.error(400, &message)
+        })
+    }
+
+    fn asked(&self, style: Style, prompt: String, config: Config) -> Result<Asked, Whole> {
+        if config
+            .temperature
+            .is_some_and(|t| !(0.0..=1.0).contains(&t))
+        {
+            return Err(self.error(400, "temperature must be less than or equal to 1"));
+        }
+        if config.limit == Some(0) {
+            return Err(self.error(400, "maxTokens must be greater than or equal to 1"));
+        }
+        Ok(Asked {
+            style,
+            prompt,
+            limit: config.limit,
+            stops: config.stops,
+        })
+    }
+}
+
+/// Each family has names of its own for the same.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Config {
+    #[serde(
+        alias = "maxTokens",
+        alias = "max_gen_len",
+        alias = "max_tokens",
+        alias = "maxTokenCount"
+    )]
+    limit: Option<u64>,
+    #[serde(alias = "stopSequences", alias = "stop")]
+    stops: Vec<String>,
+    temperature: Option<f64>,
+}
+
+struct Asked {
+    style: Style,
+    prompt: String,
+    limit: Option<u64>,
+    stops: Vec<String>,
+}
+
+#[derive(Clone, Copy)]
+enum Style {
+    Converse,
+    Llama,
+    Mistral,
+    Titan,
+}
+
+struct Answer {
+    style: Style,
+    input_tokens: u64,
+    text: Text,
+}
+
+impl Answer {
+    fn in_its_style(self) -> Self {
+        match self.style {
+            Style::Converse => Self {
+                text: self.text.into_chat(),
+                ..self
+            },
+            Style::Llama | Style::Mistral | Style::Titan => self,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match (self.style, &self.text.ending) {
+            (Style::Converse, Ending::Stop | Ending::Own) => "end_turn",
+            (Style::Converse, Ending::Sequence(_)) => "stop_sequence",
+            (Style::Converse, Ending::Length) => "max_tokens",
+            (Style::Converse, Ending::Filter) => "guardrail_intervened",
+            (Style::Titan, Ending::Stop | Ending::Own) => "FINISH",
+            (Style::Titan, Ending::Sequence(_)) => "STOP_CRITERIA_MET",
+            (Style::Titan, Ending::Length) => "LENGTH",
+            (Style::Titan, Ending::Filter) => "CONTENT_FILTERED",
+            (Style::Llama | Style::Mistral, Ending::Length) => "length",
+            (Style::Llama | Style::Mistral, _) => "stop",
+        }
+    }
+
+    fn said(&self) -> u64 {
+        self.text.tokens.len().try_into().unwrap_or(u64::MAX)
+    }
+
+    fn whole(&self) -> Whole {
+        let (text, reason, read, said) = (
+            self.text.joined(),
+            self.reason(),
+            self.input_tokens,
+            self.said(),
+        );
+        let body = match self.style {
+            Style::Converse => json!({
+                "metrics": {"latencyMs": 500}, "output": {"message": {"content": [{"text": text}], "role": "assistant"}},
+                "stopReason": reason, "usage": self.usage(),
+            }),
+            Style::Llama => {
+                json!({"generation": text, "prompt_token_count": read, "generation_token_count": said, "stop_reason": reason})
+            }
+            Style::Mistral => json!({"outputs": [{"text": text, "stop_reason": reason}]}),
+            Style::Titan => {
+                json!({"inputTextTokenCount": read, "results": [{"tokenCount": said, "outputText": text, "completionReason": reason}]})
+            }
+        };
+        let mut whole = Whole::json(200, &body);
+        if !matches!(self.style, Style::Converse) {
+            whole
+                .headers
+                .push(("x-amzn-bedrock-input-token-count", read.to_string()));
+            whole
+                .headers
+                .push(("x-amzn-bedrock-output-token-count", said.to_string()));
+        }
+        whole
+    }
+
+    fn usage(&self) -> Value {
+        let (read, said) = (self.input_tokens, self.said());
+        json!({"inputTokens": read, "outputTokens": said, "totalTokens": read.saturating_add(said)})
+    }
+
+    fn script(&self) -> Framed {
+        let mut frames = match self.style {
+            Style::Converse => vec![event("messageStart", json!({"role": "assistant"}))],
+            Style::Llama | Style::Mistral | Style::Titan => vec![],
+        };
+        let pieces = self.text.tokens.iter().enumerate();
+        frames.extend(pieces.map(|(at, token)| self.piece(at, token)));
+        let finish = frames.len();
+        match self.style {
+            Style::Converse => frames.extend([
+                event("contentBlockStop", json!({"contentBlockIndex": 0})),
+                event("messageStop", json!({"stopReason": self.reason()})),
+                event(
+                    "metadata",
+                    json!({"metrics": {"latencyMs": 500}, "usage": self.usage()}),
+                ),
+            ]),
+            Style::Llama | Style::Mistral | Style::Titan => frames.push(self.last()),
+        }
+        let mut garbage = event("chunk", json!({}));
+        if let Some(byte) = garbage.last_mut() {
+            *byte ^= 0xFF;
+        }
+        let busy = json!({"message": "Too many requests, please wait before trying again."});
+        Framed {
+            media: MESSAGES,
+            done: frames.len(),
+            finish,
+            frames,
+            error: message(
+                &[
+                    (":exception-type", "throttlingException"),
+                    (":content-type", "application/json"),
+                    (":message-type", "exception"),
+                ],
+                &busy,
+            ),
+            garbage,
+        }
+    }
+
+    fn piece(&self, at: usize, token: &str) -> Vec<u8> {
+        let first = (at == 0).then_some(self.input_tokens);
+        match self.style {
+            Style::Converse => event(
+                "contentBlockDelta",
+                json!({"contentBlockIndex": 0, "delta": {"text": token}}),
+            ),
+            Style::Llama => chunk(
+                &json!({"generation": token, "prompt_token_count": first, "generation_token_count": at + 1, "stop_reason": null}),
+            ),
+            Style::Mistral => chunk(&json!({"outputs": [{"text": token, "stop_reason": null}]})),
+            Style::Titan => chunk(
+                &json!({"outputText": token, "index": 0, "totalOutputTextTokenCount": null, "completionReason": null, "inputTextTokenCount": first}),
+            ),
+        }
+    }
+
+    fn last(&self) -> Vec<u8> {
+        let (reason, said) = (self.reason(), self.said());
+        let mut last = match self.style {
+            Style::Converse | Style::Llama => {
+                json!({"generation": "", "prompt_token_count": null, "generation_token_count": said, "stop_reason": reason})
+            }
+            Style::Mistral => json!({"outputs": [{"text": "", "stop_reason": reason}]}),
+            Style::Titan => {
+                json!({"outputText": "", "index": 0, "totalOutputTextTokenCount": said, "completionReason": reason, "inputTextTokenCount": null})
+            }
+        };
+        last["amazon-bedrock-invocationMetrics"] = json!({
+            "inputTokenCount": self.input_tokens, "outputTokenCount": said, "invocationLatency": 833, "firstByteLatency": 102,
+        });
+        chunk(&last)
+    }
+}
+
+/// A piece of InvokeModel's stream.
+fn chunk(piece: &Value) -> Vec<u8> {
+    event(
+        "chunk",
+        json!({"bytes": BASE64_STANDARD.encode(piece.to_string())}),
+    )
+}
+
+/// An event; Bedrock pads its payload, against those who would read a text from lengths.
+fn event(name: &str, mut payload: Value) -> Vec<u8> {
+    payload["p"] = "abcdefghij".into();
+    message(
+        &[
+            (":event-type", name),
+            (":content-type", "application/json"),
+            (":message-type", "event"),
+        ],
+        &payload,
+    )
+}
