@@ -203,11 +203,21 @@ data: {"type":"error","error":{"type":"overloaded_error","message":"busy"},"requ
     let listed = "data: [{\"error\": {\"code\": 503,\"message\": \"busy\",\"status\": \"UNAVAILABLE\"}}]\r\n\r\n";
     let object = listed.replace(['[', ']'], "");
     let bare = "{\n  \"error\": {\n    \"code\": 429,\n    \"message\": \"busy\",\n    \"status\": \"RESOURCE_EXHAUSTED\"\n  }\n}\n";
+    let oci = "data: {\"code\":\"TooManyRequests\",\"message\":\"busy\"}\n\n";
+    let cohere = "data: {\"apiFormat\":\"COHERE\",\"text\":\"\",\"finishReason\":\"ERROR\",\"errorMessage\":\"busy\"}\n\n";
+    let workers = "data: {\"errors\":[{\"code\":3040,\"message\":\"busy\"}]}\n\n";
     for (name, told, status, api_type) in [
         ("anthropic/text.sse", overloaded, 529, "overloaded_error"),
         ("gemini/text.sse", &object, 503, "UNAVAILABLE"),
         ("gemini/text.sse", listed, 503, "UNAVAILABLE"),
         ("gemini/text.sse", bare, 429, "RESOURCE_EXHAUSTED"),
+        ("vertex/anthropic.sse", overloaded, 529, "overloaded_error"),
+        ("vertex/anthropic.sse", &object, 503, "UNAVAILABLE"),
+        ("vertex/mistral.sse", listed, 503, "UNAVAILABLE"),
+        ("vertex/open.sse", &object, 503, "UNAVAILABLE"),
+        ("oci/generic.sse", oci, 429, "rate_limit_error"),
+        ("oci/cohere.sse", cohere, 502, "server_error"),
+        ("workers-ai/text.sse", workers, 429, "rate_limit_error"),
     ] {
         let fixture = STREAMS.iter().find(|known| known.name == name).unwrap();
         let text = std::str::from_utf8(fixture.input).unwrap();
