@@ -48,8 +48,11 @@ fn read_error_value(status: StatusCode, value: &str) -> Option<Error> {
     if let Ok(message) = serde_json::from_str::<String>(value) {
         return Some(Error::new(kind, message));
     }
+    if let Some(message) = read_findings(value) {
+        return Some(Error::new(kind, message));
+    }
     let object: Object<'_> = serde_json::from_str(value).ok()?;
-    let mut error = Error::new(kind, object.message?.into_owned());
+    let mut error = Error::new(kind, read_sentence(object.message?)?);
     if let Some(api_type) = object.api_type {
         error = error.with_type(api_type.into_owned());
     }
@@ -63,10 +66,59 @@ fn read_error_value(status: StatusCode, value: &str) -> Option<Error> {
     }
 }
 
+/// An error's sentence, or what a validator found, bare or below `detail`.
+fn read_sentence(message: &RawValue) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Nested<'a> {
+        #[serde(borrow)]
+        detail: &'a RawValue,
+    }
+    let text = message.get();
+    serde_json::from_str(text)
+        .ok()
+        .or_else(|| read_findings(text))
+        .or_else(|| read_findings(serde_json::from_str::<Nested<'_>>(text).ok()?.detail.get()))
+}
+
+/// Reads `[{"loc":["body","n"],"msg":"…"}]`, as servers written in Python tell what is wrong with a request. What stands
+/// beside it may quote the prompt, and is left out.
+fn read_findings(text: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Finding<'a> {
+        #[serde(borrow)]
+        msg: Cow<'a, str>,
+        #[serde(default)]
+        loc: Vec<Piece>,
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Piece {
+        Name(String),
+        Index(u64),
+    }
+    let findings: Vec<Finding<'_>> = serde_json::from_str(text).ok()?;
+    let told = findings.into_iter().map(|finding| {
+        let place: Vec<String> = finding
+            .loc
+            .into_iter()
+            .map(|piece| match piece {
+                Piece::Name(name) => name,
+                Piece::Index(index) => index.to_string(),
+            })
+            .collect();
+        match place.join(".") {
+            place if place.is_empty() => finding.msg.into_owned(),
+            place => format!("{place}: {}", finding.msg),
+        }
+    });
+    let told: Vec<String> = told.collect();
+    (!told.is_empty()).then(|| told.join("; "))
+}
+
 #[derive(Deserialize)]
 struct Object<'a> {
     #[serde(borrow, default)]
-    message: Option<Cow<'a, str>>,
+    message: Option<&'a RawValue>,
     #[serde(borrow, default, rename = "type")]
     api_type: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -92,4 +144,38 @@ enum Code {
     Word(String),
     Number(i64),
     Other(serde::de::IgnoredAny),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_validator_found_is_told_and_the_input_is_not() {
+        let findings = r#"[{"type":"extra_forbidden","loc":["body","messages",0,"x"],"msg":"Extra inputs are not permitted","input":"secret"},{"msg":"also"}]"#;
+        for body in [
+            format!(r#"{{"detail":{findings}}}"#),
+            format!(
+                r#"{{"object":"error","message":{{"detail":{findings}}},"type":"invalid_request_error","param":null,"code":null}}"#
+            ),
+            format!(
+                r#"{{"object":"Error","message":{findings},"type":"invalid_request_error","code":3001}}"#
+            ),
+        ] {
+            let error = read_error(StatusCode::UNPROCESSABLE_ENTITY, body.as_bytes());
+            assert_eq!(
+                error.message(),
+                "body.messages.0.x: Extra inputs are not permitted; also"
+            );
+        }
+        for body in [
+            r#"{"detail":[]}"#,
+            r#"{"message":{"detail":{"detail":[]}}}"#,
+            r#"{"message":7}"#,
+            r#"{"message":null}"#,
+        ] {
+            let error = read_error(StatusCode::BAD_GATEWAY, body.as_bytes());
+            assert!(error.message().contains("502"), "{body}");
+        }
+    }
 }

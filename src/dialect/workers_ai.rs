@@ -89,8 +89,11 @@ impl Dialect for WorkersAi {
         partial: &mut Partial,
     ) -> Result<Completion<'b>, Error> {
         let reply: Reply<'b> = serde_json::from_slice(body).map_err(not_the_shape)?;
-        if let Some(error) = reply.told(StatusCode::BAD_GATEWAY) {
+        if let Some(error) = reply.errors.as_deref().and_then(told_inside) {
             return Err(error);
+        }
+        if let Some(error) = reply.error {
+            return Err(read_stream_error(error));
         }
         let result = reply.result.filter(Said::says);
         let result = result.ok_or_else(|| Error::broken("The provider's answer holds no text."))?;
@@ -115,7 +118,7 @@ impl Dialect for WorkersAi {
     fn read_error(&self, status: StatusCode, body: &[u8]) -> Error {
         let reply: Option<Reply<'_>> = serde_json::from_slice(body).ok();
         reply
-            .and_then(|reply| reply.told(status))
+            .and_then(|reply| Some(told(reply.errors?.first()?, status)))
             .unwrap_or_else(|| read_error(status, body))
     }
 }
@@ -179,6 +182,9 @@ struct Reply<'a> {
     result: Option<Said<'a>>,
     #[serde(borrow, default)]
     errors: Option<Vec<ToldError<'a>>>,
+    /// The form of the models that answer as OpenAI's do.
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
 }
 
 /// What a model said: the `result` of a reply, or one event.
@@ -223,12 +229,6 @@ struct ToldError<'a> {
     message: Cow<'a, str>,
 }
 
-impl Reply<'_> {
-    fn told(&self, status: StatusCode) -> Option<Error> {
-        told(self.errors.as_deref()?, status)
-    }
-}
-
 impl<'a> Said<'a> {
     fn says(&self) -> bool {
         self.response.is_some() || self.choices.as_ref().is_some_and(|list| !list.is_empty())
@@ -238,8 +238,7 @@ impl<'a> Said<'a> {
         if let Some(error) = self.error {
             return Err(read_stream_error(error));
         }
-        let errors = self.errors.as_deref().unwrap_or_default();
-        if let Some(error) = told(errors, StatusCode::BAD_GATEWAY) {
+        if let Some(error) = self.errors.as_deref().and_then(told_inside) {
             return Err(error);
         }
         partial.usage = read_usage(self.usage).or(partial.usage);
@@ -311,14 +310,41 @@ fn finish(partial: &mut Partial) -> Finish<'static> {
     }
 }
 
-fn told(errors: &[ToldError<'_>], status: StatusCode) -> Option<Error> {
+/// An error inside a 200: it counts as the HTTP error that its code comes with elsewhere.
+fn told_inside(errors: &[ToldError<'_>]) -> Option<Error> {
     let first = errors.first()?;
-    let error = Error::new(Kind::Upstream(status), first.message.clone().into_owned());
-    Some(match first.code {
-        Some(code) => error.with_code(code.to_string()),
-        None => error,
-    })
+    let known = STATUSES.iter().find(|(code, _)| Some(*code) == first.code);
+    let status = known.and_then(|&(_, status)| StatusCode::from_u16(status).ok());
+    Some(told(first, status.unwrap_or(StatusCode::BAD_GATEWAY)))
 }
+
+fn told(error: &ToldError<'_>, status: StatusCode) -> Error {
+    let told = Error::new(Kind::Upstream(status), error.message.clone().into_owned());
+    match error.code {
+        Some(code) => told.with_code(code.to_string()),
+        None => told,
+    }
+}
+
+/// The API's error codes and the statuses they come with.
+const STATUSES: &[(u64, u16)] = &[
+    (5007, 400),
+    (5004, 400),
+    (3039, 400),
+    (3003, 400),
+    (5018, 403),
+    (5016, 403),
+    (3023, 403),
+    (3041, 403),
+    (5019, 405),
+    (5005, 405),
+    (3042, 404),
+    (3006, 413),
+    (3007, 408),
+    (3008, 408),
+    (3036, 429),
+    (3040, 429),
+];
 
 /// Fields of the API that the page lacks and that leave the answer a text.
 const EXTRAS: &[&str] = &["lora", "repetition_penalty", "top_k"];
@@ -493,8 +519,19 @@ mod tests {
         assert_eq!(error.message(), "No such model");
         let told = String::from_utf8(error.body()).unwrap();
         assert!(told.contains(r#""code":"5007""#), "{told}");
-        let inside = WORKERS_AI.read_reply(body, &mut Partial::default());
-        assert_eq!(inside.unwrap_err().status(), 502);
+        let inside = |body: &str| {
+            let read = WORKERS_AI.read_reply(body.as_bytes(), &mut Partial::default());
+            read.unwrap_err().status()
+        };
+        for (code, status) in [(5007, 400), (3040, 429), (1, 502)] {
+            let body =
+                format!(r#"{{"success":false,"errors":[{{"code":{code},"message":"no"}}]}}"#);
+            assert_eq!(inside(&body), status);
+        }
+        assert_eq!(
+            inside(r#"{"error":{"code":"invalid_prompt","message":"no"}}"#),
+            502
+        );
         for body in ["", "<html>", "{}", "[]", "null", r#"{"errors":[]}"#] {
             let error = WORKERS_AI.read_error(StatusCode::BAD_GATEWAY, body.as_bytes());
             assert!(error.message().contains("502"), "{body}");

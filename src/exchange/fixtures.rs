@@ -254,6 +254,9 @@ data: {"type":"message-end","delta":{"finish_reason":"ERROR","error":"busy"}}
 
 "#;
     let generation = "data:{\"error\":\"busy\",\"error_type\":\"generation\"}\n\n";
+    let oci = "data: {\"code\":\"TooManyRequests\",\"message\":\"busy\"}\n\n";
+    let cohere = "data: {\"apiFormat\":\"COHERE\",\"text\":\"\",\"finishReason\":\"ERROR\",\"errorMessage\":\"busy\"}\n\n";
+    let workers = "data: {\"errors\":[{\"code\":3040,\"message\":\"busy\"}]}\n\n";
     for (name, told, status, api_type) in [
         ("anthropic/text.sse", overloaded, 529, "overloaded_error"),
         ("cohere/text.sse", failed, 500, "ERROR"),
@@ -273,6 +276,13 @@ data: {"type":"message-end","delta":{"finish_reason":"ERROR","error":"busy"}}
             502,
             "server_error",
         ),
+        ("vertex/anthropic.sse", overloaded, 529, "overloaded_error"),
+        ("vertex/anthropic.sse", &object, 503, "UNAVAILABLE"),
+        ("vertex/mistral.sse", listed, 503, "UNAVAILABLE"),
+        ("vertex/open.sse", &object, 503, "UNAVAILABLE"),
+        ("oci/generic.sse", oci, 429, "rate_limit_error"),
+        ("oci/cohere.sse", cohere, 502, "server_error"),
+        ("workers-ai/text.sse", workers, 429, "rate_limit_error"),
     ] {
         let fixture = streams().find(|known| known.name == name).unwrap();
         let text = std::str::from_utf8(fixture.input).unwrap();
