@@ -68,7 +68,9 @@ impl<'a> Finish<'a> {
             | "MAX_TOKENS"
             | "model_length"
             | "LENGTH"
-            | "model_context_window_exceeded" => FinishReason::Length,
+            | "model_context_window_exceeded"
+            | "token_limit"
+            | "time_limit" => FinishReason::Length,
             "content_filter"
             | "content_filtered"
             | "guardrail_intervened"

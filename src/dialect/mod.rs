@@ -12,6 +12,7 @@ mod openai_error;
 mod openai_reply;
 pub mod tgi;
 pub mod triton;
+pub mod watsonx;
 
 use std::{borrow::Cow, fmt::Debug};
 
@@ -155,6 +156,7 @@ pub const DIALECTS: &[&dyn Dialect] = &[
     &cohere::COHERE,
     &tgi::TGI,
     &triton::TRITON,
+    &watsonx::WATSONX,
 ];
 
 /// The dialect that a conf calls `name`.

@@ -14,6 +14,7 @@ mod player;
 mod text;
 mod tgi;
 mod triton;
+mod watsonx;
 
 use std::{
     sync::Arc,
@@ -95,6 +96,7 @@ fn vendor(path: &str) -> Option<&'static dyn Vendor> {
         _ if path.ends_with("/chat") => Some(&cohere::Cohere),
         _ if path.contains("/v2/models/") && path.contains("/generate") => Some(&triton::Triton),
         _ if path.ends_with("/generate") || path.ends_with("/generate_stream") => Some(&tgi::Tgi),
+        _ if path.contains("/text/generation") => Some(&watsonx::Watsonx),
         _ if path.ends_with("/messages") => Some(&anthropic::Anthropic),
         _ if path.contains(":generateContent") || path.contains(":streamGenerateContent") => {
             Some(&gemini::Gemini)
@@ -290,6 +292,10 @@ mod tests {
         let (_, triton) = whole(ask("/v2/models/ensemble/generate", BEARER, &input));
         assert_eq!(triton["text_output"], " Sweet treats for every occasion!");
         assert_eq!(triton["model_name"], "ensemble");
+        let input = json!({"model_id": "m", "input": PROMPT, "project_id": "p"});
+        let path = "/ml/v1/text/generation?version=2025-02-11";
+        let (_, watsonx) = whole(ask(path, BEARER, &input));
+        assert_eq!(watsonx["results"][0]["generated_token_count"], 5);
         let (_, gemini) = whole(ask(
             "/v1beta/models/g:generateContent",
             ("x-goog-api-key", "k"),
@@ -324,6 +330,9 @@ mod tests {
         assert_eq!((status, &tgi["error_type"]), (422, &json!("validation")));
         let (status, triton) = whole(ask("/v2/models/m/generate", nobody, &json!({})));
         assert!(status == 400 && triton["error"].is_string(), "{triton}");
+        let path = "/ml/v1/text/generation?version=2025-02-11";
+        let (status, watsonx) = whole(ask(path, BEARER, &json!({"model_id": "m", "input": "x"})));
+        assert_eq!((status, &watsonx["status_code"]), (400, &json!(400)));
         let (status, gemini) = whole(ask("/v1beta/models/g:generateContent", nobody, &json!({})));
         assert_eq!(
             (status, &gemini["error"]["status"]),

@@ -6,7 +6,7 @@ use crate::{
     completion::{Compliance, Partial},
     dialect::{
         Dialect, anthropic::ANTHROPIC, chat, cohere::COHERE, gemini::GEMINI, openai, tgi::TGI,
-        triton::TRITON,
+        triton::TRITON, watsonx::WATSONX,
     },
     exchange::relay::{Answer, Counts, Relay, Wishes},
 };
@@ -46,6 +46,7 @@ const STREAMS: &[Fixture] = fixtures!(".sse":
     TGI => "tgi/text",
     TGI => "tgi/old",
     TRITON => "triton/text",
+    WATSONX => "watsonx/text",
 );
 
 const REPLIES: &[Fixture] = fixtures!(".json":
@@ -63,6 +64,7 @@ const REPLIES: &[Fixture] = fixtures!(".json":
     TGI => "tgi/text",
     TGI => "tgi/best-of",
     TRITON => "triton/text",
+    WATSONX => "watsonx/text",
 );
 
 const WISHES: Wishes = Wishes {
@@ -200,6 +202,11 @@ data: {"type":"message-end","delta":{"finish_reason":"ERROR","error":"busy"}}
 
 "#;
     let generation = "data:{\"error\":\"busy\",\"error_type\":\"generation\"}\n\n";
+    let quota = r#"id: 3
+event: error
+data: {"errors":[{"code":"token_quota_reached","message":"busy"}],"trace":"t","status_code":403}
+
+"#;
     for (name, told, status, api_type) in [
         ("anthropic/text.sse", overloaded, 529, "overloaded_error"),
         ("cohere/text.sse", failed, 500, "ERROR"),
@@ -210,6 +217,7 @@ data: {"type":"message-end","delta":{"finish_reason":"ERROR","error":"busy"}}
             502,
             "server_error",
         ),
+        ("watsonx/text.sse", quota, 403, "permission_error"),
         ("gemini/text.sse", &object, 503, "UNAVAILABLE"),
         ("gemini/text.sse", listed, 503, "UNAVAILABLE"),
         ("gemini/text.sse", bare, 429, "RESOURCE_EXHAUSTED"),
@@ -272,6 +280,7 @@ fn text(out: &str) -> String {
 const END: &str = "data: [DONE]\n\n";
 const ERROR: &str = "data: {\"error\":{";
 const REASONS: &[&str] = &[
+    "\"stop_reason\":\"eos_token",
     "\"stop_reason\":\"",
     "\"finish_reason\":\"",
     "\"finishReason\": \"",
