@@ -10,6 +10,7 @@ pub mod gemini;
 pub mod openai;
 mod openai_error;
 mod openai_reply;
+pub mod replicate;
 pub mod tgi;
 pub mod triton;
 pub mod watsonx;
@@ -157,6 +158,7 @@ pub const DIALECTS: &[&dyn Dialect] = &[
     &tgi::TGI,
     &triton::TRITON,
     &watsonx::WATSONX,
+    &replicate::REPLICATE,
 ];
 
 /// The dialect that a conf calls `name`.

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use crate::{
     completion::{Compliance, Partial},
     dialect::{
-        Dialect, anthropic::ANTHROPIC, chat, cohere::COHERE, gemini::GEMINI, openai, tgi::TGI,
-        triton::TRITON, watsonx::WATSONX,
+        Dialect, anthropic::ANTHROPIC, chat, cohere::COHERE, gemini::GEMINI, openai,
+        replicate::REPLICATE, tgi::TGI, triton::TRITON, watsonx::WATSONX,
     },
     exchange::relay::{Answer, Counts, Relay, Wishes},
 };
@@ -65,6 +65,8 @@ const REPLIES: &[Fixture] = fixtures!(".json":
     TGI => "tgi/best-of",
     TRITON => "triton/text",
     WATSONX => "watsonx/text",
+    REPLICATE => "replicate/text",
+    REPLICATE => "replicate/pieces",
 );
 
 const WISHES: Wishes = Wishes {

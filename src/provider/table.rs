@@ -22,6 +22,7 @@ use crate::{
         cohere::COHERE,
         gemini::GEMINI,
         openai::OPENAI,
+        replicate::REPLICATE,
     },
     provider::{Auth, Row},
 };
@@ -68,6 +69,7 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         text("openrouter", "https://openrouter.ai/api/v1", &[Prompts, TokenIds, N, Suffix, Echo, BestOf, Logprobs]),
         text("ovhcloud", "https://oai.endpoints.kepler.ai.cloud.ovh.net/v1", &[Suffix, BestOf]),
         chat("perplexity-ai", "https://api.perplexity.ai", &[N, Seed, LogitBias, User]),
+        row("replicate", "https://api.replicate.com/v1", &REPLICATE, Auth::Bearer, &[]),
         chat("sambanova", "https://api.sambanova.ai/v1", &[N, PresencePenalty, FrequencyPenalty, Seed, LogitBias, User]),
         own("sglang", &[Suffix, BestOf]),
         chat("siliconflow", "https://api.siliconflow.cn/v1", &[Seed, LogitBias, User]),
