@@ -69,7 +69,9 @@ impl<'a> Finish<'a> {
             | "model_length"
             | "LENGTH"
             | "ERROR_LIMIT"
-            | "model_context_window_exceeded" => FinishReason::Length,
+            | "model_context_window_exceeded"
+            | "token_limit"
+            | "time_limit" => FinishReason::Length,
             "content_filter"
             | "CONTENT_FILTER"
             | "content_filtered"

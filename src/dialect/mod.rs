@@ -18,9 +18,11 @@ pub mod ollama;
 pub mod openai;
 mod openai_error;
 mod openai_reply;
+pub mod replicate;
 pub mod tgi;
 pub mod triton;
 pub mod vertex;
+pub mod watsonx;
 pub mod workers_ai;
 
 use std::{borrow::Cow, fmt::Debug};
@@ -202,6 +204,8 @@ pub const DIALECTS: &[&dyn Dialect] = &[
     &workers_ai::WORKERS_AI,
     &bedrock::BEDROCK,
     &bedrock_invoke::BEDROCK_INVOKE,
+    &watsonx::WATSONX,
+    &replicate::REPLICATE,
 ];
 
 /// The dialect that a conf calls `name`.

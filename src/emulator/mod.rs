@@ -16,10 +16,12 @@ mod oci;
 mod ollama;
 mod openai;
 mod player;
+mod replicate;
 mod text;
 mod tgi;
 mod triton;
 mod vertex;
+mod watsonx;
 mod workers_ai;
 
 use std::{
@@ -117,6 +119,8 @@ fn vendor(path: &str) -> Option<&'static dyn Vendor> {
         _ if path.contains("/v2/models/") && path.contains("/generate") => Some(&triton::Triton),
         _ if path.ends_with("/generate") || path.ends_with("/generate_stream") => Some(&tgi::Tgi),
         _ if path.contains("/ai/run/") => Some(&workers_ai::WorkersAi),
+        _ if path.contains("/text/generation") => Some(&watsonx::Watsonx),
+        _ if path.ends_with("/predictions") => Some(&replicate::Replicate),
         _ if path.ends_with("/messages") => Some(&anthropic::Anthropic),
         _ if path.contains(":generateContent") || path.contains(":streamGenerateContent") => {
             Some(&gemini::Gemini)
@@ -241,6 +245,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(key.0, key.1.parse().unwrap());
         headers.insert("anthropic-version", "2023-06-01".parse().unwrap());
+        headers.insert("prefer", "wait".parse().unwrap());
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         let (path, knobs) = Knobs::default().turned_by(path, &headers);
         answer(&Ask {
@@ -312,6 +317,15 @@ mod tests {
         let (_, triton) = whole(ask("/v2/models/ensemble/generate", BEARER, &input));
         assert_eq!(triton["text_output"], " Sweet treats for every occasion!");
         assert_eq!(triton["model_name"], "ensemble");
+        let input = json!({"model_id": "m", "input": PROMPT, "project_id": "p"});
+        let path = "/ml/v1/text/generation?version=2025-02-11";
+        let (_, watsonx) = whole(ask(path, BEARER, &input));
+        assert_eq!(watsonx["results"][0]["generated_token_count"], 5);
+        let input = json!({"input": {"prompt": PROMPT, "max_tokens": 2}});
+        let (status, replicate) = whole(ask("/v1/models/a/b/predictions", BEARER, &input));
+        assert_eq!(status, 201);
+        assert_eq!(replicate["status"], "succeeded");
+        assert_eq!(replicate["output"], json!(["Sweet", " treats"]));
         let (_, gemini) = whole(ask(
             "/v1beta/models/g:generateContent",
             ("x-goog-api-key", "k"),
@@ -437,6 +451,11 @@ mod tests {
         assert_eq!((status, &tgi["error_type"]), (422, &json!("validation")));
         let (status, triton) = whole(ask("/v2/models/m/generate", nobody, &json!({})));
         assert!(status == 400 && triton["error"].is_string(), "{triton}");
+        let path = "/ml/v1/text/generation?version=2025-02-11";
+        let (status, watsonx) = whole(ask(path, BEARER, &json!({"model_id": "m", "input": "x"})));
+        assert_eq!((status, &watsonx["status_code"]), (400, &json!(400)));
+        let (status, replicate) = whole(ask("/v1/models/a/b/predictions", nobody, &json!({})));
+        assert_eq!((status, &replicate["status"]), (401, &json!(401)));
         let (status, gemini) = whole(ask("/v1beta/models/g:generateContent", nobody, &json!({})));
         assert_eq!(
             (status, &gemini["error"]["status"]),

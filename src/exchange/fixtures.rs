@@ -6,7 +6,7 @@ use crate::{
     completion::{Compliance, Partial},
     dialect::{
         Dialect, anthropic, bedrock, bedrock_invoke, chat, cohere, fim, gemini, oci, ollama,
-        openai, tgi, triton, vertex, workers_ai,
+        openai, replicate, tgi, triton, vertex, watsonx, workers_ai,
     },
     exchange::relay::{Answer, Counts, Relay, Wishes},
     wire::Framing,
@@ -57,6 +57,7 @@ const EVENTS: &[Fixture] = fixtures!(".sse":
     workers_ai::WORKERS_AI => "workers-ai/text",
     workers_ai::WORKERS_AI => "workers-ai/chat",
     fim::FIM => "fim/text",
+    watsonx::WATSONX => "watsonx/text",
 );
 
 const LINES: &[Fixture] = fixtures!(".ndjson":
@@ -100,6 +101,9 @@ const REPLIES: &[Fixture] = fixtures!(".json":
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/llama",
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/mistral",
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/titan",
+    watsonx::WATSONX => "watsonx/text",
+    replicate::REPLICATE => "replicate/text",
+    replicate::REPLICATE => "replicate/pieces",
 );
 
 fn streams() -> impl Iterator<Item = &'static Fixture> {
@@ -257,6 +261,11 @@ data: {"type":"message-end","delta":{"finish_reason":"ERROR","error":"busy"}}
     let oci = "data: {\"code\":\"TooManyRequests\",\"message\":\"busy\"}\n\n";
     let cohere = "data: {\"apiFormat\":\"COHERE\",\"text\":\"\",\"finishReason\":\"ERROR\",\"errorMessage\":\"busy\"}\n\n";
     let workers = "data: {\"errors\":[{\"code\":3040,\"message\":\"busy\"}]}\n\n";
+    let quota = r#"id: 3
+event: error
+data: {"errors":[{"code":"token_quota_reached","message":"busy"}],"trace":"t","status_code":403}
+
+"#;
     for (name, told, status, api_type) in [
         ("anthropic/text.sse", overloaded, 529, "overloaded_error"),
         ("cohere/text.sse", failed, 500, "ERROR"),
@@ -267,6 +276,7 @@ data: {"type":"message-end","delta":{"finish_reason":"ERROR","error":"busy"}}
             502,
             "server_error",
         ),
+        ("watsonx/text.sse", quota, 403, "permission_error"),
         ("gemini/text.sse", &object, 503, "UNAVAILABLE"),
         ("gemini/text.sse", listed, 503, "UNAVAILABLE"),
         ("gemini/text.sse", bare, 429, "RESOURCE_EXHAUSTED"),
@@ -390,6 +400,7 @@ const END: &str = "data: [DONE]\n\n";
 const ERROR: &str = "data: {\"error\":{";
 const REASONS: &[&str] = &[
     "\"done_reason\":\"",
+    "\"stop_reason\":\"eos_token",
     "\"stop_reason\":\"",
     "\"finish_reason\":\"",
     "\"finishReason\": \"",

@@ -163,6 +163,7 @@ pub const BEDROCK: &[Template] = &[Template {
 }];
 
 /// <https://docs.oracle.com/en-us/iaas/api/#/en/generative-ai-inference/20231130/>.
+#[expect(dead_code, reason = "its row needs the signature")]
 pub const ORACLE: &[Template] = &[Template {
     url: "https://inference.generativeai.{oracle_region}.oci.oraclecloud.com",
     query: "",
@@ -174,5 +175,20 @@ pub const ORACLE: &[Template] = &[Template {
         owner: Owner::Vendor,
         default: Default::None,
         example: "us-chicago-1",
+    }],
+}];
+
+/// <https://cloud.ibm.com/apidocs/watsonx-ai#endpoint-url>.
+pub const WATSONX: &[Template] = &[Template {
+    url: "https://{watsonx_region}.ml.cloud.ibm.com",
+    query: "",
+    only_if: None,
+    slots: &[Slot {
+        name: "watsonx_region",
+        header: "x-portkey-watsonx-region",
+        grammar: Grammar::Label,
+        owner: Owner::Vendor,
+        default: Default::Value("us-south"),
+        example: "us-south",
     }],
 }];

@@ -30,8 +30,9 @@ fn demo() -> Gateway {
 
 fn call(gateway: &Gateway, provider: &Value, key: &str, stream: bool) -> Answer {
     let body = format!(
-        r#"{{"model":"{}","prompt":"Write a tagline for an ice cream shop.","max_tokens":20{}}}"#,
+        r#"{{"model":"{}","prompt":"Write a tagline for an ice cream shop.","max_tokens":20{}{}}}"#,
         model(provider),
+        needed(provider),
         if stream {
             r#","stream":true,"stream_options":{"include_usage":true}"#
         } else {
@@ -59,6 +60,15 @@ fn model(provider: &Value) -> &'static str {
         "bedrock-invoke" => "meta.llama3-70b-instruct-v1:0",
         "replicate" => "meta/meta-llama-3-8b",
         _ => "emulated-1",
+    }
+}
+
+/// Body fields of the vendor's own that it cannot do without.
+fn needed(provider: &Value) -> &'static str {
+    match provider["dialect"].as_str().unwrap() {
+        "oci" => r#","compartmentId":"ocid1.compartment.oc1..demo""#,
+        "watsonx" => r#","project_id":"demo""#,
+        _ => "",
     }
 }
 

@@ -1,0 +1,395 @@
+//! Replicate's official models: `POST {base}/models/{owner}/{name}/predictions`, waiting for the output.
+//!
+//! Sources: <https://replicate.com/docs/reference/http#models.predictions.create>,
+//! [waiting](https://replicate.com/docs/topics/predictions/create-a-prediction). Each model declares its own inputs; the
+//! names here are those of its Llama models (<https://replicate.com/meta/meta-llama-3-70b-instruct/api/schema>). Models take
+//! no note of inputs that they do not have, which nobody is told.
+//!
+//! * A stream has an address of its own, which the first answer tells: a second call, which no dialect can make. A client
+//!   that wants a stream gets the whole output as one.
+//! * "Synchronous predictions hold the request open for … 60 seconds": what takes longer is answered with 504, and goes on
+//!   running at Replicate.
+//! * No reason is told for the end of a text: it is told as `stop`, even where `max_tokens` has cut it.
+//! * Community models, which are called by version, and deployments have other addresses and are not served.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{
+    completion::{
+        Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
+    },
+    dialect::{
+        Dialect, Extras, PromptForm, Step, Text, UpstreamRequest, extras, join, not_the_shape,
+        openai::learn_head, openai_error::read_error, positive_max_tokens, to_body,
+    },
+    error::{Error, Kind},
+    wire::{Frame, Framing},
+};
+
+/// Replicate's predictions.
+#[derive(Debug)]
+pub struct Replicate;
+
+pub static REPLICATE: Replicate = Replicate;
+
+impl Dialect for Replicate {
+    fn name(&self) -> &'static str {
+        "replicate"
+    }
+
+    /// That of the address which is not called.
+    fn framing(&self) -> Framing {
+        Framing::Sse
+    }
+
+    fn support(&self, parameter: Parameter) -> Support {
+        match parameter {
+            Parameter::MaxTokens
+            | Parameter::Temperature
+            | Parameter::TopP
+            | Parameter::Stop
+            | Parameter::PresencePenalty
+            | Parameter::FrequencyPenalty
+            | Parameter::Seed => Support::Native,
+            Parameter::Stream | Parameter::StreamOptions => Support::Emulated,
+            Parameter::Prompts
+            | Parameter::TokenIds
+            | Parameter::N
+            | Parameter::Suffix
+            | Parameter::Echo
+            | Parameter::BestOf
+            | Parameter::Logprobs
+            | Parameter::User
+            | Parameter::LogitBias => Support::Refused,
+        }
+    }
+
+    fn extras(&self) -> Extras {
+        Extras::Only(EXTRAS)
+    }
+
+    fn prompt_form(&self) -> PromptForm {
+        PromptForm::Text
+    }
+
+    fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {
+        let model = read_model(request.model())?;
+        Ok(UpstreamRequest {
+            path: Cow::Owned(format!("/models/{model}/predictions")),
+            headers: &[("prefer", "wait")],
+            body: to_body(&Body {
+                input: Input::try_new(request)?,
+            })?,
+        })
+    }
+
+    fn read_reply<'b>(
+        &self,
+        body: &'b [u8],
+        partial: &mut Partial,
+    ) -> Result<Completion<'b>, Error> {
+        let prediction: Prediction<'b> = serde_json::from_slice(body).map_err(not_the_shape)?;
+        let output = prediction.output()?;
+        learn_head(partial, prediction.id, None, prediction.model);
+        partial.usage = prediction.metrics.and_then(read_usage);
+        partial.finished += 1;
+        Ok(Completion {
+            choices: vec![Choice {
+                text: read_output(output)?,
+                finish: Some(Finish::UNTOLD),
+                ..Choice::default()
+            }],
+        })
+    }
+
+    fn read_frame<'f>(&self, _frame: &'f Frame, _partial: &mut Partial) -> Result<Step<'f>, Error> {
+        Err(Error::broken("The provider streamed an unasked answer."))
+    }
+
+    /// `{"detail":"…"}`
+    fn read_error(&self, status: StatusCode, body: &[u8]) -> Error {
+        match status {
+            // "The prediction has been created but does not yet have all outputs."
+            StatusCode::ACCEPTED => unfinished(),
+            _ => read_error(status, body),
+        }
+    }
+}
+
+/// `owner/name`. It becomes two pieces of the path: nothing in it may end them.
+fn read_model(model: &str) -> Result<&str, Error> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let name = |name: &str| name.bytes().all(plain) && name.bytes().any(|byte| byte != b'.');
+    let valid = model
+        .split_once('/')
+        .is_some_and(|(owner, model)| name(owner) && name(model));
+    let wrong = "`model` must be `owner/name` of an official model for this provider.";
+    valid
+        .then_some(model)
+        .ok_or_else(|| Error::invalid("model", wrong))
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    input: Input<'a>,
+}
+
+#[derive(Serialize)]
+struct Input<'a> {
+    prompt: &'a RawValue,
+    max_tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_p: Option<f64>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    stop_sequences: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    presence_penalty: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frequency_penalty: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<i64>,
+    #[serde(flatten)]
+    extra: BTreeMap<&'a str, &'a RawValue>,
+}
+
+impl<'a> Input<'a> {
+    fn try_new(request: &'a CompletionRequest) -> Result<Self, Error> {
+        // "A comma-separated list of sequences to stop generation at."
+        let apart = |stop: &String| !stop.is_empty() && !stop.contains(',');
+        if !request.stop.iter().all(apart) {
+            return Err(Error::invalid(
+                "stop",
+                "`stop` can hold neither a comma nor an empty sequence for this provider.",
+            ));
+        }
+        Ok(Self {
+            prompt: request.sole_text()?,
+            max_tokens: positive_max_tokens(request)?,
+            temperature: request.temperature,
+            top_p: request.top_p,
+            stop_sequences: request.stop.join(","),
+            // The models' own defaults are not neutral: a 0 that was asked for is sent.
+            presence_penalty: request.presence_penalty,
+            frequency_penalty: request.frequency_penalty,
+            seed: request.seed,
+            extra: extras(request).collect(),
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Prediction<'a> {
+    #[serde(borrow, default)]
+    id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    model: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    status: Cow<'a, str>,
+    #[serde(borrow, default)]
+    output: Option<&'a RawValue>,
+    /// A sentence, or an object of some models.
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    metrics: Option<&'a RawValue>,
+}
+
+impl<'a> Prediction<'a> {
+    /// What the model wrote, if it is done.
+    fn output(&self) -> Result<&'a RawValue, Error> {
+        match &*self.status {
+            "succeeded" => self
+                .output
+                .ok_or_else(|| Error::broken("The provider's answer holds no output.")),
+            "starting" | "processing" => Err(unfinished()),
+            "failed" => {
+                let told = self.error.map(RawValue::get).map(serde_json::from_str);
+                let told: Option<String> = told.and_then(Result::ok);
+                let message = told.map_or("The provider's prediction failed.".into(), Cow::Owned);
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                Err(Error::new(Kind::Upstream(status), message))
+            }
+            // `canceled`, `aborted`, and no status at all.
+            _ => Err(Error::broken(
+                "The provider's prediction was neither finished nor failed.",
+            )),
+        }
+    }
+}
+
+fn unfinished() -> Error {
+    let message = "The prediction did not finish while the provider held the request open.";
+    Error::new(Kind::Upstream(StatusCode::GATEWAY_TIMEOUT), message)
+}
+
+/// A text, or the pieces of one.
+fn read_output(output: &RawValue) -> Result<Cow<'_, str>, Error> {
+    let output = output.get();
+    let pieces: Vec<Text<'_>> = if output.starts_with('"') {
+        serde_json::from_str(output).map(|text| vec![text])
+    } else {
+        serde_json::from_str(output)
+    }
+    .map_err(not_the_shape)?;
+    Ok(join(pieces.into_iter().map(|piece| piece.0)))
+}
+
+fn read_usage(metrics: &RawValue) -> Option<Usage> {
+    #[derive(Deserialize)]
+    struct Counts {
+        input_token_count: u64,
+        output_token_count: u64,
+    }
+    let counts: Counts = serde_json::from_str(metrics.get()).ok()?;
+    Some(Usage::new(
+        counts.input_token_count,
+        counts.output_token_count,
+    ))
+}
+
+/// Inputs of the models that the page lacks and that leave the answer a text.
+const EXTRAS: &[&str] = &[
+    "length_penalty",
+    "max_new_tokens",
+    "min_new_tokens",
+    "min_tokens",
+    "prompt_template",
+    "system_prompt",
+    "top_k",
+];
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::dialect::settle;
+
+    fn write_to(model: &str, fields: &str) -> Result<(String, String), Error> {
+        let body = format!(r#"{{"model":"{model}","prompt":"a\n\u00e9",{fields}}}"#);
+        let mut request = CompletionRequest::read(Bytes::from(body)).unwrap();
+        settle(&mut request, &REPLICATE, &[], "replicate")?;
+        let upstream = REPLICATE.write_request(&request)?;
+        assert_eq!(upstream.headers, [("prefer", "wait")]);
+        let body = String::from_utf8(upstream.body.to_vec()).unwrap();
+        Ok((upstream.path.into_owned(), body))
+    }
+
+    fn write(fields: &str) -> Result<(String, String), Error> {
+        write_to("meta/meta-llama-3-8b", fields)
+    }
+
+    #[test]
+    fn every_parameter_has_its_place_in_the_request() {
+        let fields = r#""max_tokens":9,"temperature":0.5,"top_p":1,"stop":["\n\nQ:","END"],"seed":7,"presence_penalty":0,
+            "frequency_penalty":-0.5,"top_k":4,"prompt_template":"{prompt}""#;
+        let (path, body) = write(fields).unwrap();
+        assert_eq!(path, "/models/meta/meta-llama-3-8b/predictions");
+        assert_eq!(
+            body,
+            concat!(
+                r#"{"input":{"prompt":"a\n\u00e9","max_tokens":9,"temperature":0.5,"top_p":1.0,"stop_sequences":"\n\nQ:,END","#,
+                r#""presence_penalty":0.0,"frequency_penalty":-0.5,"seed":7,"prompt_template":"{prompt}","top_k":4}}"#,
+            )
+        );
+    }
+
+    #[test]
+    fn nothing_is_sent_that_was_not_asked_for() {
+        let neutral = r#""n":1,"best_of":1,"echo":false,"logit_bias":{},"suffix":"","stop":null,"stream":false,"top_k":null"#;
+        assert_eq!(
+            write(neutral).unwrap().1,
+            r#"{"input":{"prompt":"a\n\u00e9","max_tokens":16}}"#
+        );
+    }
+
+    #[test]
+    fn what_the_api_cannot_carry_is_refused_by_name() {
+        let cases = [
+            (r#""max_tokens":0"#, "max_tokens"),
+            (r#""stop":"a,b""#, "stop"),
+            (r#""stop":["a",""]"#, "stop"),
+            (r#""n":2"#, "n"),
+            (r#""best_of":2"#, "best_of"),
+            (r#""echo":true"#, "echo"),
+            (r#""suffix":"x""#, "suffix"),
+            (r#""logprobs":0"#, "logprobs"),
+            (r#""logit_bias":{"1":2}"#, "logit_bias"),
+            (r#""user":"u""#, "user"),
+            (r#""input":{}"#, "input"),
+            (r#""webhook":"https://x""#, "webhook"),
+        ];
+        for (fields, param) in cases {
+            let error = write(fields).expect_err(fields);
+            assert_eq!(error.param(), Some(param), "{fields}");
+            assert_eq!(error.status(), 400, "{fields}");
+        }
+    }
+
+    #[test]
+    fn a_model_is_two_names_and_no_way_out_of_the_path() {
+        for model in [
+            "",
+            "llama",
+            "meta/",
+            "/llama",
+            "../x",
+            "meta/..",
+            "meta/a/b",
+            "meta/a:0123",
+            "meta/a?b",
+            "meta/a#b",
+            "meta/%2e",
+            "meta/\u{2024}a",
+        ] {
+            let error = write_to(model, r#""n":1"#).unwrap_err();
+            assert_eq!(error.param(), Some("model"), "{model}");
+        }
+    }
+
+    #[test]
+    fn a_prediction_without_its_output_is_an_error() {
+        for (body, status, message) in [
+            (r#"{"status":"failed","error":"CUDA"}"#, 500, "CUDA"),
+            (r#"{"status":"failed","error":null}"#, 500, "failed"),
+            (r#"{"status":"starting","output":null}"#, 504, "held"),
+            (r#"{"status":"processing","output":["a"]}"#, 504, "held"),
+            (r#"{"status":"canceled","output":["a"]}"#, 502, "neither"),
+            (r#"{"status":"succeeded","output":null}"#, 502, "no output"),
+            (r#"{"status":"succeeded","output":{"a":1}}"#, 502, "form"),
+            (r#"{"status":"succeeded","output":[1]}"#, 502, "form"),
+            ("{}", 502, "neither"),
+            ("", 502, "form"),
+            ("[]", 502, "neither"),
+        ] {
+            let mut partial = Partial::default();
+            let error = REPLICATE.read_reply(body.as_bytes(), &mut partial);
+            let error = error.unwrap_err();
+            assert_eq!(error.status(), status, "{body}");
+            assert!(error.message().contains(message), "{body}: {error}");
+        }
+        let waited = REPLICATE.read_error(StatusCode::ACCEPTED, b"");
+        assert_eq!(waited.status(), 504);
+    }
+
+    #[test]
+    fn an_error_reply_keeps_its_status_and_its_words() {
+        let body = br#"{"title":"Input validation failed","detail":"- input.prompt is required","status":422}"#;
+        let error = REPLICATE.read_error(StatusCode::UNPROCESSABLE_ENTITY, body);
+        assert_eq!(
+            error.kind(),
+            Kind::Upstream(StatusCode::UNPROCESSABLE_ENTITY)
+        );
+        assert_eq!(error.message(), "- input.prompt is required");
+        for body in ["", "<html>", "{}", "[]", "null"] {
+            let error = REPLICATE.read_error(StatusCode::BAD_GATEWAY, body.as_bytes());
+            assert!(error.message().contains("502"), "{body}");
+        }
+    }
+}
