@@ -521,6 +521,35 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_holds_back_what_may_be_its_stop_sequence() {
+        let mut partial = Partial {
+            tail: Tail::new(&["END".to_owned()]),
+            ..Partial::default()
+        };
+        let last = r#""generated_text":"a EN END","details":{"finish_reason":"stop_sequence"}"#;
+        for (token, rest, text) in [
+            ("a E", r#""details":null"#, Some("a ")),
+            ("N", r#""details":null"#, None),
+            (" EN", r#""details":null"#, Some("EN ")),
+            ("D", last, Some("")),
+        ] {
+            let data = format!(r#"{{"token":{{"text":"{token}","special":false}},{rest}}}"#);
+            let frame = Frame {
+                raw: Bytes::new(),
+                event: Bytes::new(),
+                data: Bytes::from(data),
+                form: Form::Other,
+            };
+            let told = match TGI.read_frame(&frame, &mut partial).unwrap() {
+                Step::Chunk(mut chunk) => Some(chunk.choices.remove(0).text.into_owned()),
+                Step::Skip | Step::Done => None,
+            };
+            assert_eq!(told.as_deref(), text, "{token}");
+        }
+        assert_eq!(partial.finished, 1);
+    }
+
+    #[test]
     fn an_error_keeps_its_type_and_gets_the_status_it_stands_for() {
         for (kind, status) in STATUSES.iter().copied().chain([("new_error", 502)]) {
             let body = format!(r#"{{"error":"Sorry","error_type":"{kind}"}}"#);

@@ -181,15 +181,23 @@ impl Answer {
                 json!({"index": index, "token": token, "generated_text": text, "details": end});
             format!("data:{event}\n\n")
         };
-        let mut events: Vec<String> = (1..)
-            .zip(&self.text.tokens)
-            .map(|(index, text)| event(index, token(text), None))
-            .collect();
+        let mut tokens: Vec<Value> = self.text.tokens.iter().map(|text| token(text)).collect();
+        if matches!(
+            self.text.ending,
+            Ending::Stop | Ending::Filter | Ending::Own
+        ) || tokens.is_empty()
+        {
+            let mut end = token("</s>");
+            end["special"] = true.into();
+            tokens.push(end);
+        }
         let mut end = self.details(&self.text);
         end["input_length"] = self.prompt_tokens.into();
-        let mut last = token("</s>");
-        last["special"] = true.into();
-        events.push(event(events.len() + 1, last, Some(end)));
+        let last = tokens.len();
+        let events: Vec<String> = (1..)
+            .zip(tokens)
+            .map(|(index, token)| event(index, token, (index == last).then(|| end.clone())))
+            .collect();
         let error = json!({"error": "Request failed during generation: out of memory", "error_type": "generation"});
         Script {
             finish: events.len() - 1,
