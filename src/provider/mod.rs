@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod base;
 pub mod listing;
+pub mod sigv4;
 pub mod table;
 pub mod target;
 
