@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Kind},
     exchange::{Exchange, Seed, Terms},
     metrics::Metrics,
-    provider::{Auth, Base, Provider, Secret, Target},
+    provider::{Auth, Base, Credential, Provider, Secret, Target, grant::Token},
 };
 
 /// The state that all requests share.
@@ -52,7 +52,7 @@ pub struct Passage {
     pub target: Target,
     /// The upstream's path and query.
     pub path: String,
-    /// What is set over the client's headers.
+    /// What is set over the client's headers. Empty until the credential of a target with a grant is settled.
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -60,7 +60,18 @@ impl Passage {
     /// Whether the client's own `Authorization` must not go upstream: it held a key that goes there in the provider's
     /// form, or the conf's key takes its place. An upstream without a scheme of its own gets what the client sent.
     pub fn replaces_credentials(&self) -> bool {
-        self.target.key.is_some() && self.target.provider.auth != Auth::None
+        match &self.target.credential {
+            Some(Credential::Key(_)) => self.target.provider.auth != Auth::None,
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    /// Takes the token that the credential was exchanged for.
+    pub fn settle(&mut self, token: Token) -> Result<(), Error> {
+        self.target.settle(token);
+        self.headers = self.target.headers()?;
+        Ok(())
     }
 }
 
@@ -123,7 +134,7 @@ impl State {
         let custom = directives.custom_host.as_deref();
         let custom = custom.map(|url| custom_base(url, &self.config.allowed_hosts));
         let key = directives.key.or_else(|| native_key(&provider, headers));
-        Target::try_new(provider, custom.transpose()?, key)
+        Target::try_new(provider, custom.transpose()?, key.map(Credential::Key))
     }
 
     /// The provider, first that applies: the client's word, the model map, the default. Settles the model on the way.
@@ -183,9 +194,16 @@ impl State {
             (None, None) => self.default_provider()?,
         };
         let target = self.target(provider, directives, head.headers)?;
+        if target.signs() {
+            return Err(unsigned(&target.provider));
+        }
+        let headers = match target.grant() {
+            None => target.headers()?,
+            Some(_) => Vec::new(),
+        };
         Ok(Passage {
             path: upstream_path(&target.base, head),
-            headers: target.headers()?,
+            headers,
             target,
         })
     }
@@ -214,6 +232,15 @@ fn native_key(provider: &Provider, headers: &HeaderMap) -> Option<Secret> {
         Auth::Header(name) => headers.get(name)?.to_str().ok().and_then(Secret::try_new),
         Auth::Bearer | Auth::None => None,
     }
+}
+
+/// A signature covers the body, and a passage's body is not read before its head is sent.
+fn unsigned(provider: &Provider) -> Error {
+    let message = format!(
+        "Calls to {} are signed: only `POST {COMPLETIONS}` goes there.",
+        provider.name
+    );
+    Error::new(Kind::Unsupported, message)
 }
 
 /// The client's headers that go upstream: those it asked to forward, and OpenAI's own account headers to OpenAI.
@@ -394,18 +421,18 @@ mod tests {
     fn a_key_of_the_conf_never_goes_to_a_host_of_the_client() {
         let state = state(|config| {
             let openai = Arc::make_mut(config.providers.get_mut("openai").unwrap());
-            openai.key = Secret::try_new("sk-conf");
+            openai.credential = Secret::try_new("sk-conf").map(Credential::Key);
             config.allowed_hosts =
                 vec![crate::config::AllowedHost::try_new("other.example").unwrap()];
         });
         let body = r#"{"model":"m","prompt":"x"}"#;
         let key = |pairs: &[(&'static str, &str)]| {
             let exchange = complete(&state, pairs, body).unwrap();
-            exchange
-                .target()
-                .key
-                .as_ref()
-                .map(|key| key.expose().to_owned())
+            match &exchange.target().credential {
+                Some(Credential::Key(key)) => Some(key.expose().to_owned()),
+                Some(other) => panic!("{other:?}"),
+                None => None,
+            }
         };
         let openai = (headers::PROVIDER, "openai");
         let host = (headers::CUSTOM_HOST, "https://other.example/v1");

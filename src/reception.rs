@@ -1,7 +1,5 @@
 //! A request's arrival: its head is admitted, its body read, its exchange made, and it is settled who carries it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use http::HeaderValue;
 use pingora::proxy::Session;
 
@@ -14,6 +12,7 @@ use crate::{
     exchange::{Road, Seed},
     gateway::Admission,
     proxy::Gateway,
+    upstream::unix_now,
 };
 
 /// What follows `request_filter`.
@@ -82,9 +81,8 @@ impl Gateway {
 }
 
 fn seed() -> Seed {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
     Seed {
-        now: now.unwrap_or_default().as_secs(),
+        now: unix_now(),
         draw: fastrand::u128(..),
     }
 }

@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use http::header;
@@ -98,7 +98,16 @@ pub fn request_head(exchange: &Exchange) -> Result<Box<RequestHeader>, Error> {
         .map_err(wrong)?
         .into_parts();
     parts.headers = exchange.headers()?;
+    if exchange.target().signs() {
+        exchange.sign(&mut parts.headers, unix_now())?;
+    }
     Ok(Box::new(RequestHeader::from(parts)))
+}
+
+/// Unix time, seconds.
+pub fn unix_now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
 }
 
 /// The transparent proxy's request: the client's, with the provider's host, path and credential.

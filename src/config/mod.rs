@@ -157,7 +157,7 @@ fn built_in(row: &'static Row) -> Provider {
         base: Base::try_new(row.base_url, "base_url").ok().map(Arc::new),
         dialect: row.dialect,
         auth: row.auth.clone(),
-        key: None,
+        credential: None,
         headers: Vec::new(),
         refuses: row.refuses,
         default_model: None,

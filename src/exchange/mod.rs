@@ -20,14 +20,14 @@ mod wishes;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{
     completion::{CompletionRequest, Compliance, Partial, Prompt, Usage},
     dialect::UpstreamRequest,
     error::Error,
     exchange::relay::{Answer, Counts, Relay, Wishes},
-    provider::{Provider, Target},
+    provider::{Provider, Target, grant::Token, sigv4::Unsigned},
 };
 
 /// One request to `/v1/completions` and its answer.
@@ -150,6 +150,11 @@ impl Exchange {
         &self.target
     }
 
+    /// Takes the token that the target's credential was exchanged for; before the head is written.
+    pub fn settle(&mut self, token: Token) {
+        Arc::make_mut(&mut self.target).settle(token);
+    }
+
     pub fn provider(&self) -> &Arc<Provider> {
         &self.target.provider
     }
@@ -198,6 +203,20 @@ impl Exchange {
             headers.insert(name, value);
         }
         Ok(headers)
+    }
+
+    /// Sets the signature of a target that wants one over `headers`. `now`: Unix time, seconds.
+    pub fn sign(&self, headers: &mut HeaderMap, now: u64) -> Result<(), Error> {
+        let unsigned = Unsigned {
+            method: &Method::POST,
+            path: &self.path(),
+            headers,
+            body: self.body(),
+        };
+        for (name, value) in self.target.sign(unsigned, now)? {
+            headers.insert(name, value);
+        }
+        Ok(())
     }
 
     /// Takes the upstream's response head and decides how its body is read. `Err`: the client gets this instead.
@@ -309,12 +328,16 @@ const USER_AGENT: &str = concat!("pingora-completions/", env!("CARGO_PKG_VERSION
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Config, provider::Secret};
+    use crate::{
+        config::Config,
+        provider::{Credential, Secret},
+    };
 
     fn exchange(provider: &str, body: &'static str) -> Exchange {
         let request = CompletionRequest::read(Bytes::from_static(body.as_bytes())).unwrap();
         let provider = Config::default().providers[provider].clone();
-        let target = Target::try_new(provider, None, Secret::try_new("sk-1")).unwrap();
+        let key = Secret::try_new("sk-1").map(Credential::Key);
+        let target = Target::try_new(provider, None, key).unwrap();
         let terms = Terms {
             compliance: Compliance::Strict,
             timeout: None,

@@ -1,9 +1,16 @@
 //! Where a call goes and as whom: one row per provider, built in or declared in YAML.
 
 pub mod auth;
+pub mod azure;
 pub mod base;
+pub mod credential;
+pub mod google;
+pub mod grant;
 pub mod listing;
+pub mod oci;
+mod rsa;
 pub mod sigv4;
+pub mod sts;
 pub mod table;
 pub mod target;
 
@@ -16,6 +23,7 @@ use crate::{completion::Parameter, dialect::Dialect};
 pub use self::{
     auth::{Auth, Secret},
     base::Base,
+    credential::Credential,
     target::Target,
 };
 
@@ -40,7 +48,8 @@ pub struct Provider {
     pub base: Option<Arc<Base>>,
     pub dialect: &'static dyn Dialect,
     pub auth: Auth,
-    pub key: Option<Secret>,
+    /// The conf's; it goes to the conf's host alone.
+    pub credential: Option<Credential>,
     /// Sent with every call.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub refuses: &'static [Parameter],
