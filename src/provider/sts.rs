@@ -213,13 +213,14 @@ mod tests {
     fn the_keys_of_a_role_are_read() {
         let issued = read(StatusCode::OK, GRANTED).unwrap();
         assert_eq!(issued.lifetime, Duration::from_secs(3600));
-        let told: Vec<_> = issued
-            .token
-            .secrets()
-            .iter()
-            .map(|s| s.expose().len())
-            .collect();
-        assert_eq!(told, [20, 41, 138]);
+        let told = issued.token.secrets();
+        let told: Vec<&str> = told.iter().map(|secret| secret.expose()).collect();
+        let [access_key, secret_key, session_token] = told[..] else {
+            panic!("{} parts", told.len());
+        };
+        assert_eq!(access_key, "ASIAIOSFODNN7EXAMPLE");
+        assert_eq!(secret_key, "wJalrXUtnFEMI/K7MDENG/bPxRfiCYzEXAMPLEKEY");
+        assert!(session_token.starts_with("AQoDY") && session_token.ends_with("kMcGd"));
         for name in [
             "AccessKeyId",
             "SecretAccessKey",
