@@ -308,6 +308,7 @@ const OPENAI_ACCOUNT: [(&str, &str); 3] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::provider::{azure, oci};
 
     fn state(change: impl FnOnce(&mut Config)) -> State {
         let mut config = Config::default();
@@ -415,6 +416,34 @@ mod tests {
         assert_eq!(complete(&state, &[], body).unwrap_err().status(), 400);
         let error = complete(&state, &[(headers::PROVIDER, "OpenAI")], body).unwrap_err();
         assert_eq!(error.param(), Some(headers::PROVIDER));
+    }
+
+    #[test]
+    fn a_passage_waits_for_its_token_and_is_never_signed() {
+        let pass = |credential| {
+            let state = state(|config| {
+                let openai = Arc::make_mut(config.providers.get_mut("openai").unwrap());
+                openai.credential = Some(credential);
+            });
+            let head = Head {
+                method: &Method::GET,
+                path: "/v1/models",
+                query: None,
+                headers: &HeaderMap::new(),
+            };
+            state.pass(head)
+        };
+        let identity = azure::Identity::managed(None).unwrap();
+        let mut passage = pass(Credential::Azure(Arc::new(identity))).unwrap();
+        assert!(passage.headers.is_empty() && passage.replaces_credentials());
+        let token = Secret::try_new("t-1").map(Token::Bearer);
+        passage.settle(token.unwrap()).unwrap();
+        let sent: HeaderMap = passage.headers.into_iter().collect();
+        assert_eq!(sent["authorization"], "Bearer t-1");
+        let key = Secret::try_new(include_str!("../tests/fixtures/credentials/rsa.pem"));
+        let signer = oci::Signer::try_new("t", "u", "f", &key.unwrap()).unwrap();
+        let error = pass(Credential::Oci(Arc::new(signer))).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use aws_sigv4::{
     sign::v4,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use ring::digest;
 
 use crate::{
     error::{Error, Kind},
@@ -126,8 +127,15 @@ fn signable(request: Unsigned<'_>) -> Result<SignableRequest<'_>, Error> {
     let media = text(header::CONTENT_TYPE).map(|media| ("content-type", media));
     let headers = media.into_iter().chain([("host", host)]);
     let url = format!("https://{host}{}", request.path);
-    let body = SignableBody::Bytes(request.body);
+    // Not the body itself: the signer traces what it signs.
+    let body = SignableBody::Precomputed(sha256_hex(request.body));
     SignableRequest::new(request.method.as_str(), url, headers, body).map_err(|_| unsignable())
+}
+
+fn sha256_hex(bytes: &[u8]) -> String {
+    let hash = digest::digest(&digest::SHA256, bytes);
+    let digits = hash.as_ref().iter();
+    digits.map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn unsignable() -> Error {

@@ -175,29 +175,16 @@ const DAYS_BEFORE_1970: i64 = 719_468;
 mod tests {
     use super::*;
 
-    /// The page's own example, shortened.
-    const GRANTED: &str = r#"<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
-  <AssumeRoleResult>
-    <SourceIdentity>DevUser123</SourceIdentity>
-    <AssumedRoleUser><Arn>arn:aws:sts::123456789012:assumed-role/demo/John</Arn><AssumedRoleId>ARO123EXAMPLE123:John</AssumedRoleId></AssumedRoleUser>
-    <Credentials>
-      <AccessKeyId>ASIAIOSFODNN7EXAMPLE</AccessKeyId>
-      <SecretAccessKey>wJalrXUtnFEMI/K7MDENG/bPxRfiCYzEXAMPLEKEY</SecretAccessKey>
-      <SessionToken>
-       AQoDYXdzEPT//////////wEXAMPLEtc764bNrC9SAPBSM22wDOk4x4HIZ8j4FZTwdQWLWsKWHGBuFqwAeMicRXmxfpSPfIeoIYRqTflfKD8YUuwthAx7mSEI/qkPpKPi/kMcGd
-      </SessionToken>
-      <Expiration>2019-11-09T13:34:41Z</Expiration>
-    </Credentials>
-  </AssumeRoleResult>
-  <ResponseMetadata><RequestId>c6104cbe-af31-11e0-8154-cbc7ccf896c7</RequestId></ResponseMetadata>
-</AssumeRoleResponse>"#;
-    const REFUSED: &str = r#"<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>User: arn:aws:iam::1:user/u is not authorized to perform: sts:AssumeRole on &quot;r&quot;</Message></Error><RequestId>x</RequestId></ErrorResponse>"#;
+    /// What botocore asks, and what moto answers: tests/fixtures/credentials/sts.py.
+    const REQUEST: &str = include_str!("../../tests/fixtures/credentials/sts_request.txt");
+    const GRANTED: &str = include_str!("../../tests/fixtures/credentials/sts_granted.xml");
+    const REFUSED: &str = include_str!("../../tests/fixtures/credentials/sts_refused.xml");
 
     fn read(status: StatusCode, body: &str) -> Result<Issued, Error> {
         read_reply(TokenReply {
             status,
             body: body.as_bytes(),
-            now: 1_573_302_881,
+            now: 1_795_530_798,
         })
     }
 
@@ -218,9 +205,9 @@ mod tests {
         let [access_key, secret_key, session_token] = told[..] else {
             panic!("{} parts", told.len());
         };
-        assert_eq!(access_key, "ASIAIOSFODNN7EXAMPLE");
-        assert_eq!(secret_key, "wJalrXUtnFEMI/K7MDENG/bPxRfiCYzEXAMPLEKEY");
-        assert!(session_token.starts_with("AQoDY") && session_token.ends_with("kMcGd"));
+        assert_eq!(access_key, "ASIARZPUZDIKKQZXLDOR");
+        assert_eq!(secret_key, "L2X2ADe0T+ADZ2ZXslhQSruqAn6GGBPfGk0VixV2");
+        assert!(session_token.starts_with("FQoGZX") && session_token.ends_with("vgLKA="));
         for name in [
             "AccessKeyId",
             "SecretAccessKey",
@@ -241,15 +228,18 @@ mod tests {
 
     #[test]
     fn a_refusal_keeps_its_words() {
-        let error = read(StatusCode::FORBIDDEN, REFUSED).unwrap_err();
+        let error = read(StatusCode::BAD_REQUEST, REFUSED).unwrap_err();
+        assert_eq!(error.status(), 401);
+        let told = "The token endpoint refused the credential: ValidationError: 1 validation error";
+        assert!(error.message().starts_with(told), "{error}");
+        let denied = "<ErrorResponse><Error><Code>AccessDenied</Code><Message>not &quot;r&quot;</Message></Error></ErrorResponse>";
+        let error = read(StatusCode::FORBIDDEN, denied).unwrap_err();
         assert_eq!(error.status(), 403);
-        assert!(
-            error.message().contains("AccessDenied: User:") && error.message().ends_with("\"r\"")
-        );
+        assert!(error.message().ends_with("AccessDenied: not \"r\""));
     }
 
     #[test]
-    fn the_request_is_signed_for_its_region() {
+    fn botocore_asks_the_same_and_it_is_signed_for_its_region() {
         let role = AssumeRole::try_new(source(), "arn:aws:iam::123456789012:role/r", "us-east-1");
         let request = role
             .unwrap()
@@ -257,8 +247,7 @@ mod tests {
             .request(1_766_592_000)
             .unwrap();
         assert_eq!(request.headers["host"], "sts.us-east-1.amazonaws.com");
-        let body = "Action=AssumeRole&Version=2011-06-15&RoleArn=arn%3Aaws%3Aiam%3A%3A123456789012%3Arole%2Fr&RoleSessionName=pingora-completions&ExternalId=x%2F1";
-        assert_eq!(request.body, body);
+        assert_eq!(request.body, REQUEST.trim());
         let authorization = request.headers["authorization"].to_str().unwrap();
         assert!(authorization.contains("/20251224/us-east-1/sts/aws4_request"));
         let china =
