@@ -183,7 +183,8 @@ impl Keeper {
                 let left = held.and_then(|held| held.expires.checked_duration_since(now));
                 match left.filter(|left| !left.is_zero()) {
                     Some(left) => {
-                        log::warn!("a token could not be refreshed: {}", error.label());
+                        let (who, why) = (self.grant.title(), error.label());
+                        log::warn!("a token of {who} could not be refreshed: {why}");
                         Some(retry_after(left, fastrand::u32(..)))
                     }
                     None => {
@@ -430,7 +431,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn a_thousand_requests_fetch_once() {
         let mut endpoint = Endpoint::start(|turn| granted(turn, 3600)).await;
         let (tokens, target) = (tokens(), endpoint.target("s-1"));

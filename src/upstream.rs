@@ -299,7 +299,7 @@ mod tests {
 
     fn aws(keys: AwsKeys) -> Credential {
         let scope = Scope::try_new("us-east-1", "bedrock").unwrap();
-        Credential::Aws(Aws { scope, keys })
+        Credential::Aws(Arc::new(Aws { scope, keys }))
     }
 
     /// An exchange with a provider whose keys have a header of their own.

@@ -141,8 +141,9 @@ impl Identity {
     }
 
     pub(super) fn identify<'s>(&'s self, parts: &mut Vec<&'s [u8]>) {
-        let endpoint = self.endpoint.host_header().as_bytes();
-        parts.extend([b"azure", endpoint, self.scope.as_bytes()]);
+        let (host, path) = (self.endpoint.host_header(), &self.endpoint.path);
+        parts.extend([b"azure", host.as_bytes(), path.as_bytes()]);
+        parts.push(self.scope.as_bytes());
         match &self.proof {
             Proof::Secret(app, secret) => {
                 parts.extend([b"secret", secret.expose().as_bytes()]);

@@ -19,7 +19,7 @@ use crate::{
 pub enum Credential {
     /// Sent as the provider wants it.
     Key(Secret),
-    Aws(Aws),
+    Aws(Arc<Aws>),
     Google(Arc<google::ServiceAccount>),
     Azure(Arc<azure::Identity>),
     Oci(Arc<oci::Signer>),
@@ -84,9 +84,10 @@ impl Credential {
         now: u64,
     ) -> Result<Vec<Header>, Error> {
         match self {
-            Self::Aws(Aws { scope, keys }) => match (keys, token) {
-                (AwsKeys::Held(keys), _) => scope.sign(keys, request, now),
-                (AwsKeys::Assumed(_), Some(Token::Aws(keys))) => scope.sign(keys, request, now),
+            Self::Aws(aws) => match (&aws.keys, token) {
+                (AwsKeys::Held(keys), _) | (AwsKeys::Assumed(_), Some(Token::Aws(keys))) => {
+                    aws.scope.sign(keys, request, now)
+                }
                 (AwsKeys::Assumed(_), _) => Err(unsettled()),
             },
             Self::Oci(signer) => signer.sign(request, now),
@@ -99,7 +100,7 @@ impl Credential {
         let without = |error: Error, secret: &Secret| error.without(secret.expose());
         match self {
             Self::Key(key) => without(error, key),
-            Self::Aws(Aws { keys, .. }) => match keys {
+            Self::Aws(aws) => match &aws.keys {
                 AwsKeys::Held(keys) => keys.secrets().fold(error, without),
                 AwsKeys::Assumed(role) => role.secrets().fold(error, without),
             },

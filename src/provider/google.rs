@@ -91,12 +91,13 @@ impl ServiceAccount {
     }
 
     pub(super) fn identify<'s>(&'s self, parts: &mut Vec<&'s [u8]>) {
-        let endpoint = self.endpoint.host_header().as_bytes();
+        let (host, path) = (self.endpoint.host_header(), &self.endpoint.path);
         parts.extend([
             b"google",
             self.email.as_bytes(),
             self.key.digest(),
-            endpoint,
+            host.as_bytes(),
+            path.as_bytes(),
         ]);
     }
 }

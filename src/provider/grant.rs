@@ -95,6 +95,15 @@ impl Grant {
         GrantId(id)
     }
 
+    /// Who is asked, for a log.
+    pub fn title(&self) -> &'static str {
+        match self {
+            Self::Google(_) => "Google",
+            Self::Azure(_) => "Azure",
+            Self::AssumeRole(_) => "AWS STS",
+        }
+    }
+
     pub fn redact(&self, error: Error) -> Error {
         match self {
             Self::Google(_) => error,
@@ -257,6 +266,8 @@ const MAX_LIFETIME_SECONDS: u64 = 7 * 24 * 3600;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     fn read(status: u16, body: &str) -> Result<Issued, Error> {
@@ -265,6 +276,54 @@ mod tests {
             body: body.as_bytes(),
             now: 1,
         })
+    }
+
+    fn entra(tenant: &str, client_id: &str, secret: &str) -> azure::Identity {
+        let secret = Secret::try_new(secret).unwrap();
+        azure::Identity::entra(tenant, client_id, secret).unwrap()
+    }
+
+    fn role(secret_key: &str, arn: &str) -> sts::AssumeRole {
+        let source = Credentials {
+            access_key: Secret::try_new("AKID").unwrap(),
+            secret_key: Secret::try_new(secret_key).unwrap(),
+            session_token: None,
+        };
+        sts::AssumeRole::try_new(source, arn, "us-east-1").unwrap()
+    }
+
+    #[test]
+    fn every_part_of_a_grant_tells_it_from_others() {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, b"key");
+        let other = Base::try_new("https://login.microsoftonline.us/x", "authority").unwrap();
+        let machine = |id| azure::Identity::managed(id).unwrap();
+        let azures = [
+            entra("t", "app", "s"),
+            entra("t", "app", "s2"),
+            entra("t", "ap", "ps"),
+            entra("t", "app2", "s"),
+            entra("t2", "app", "s"),
+            entra("t", "app", "s").with_scope("other"),
+            entra("t", "app", "s").at(other),
+            machine(None),
+            machine(Some("app")),
+        ];
+        let arn = "arn:aws:iam::1:role/r";
+        let roles = [
+            role("s", arn),
+            role("s2", arn),
+            role("s", "arn:aws:iam::1:role/r2"),
+            role("s", arn).with_external_id(Some("x")),
+        ];
+        let azures = azures.map(|identity| Grant::Azure(Arc::new(identity)));
+        let roles = roles.map(|role| Grant::AssumeRole(Arc::new(role)));
+        let grants: Vec<Grant> = azures.into_iter().chain(roles).collect();
+        let ids: HashSet<GrantId> = grants.iter().map(|grant| grant.id(&key)).collect();
+        assert_eq!(ids.len(), grants.len());
+        let again = Grant::Azure(Arc::new(entra("t", "app", "s")));
+        assert!(ids.contains(&again.id(&key)));
+        let elsewhere = hmac::Key::new(hmac::HMAC_SHA256, b"other");
+        assert!(!ids.contains(&again.id(&elsewhere)));
     }
 
     #[test]

@@ -85,11 +85,12 @@ impl AssumeRole {
     }
 
     pub(super) fn identify<'s>(&'s self, parts: &mut Vec<&'s [u8]>) {
-        let endpoint = self.endpoint.host_header().as_bytes();
+        let (host, path) = (self.endpoint.host_header(), &self.endpoint.path);
         let external = self.external_id.as_deref().unwrap_or_default();
         parts.extend([
             b"sts",
-            endpoint,
+            host.as_bytes(),
+            path.as_bytes(),
             self.role_arn.as_bytes(),
             external.as_bytes(),
         ]);
