@@ -90,7 +90,8 @@ async fn send(
 ) -> pingora::Result<()> {
     let together = body.len() <= MAX_TOGETHER_BYTES;
     let mut wire = BytesMut::with_capacity(512 + if together { body.len() } else { 0 });
-    wire.put_slice(b"POST ");
+    wire.put_slice(head.method.as_str().as_bytes());
+    wire.put_slice(b" ");
     wire.put_slice(head.raw_path());
     wire.put_slice(b" HTTP/1.1\r\n");
     head.header_to_h1_wire(&mut wire);

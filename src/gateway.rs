@@ -16,7 +16,9 @@ use crate::{
     error::{Error, Kind},
     exchange::{Exchange, Seed, Terms},
     metrics::Metrics,
-    provider::{Auth, Base, Provider, Secret, Target, place::Slot, target::Choice},
+    provider::{
+        Auth, Base, Credential, Provider, Secret, Target, grant::Token, place::Slot, target::Choice,
+    },
 };
 
 /// The state that all requests share.
@@ -52,7 +54,7 @@ pub struct Passage {
     pub target: Target,
     /// The upstream's path and query.
     pub path: String,
-    /// What is set over the client's headers.
+    /// What is set over the client's headers. Empty until the credential of a target with a grant is settled.
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -60,7 +62,18 @@ impl Passage {
     /// Whether the client's own `Authorization` must not go upstream: it held a key that goes there in the provider's
     /// form, or the conf's key takes its place. An upstream without a scheme of its own gets what the client sent.
     pub fn replaces_credentials(&self) -> bool {
-        self.target.key.is_some() && self.target.provider.auth != Auth::None
+        match &self.target.credential {
+            Some(Credential::Key(_)) => self.target.provider.auth != Auth::None,
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    /// Takes the token that the credential was exchanged for.
+    pub fn settle(&mut self, token: Token) -> Result<(), Error> {
+        self.target.settle(token);
+        self.headers = self.target.headers()?;
+        Ok(())
     }
 }
 
@@ -133,7 +146,9 @@ impl State {
         let key = directives.key.clone();
         let choice = Choice {
             custom: custom.transpose()?,
-            key: key.or_else(|| native_key(&provider, headers)),
+            credential: key
+                .or_else(|| native_key(&provider, headers))
+                .map(Credential::Key),
             model,
             option: &option,
         };
@@ -198,9 +213,16 @@ impl State {
         };
         // No body is read here, so that a place which the model names is not reached on this way.
         let target = self.target(provider, "", directives, head.headers)?;
+        if target.signs() {
+            return Err(unsigned(&target.provider));
+        }
+        let headers = match target.grant() {
+            None => target.headers()?,
+            Some(_) => Vec::new(),
+        };
         Ok(Passage {
             path: target.with_query(upstream_path(&target.base, head)),
-            headers: target.headers()?,
+            headers,
             target,
         })
     }
@@ -229,6 +251,15 @@ fn native_key(provider: &Provider, headers: &HeaderMap) -> Option<Secret> {
         Auth::Header(name) => headers.get(name)?.to_str().ok().and_then(Secret::try_new),
         Auth::Bearer | Auth::None => None,
     }
+}
+
+/// A signature covers the body, and a passage's body is not read before its head is sent.
+fn unsigned(provider: &Provider) -> Error {
+    let message = format!(
+        "Calls to {} are signed: only `POST {COMPLETIONS}` goes there.",
+        provider.name
+    );
+    Error::new(Kind::Unsupported, message)
 }
 
 /// The client's headers that go upstream: those it asked to forward, and OpenAI's own account headers to OpenAI.
@@ -296,6 +327,7 @@ const OPENAI_ACCOUNT: [(&str, &str); 3] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::provider::{azure, oci};
 
     fn state(change: impl FnOnce(&mut Config)) -> State {
         let mut config = Config::default();
@@ -421,21 +453,49 @@ mod tests {
     }
 
     #[test]
+    fn a_passage_waits_for_its_token_and_is_never_signed() {
+        let pass = |credential| {
+            let state = state(|config| {
+                let openai = Arc::make_mut(config.providers.get_mut("openai").unwrap());
+                openai.credential = Some(credential);
+            });
+            let head = Head {
+                method: &Method::GET,
+                path: "/v1/models",
+                query: None,
+                headers: &HeaderMap::new(),
+            };
+            state.pass(head)
+        };
+        let identity = azure::Identity::managed(None).unwrap();
+        let mut passage = pass(Credential::Azure(Arc::new(identity))).unwrap();
+        assert!(passage.headers.is_empty() && passage.replaces_credentials());
+        let token = Secret::try_new("t-1").map(Token::Bearer);
+        passage.settle(token.unwrap()).unwrap();
+        let sent: HeaderMap = passage.headers.into_iter().collect();
+        assert_eq!(sent["authorization"], "Bearer t-1");
+        let key = Secret::try_new(include_str!("../tests/fixtures/credentials/rsa.pem"));
+        let signer = oci::Signer::try_new("t", "u", "f", &key.unwrap()).unwrap();
+        let error = pass(Credential::Oci(Arc::new(signer))).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported);
+    }
+
+    #[test]
     fn a_key_of_the_conf_never_goes_to_a_host_of_the_client() {
         let state = state(|config| {
             let openai = Arc::make_mut(config.providers.get_mut("openai").unwrap());
-            openai.key = Secret::try_new("sk-conf");
+            openai.credential = Secret::try_new("sk-conf").map(Credential::Key);
             config.allowed_hosts =
                 vec![crate::config::AllowedHost::try_new("other.example").unwrap()];
         });
         let body = r#"{"model":"m","prompt":"x"}"#;
         let key = |pairs: &[(&'static str, &str)]| {
             let exchange = complete(&state, pairs, body).unwrap();
-            exchange
-                .target()
-                .key
-                .as_ref()
-                .map(|key| key.expose().to_owned())
+            match &exchange.target().credential {
+                Some(Credential::Key(key)) => Some(key.expose().to_owned()),
+                Some(other) => panic!("{other:?}"),
+                None => None,
+            }
         };
         let openai = (headers::PROVIDER, "openai");
         let host = (headers::CUSTOM_HOST, "https://other.example/v1");
@@ -455,14 +515,17 @@ mod tests {
     fn a_key_of_the_conf_goes_to_the_confs_own_resource_alone() {
         let state = state(|config| {
             let azure = Arc::make_mut(config.providers.get_mut("azure-openai").unwrap());
-            azure.key = Secret::try_new("sk-conf");
+            azure.credential = Secret::try_new("sk-conf").map(Credential::Key);
             azure.options = [("resource_name".to_owned(), "mine".to_owned())].into();
         });
         let call = |pairs: &[(&'static str, &str)]| {
             let pairs = [pairs, &[(headers::PROVIDER, "azure-openai")]].concat();
             let exchange = complete(&state, &pairs, r#"{"model":"gpt","prompt":"x"}"#).unwrap();
             let target = exchange.target();
-            let key = target.key.as_ref().map(|key| key.expose().to_owned());
+            let key = match &target.credential {
+                Some(Credential::Key(key)) => Some(key.expose().to_owned()),
+                _ => None,
+            };
             (target.base.host.clone(), exchange.path(), key)
         };
         let path = "/openai/deployments/gpt/completions?api-version=2024-10-21".to_owned();

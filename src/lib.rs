@@ -33,6 +33,7 @@
 //! | `config` | the YAML conf and the request headers, as [`Config`] and its parts |
 //! | `exchange` | one request's life: what goes upstream, how the answer is read, the relay |
 //! | `gateway` | a request's head and body become an answer, a passage or an exchange |
+//! | `tokens` | the tokens that some credentials are exchanged for, kept and refreshed |
 //! | `proxy`, `reception`, `conductor`, `call`, `upstream`, `downstream`, `context`, `ticket`, `door` | the IO around it |
 //! | [`server`], `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
 //!
@@ -80,6 +81,7 @@ mod reception;
 mod route;
 pub mod server;
 mod ticket;
+mod tokens;
 mod upstream;
 mod wire;
 

@@ -32,6 +32,7 @@ use crate::{
     exchange::UpstreamHead,
     gateway::{COMPLETIONS, State},
     reception::Next,
+    tokens::Tokens,
     upstream::{Upstream, failure, pass_request, request_head, total_timeout},
 };
 
@@ -43,15 +44,17 @@ use crate::{
 pub struct Gateway {
     pub(crate) state: Arc<State>,
     pub(crate) upstream: Arc<Upstream>,
+    pub(crate) tokens: Tokens,
 }
 
 impl Gateway {
     /// A gateway under `config`; `conf` sizes the connection pool of its own calls.
     pub fn new(config: Config, conf: &ServerConf) -> Result<Self, Error> {
-        let upstream = Upstream::new(conf, config.timeouts);
+        let upstream = Arc::new(Upstream::new(conf, config.timeouts));
         Ok(Self {
             state: Arc::new(State::try_new(config)?),
-            upstream: Arc::new(upstream),
+            tokens: Tokens::try_new(upstream.clone())?,
+            upstream,
         })
     }
 

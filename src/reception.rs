@@ -1,7 +1,5 @@
 //! A request's arrival: its head is admitted, its body read, its exchange made, and it is settled who carries it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use http::HeaderValue;
 use pingora::proxy::Session;
 
@@ -9,11 +7,12 @@ use crate::{
     conductor::Conductor,
     config::headers::Directives,
     context::{Call, Context},
-    downstream,
+    downstream::{self, unless_gone},
     error::Error,
-    exchange::{Road, Seed},
+    exchange::{Exchange, Road, Seed},
     gateway::Admission,
     proxy::Gateway,
+    upstream::{total_timeout, unix_now},
 };
 
 /// What follows `request_filter`.
@@ -39,8 +38,11 @@ impl Gateway {
                 downstream::write_own(session, &mut context.ticket, text).await?;
                 Ok(Next::Answered)
             }
-            Admission::Pass(passage) => {
+            Admission::Pass(mut passage) => {
                 context.ticket.name(&passage.target.provider.name);
+                if let Some(token) = self.tokens.settle(&passage.target).await? {
+                    passage.settle(token)?;
+                }
                 context.call = Call::Pass(passage);
                 Ok(Next::Proxy)
             }
@@ -67,6 +69,9 @@ impl Gateway {
         context.ticket.name(&exchange.provider().name);
         context.ticket.sent_as = Some(exchange.provider().dialect.prompt_form().as_str());
         context.begin_call();
+        if exchange.target().grant().is_some() {
+            self.settle(session, &mut exchange).await?;
+        }
         let next = match exchange.road(replay) {
             Road::Phases => Ok(Next::Proxy),
             Road::Conductor => {
@@ -80,12 +85,23 @@ impl Gateway {
         context.call = Call::Complete(exchange);
         next
     }
+
+    /// Gets the token that an exchange's credential stands for; nearly always one is held.
+    async fn settle(&self, session: &mut Session, exchange: &mut Exchange) -> Result<(), Error> {
+        let total = self.upstream.timeouts().total;
+        let patience = exchange.timeout().map_or(total, |own| own.min(total));
+        let settling = tokio::time::timeout(patience, self.tokens.settle(exchange.target()));
+        let settled = unless_gone(session, Box::pin(settling)).await?;
+        if let Some(token) = settled.map_err(|_| total_timeout())?? {
+            exchange.settle(token);
+        }
+        Ok(())
+    }
 }
 
 fn seed() -> Seed {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
     Seed {
-        now: now.unwrap_or_default().as_secs(),
+        now: unix_now(),
         draw: fastrand::u128(..),
     }
 }

@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use http::header;
@@ -98,7 +98,16 @@ pub fn request_head(exchange: &Exchange) -> Result<Box<RequestHeader>, Error> {
         .map_err(wrong)?
         .into_parts();
     parts.headers = exchange.headers()?;
+    if exchange.target().signs() {
+        exchange.sign(&mut parts.headers, unix_now())?;
+    }
     Ok(Box::new(RequestHeader::from(parts)))
+}
+
+/// Unix time, seconds.
+pub fn unix_now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
 }
 
 /// The transparent proxy's request: the client's, with the provider's host, path and credential.
@@ -256,7 +265,122 @@ const MAX_HOSTS: usize = 4096;
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::provider::target::Choice;
+    use crate::{
+        completion::{CompletionRequest, Compliance},
+        config::Config,
+        exchange::{Seed, Terms},
+        provider::{
+            Auth, Credential, Secret, Target,
+            azure::Identity,
+            credential::{Aws, AwsKeys},
+            grant::Token,
+            oci::Signer,
+            sigv4::{Credentials, Scope},
+            sts::AssumeRole,
+        },
+    };
+
+    const RSA: &str = include_str!("../tests/fixtures/credentials/rsa.pem");
+
+    fn secret(text: &str) -> Secret {
+        Secret::try_new(text).unwrap()
+    }
+
+    fn keys(access_key: &str) -> Credentials {
+        Credentials {
+            access_key: secret(access_key),
+            secret_key: secret("SECRET"),
+            session_token: Some(secret("SESSION")),
+        }
+    }
+
+    fn aws(keys: AwsKeys) -> Credential {
+        let scope = Scope::try_new("us-east-1", "bedrock").unwrap();
+        Credential::Aws(Arc::new(Aws { scope, keys }))
+    }
+
+    /// An exchange with a provider whose keys have a header of their own.
+    fn exchange(credential: Credential) -> Exchange {
+        let body = Bytes::from_static(br#"{"model":"m","prompt":"hi"}"#);
+        let request = CompletionRequest::read(body).unwrap();
+        let mut provider = Config::default().providers["openai"].clone();
+        Arc::make_mut(&mut provider).auth = Auth::Header("api-key".parse().unwrap());
+        let target = Target::try_new(provider, Choice::of(credential)).unwrap();
+        let terms = Terms {
+            compliance: Compliance::Strict,
+            timeout: None,
+            forwarded: [(header::DATE, "forged".parse().unwrap())]
+                .into_iter()
+                .collect(),
+            max_event_bytes: 1 << 20,
+        };
+        Exchange::try_new(&request, target, terms, Seed { now: 1, draw: 2 }).unwrap()
+    }
+
+    fn text<'h>(head: &'h RequestHeader, name: &str) -> &'h str {
+        let value = head.headers.get(name);
+        value.map_or("", |value| value.to_str().unwrap())
+    }
+
+    #[test]
+    fn a_key_goes_where_the_provider_wants_it() {
+        let head = request_head(&exchange(Credential::Key(secret("sk-1")))).unwrap();
+        assert_eq!(text(&head, "api-key"), "sk-1");
+        assert_eq!(text(&head, "authorization"), "");
+        assert_eq!(text(&head, "x-amz-date"), "");
+    }
+
+    #[test]
+    fn a_token_is_a_bearer_and_no_call_goes_without_it() {
+        let identity = Identity::entra("contoso.com", "app-1", secret("s-1")).unwrap();
+        let mut exchange = exchange(Credential::Azure(Arc::new(identity)));
+        assert_eq!(request_head(&exchange).unwrap_err().kind(), Kind::Internal);
+        exchange.settle(Token::Bearer(secret("t-1")));
+        let head = request_head(&exchange).unwrap();
+        assert_eq!(text(&head, "authorization"), "Bearer t-1");
+        assert_eq!(text(&head, "api-key"), "");
+        let told = exchange.target().attribute(Error::broken("t-1 is bad"));
+        assert_eq!(told.message(), "[redacted] is bad");
+    }
+
+    #[test]
+    fn aws_keys_sign_the_call_and_are_not_in_it() {
+        let head = request_head(&exchange(aws(AwsKeys::Held(keys("AKID"))))).unwrap();
+        let authorization = text(&head, "authorization");
+        assert!(authorization.starts_with("AWS4-HMAC-SHA256 Credential=AKID/"));
+        let signed =
+            "SignedHeaders=content-type;host;x-amz-content-sha256;x-amz-date;x-amz-security-token,";
+        assert!(authorization.contains(signed), "{authorization}");
+        assert_eq!(text(&head, "x-amz-security-token"), "SESSION");
+        assert!(!format!("{:?}", head.headers).contains("SE"));
+    }
+
+    #[test]
+    fn an_assumed_role_signs_with_its_own_keys() {
+        let role = AssumeRole::try_new(keys("AKID"), "arn:aws:iam::1:role/r", "us-east-1");
+        let mut exchange = exchange(aws(AwsKeys::Assumed(Arc::new(role.unwrap()))));
+        assert_eq!(request_head(&exchange).unwrap_err().kind(), Kind::Internal);
+        exchange.settle(Token::Aws(keys("ASIA")));
+        let head = request_head(&exchange).unwrap();
+        assert!(text(&head, "authorization").contains("Credential=ASIA/"));
+        let told = exchange
+            .target()
+            .attribute(Error::broken("AKID ASIA SECRET"));
+        assert_eq!(told.message(), "[redacted] [redacted] [redacted]");
+    }
+
+    #[test]
+    fn an_oracle_key_signs_the_call_over_what_a_client_forwards() {
+        let signer = Signer::try_new("t", "u", "f", &secret(RSA)).unwrap();
+        let head = request_head(&exchange(Credential::Oci(Arc::new(signer)))).unwrap();
+        assert!(text(&head, "authorization").contains(r#"keyId="t/u/f""#));
+        assert!(text(&head, "date").ends_with(" GMT"));
+        assert_eq!(head.headers.get_all("date").iter().count(), 1);
+    }
 
     fn base(url: &str) -> Base {
         Base::try_new(url, "base_url").unwrap()

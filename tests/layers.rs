@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy reception context conductor call ticket downstream upstream door server admin emulator      the only IO
+//! L8  proxy reception context conductor call ticket tokens downstream upstream door server admin emulator      the only IO
 //! L7  gateway
 //! L6  exchange
 //! L5  config
@@ -35,6 +35,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("conductor", 8),
     ("call", 8),
     ("ticket", 8),
+    ("tokens", 8),
     ("downstream", 8),
     ("upstream", 8),
     ("door", 8),

@@ -14,7 +14,7 @@ use crate::{
         text::{AuthText, BaseText, DialectText, DurationText, HostText},
     },
     dialect::openai::OPENAI,
-    provider::{Auth, Base, Provider, place::Place},
+    provider::{Auth, Base, Credential, Provider, place::Place},
     route::{ModelRule, Models},
 };
 
@@ -186,7 +186,7 @@ impl ProviderFile {
                 moved_to: None,
                 dialect: &OPENAI,
                 auth: Auth::Bearer,
-                key: None,
+                credential: None,
                 headers: Vec::new(),
                 refuses: &[],
                 default_model: None,
@@ -214,7 +214,9 @@ impl ProviderFile {
         check_options(&self.options, &provider, source)?;
         provider.options = self.options;
         if let Some(reference) = &self.api_key {
-            provider.key = source.secret(&path("api_key"), reference)?;
+            provider.credential = source
+                .secret(&path("api_key"), reference)?
+                .map(Credential::Key);
         }
         for (header, value) in &self.headers {
             provider
@@ -393,11 +395,12 @@ mod tests {
         let mine = &config.providers["mine"];
         assert_eq!(mine.dialect.name(), "chat");
         assert_eq!(mine.auth.title(), "header x-key");
-        assert_eq!(mine.key.as_ref().unwrap().expose(), "sk-file");
-        assert_eq!(
-            config.providers["openai"].key.as_ref().unwrap().expose(),
-            "sk-env"
-        );
+        let key = |provider: &Provider| match provider.credential.as_ref() {
+            Some(Credential::Key(key)) => key.expose().to_owned(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(key(mine), "sk-file");
+        assert_eq!(key(&config.providers["openai"]), "sk-env");
         assert_eq!(
             config.models.find("tiny-1").unwrap().model.as_deref(),
             Some("t")

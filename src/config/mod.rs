@@ -163,7 +163,7 @@ fn built_in(row: &'static Row) -> Provider {
         moved_to: None,
         dialect: row.dialect,
         auth: row.auth.clone(),
-        key: None,
+        credential: None,
         headers: Vec::new(),
         refuses: row.refuses,
         default_model: None,

@@ -541,7 +541,9 @@ mod tests {
                 form: Form::Other,
             };
             let told = match TGI.read_frame(&frame, &mut partial).unwrap() {
-                Step::Chunk(mut chunk) => Some(chunk.choices.remove(0).text.into_owned()),
+                Step::Chunk(mut chunk) | Step::Last(mut chunk) => {
+                    Some(chunk.choices.remove(0).text.into_owned())
+                }
                 Step::Skip | Step::Done => None,
             };
             assert_eq!(told.as_deref(), text, "{token}");

@@ -20,14 +20,14 @@ mod wishes;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{
     completion::{CompletionRequest, Compliance, Partial, Prompt, Tail, Usage},
     dialect::UpstreamRequest,
     error::Error,
     exchange::relay::{Answer, Counts, Relay, Wishes},
-    provider::{Provider, Target},
+    provider::{Provider, Target, grant::Token, sigv4::Unsigned},
     wire::Framing,
 };
 
@@ -153,6 +153,11 @@ impl Exchange {
         &self.target
     }
 
+    /// Takes the token that the target's credential was exchanged for; before the head is written.
+    pub fn settle(&mut self, token: Token) {
+        Arc::make_mut(&mut self.target).settle(token);
+    }
+
     pub fn provider(&self) -> &Arc<Provider> {
         &self.target.provider
     }
@@ -202,6 +207,20 @@ impl Exchange {
             headers.insert(name, value);
         }
         Ok(headers)
+    }
+
+    /// Sets the signature of a target that wants one over `headers`. `now`: Unix time, seconds.
+    pub fn sign(&self, headers: &mut HeaderMap, now: u64) -> Result<(), Error> {
+        let unsigned = Unsigned {
+            method: &Method::POST,
+            path: &self.path(),
+            headers,
+            body: self.body(),
+        };
+        for (name, value) in self.target.sign(unsigned, now)? {
+            headers.insert(name, value);
+        }
+        Ok(())
     }
 
     /// Takes the upstream's response head and decides how its body is read. `Err`: the client gets this instead.
@@ -327,7 +346,7 @@ mod tests {
     use super::*;
     use crate::{
         config::Config,
-        provider::{Secret, target::Choice},
+        provider::{Credential, Secret, target::Choice},
     };
 
     fn exchange(provider: &str, body: &'static str) -> Exchange {
@@ -335,7 +354,7 @@ mod tests {
         let provider = Config::default().providers[provider].clone();
         let choice = Choice {
             custom: None,
-            key: Secret::try_new("sk-1"),
+            credential: Secret::try_new("sk-1").map(Credential::Key),
             model: request.model(),
             option: &|_| Ok(None),
         };

@@ -1,9 +1,17 @@
 //! Where a call goes and as whom: one row per provider, built in or declared in YAML.
 
 pub mod auth;
+pub mod azure;
 pub mod base;
+pub mod credential;
+pub mod google;
+pub mod grant;
 pub mod listing;
+pub mod oci;
 pub mod place;
+mod rsa;
+pub mod sigv4;
+pub mod sts;
 pub mod table;
 pub mod target;
 mod templates;
@@ -17,6 +25,7 @@ use crate::{completion::Parameter, dialect::Dialect, error::Error};
 pub use self::{
     auth::{Auth, Secret},
     base::Base,
+    credential::Credential,
     place::{Filled, Named, NamedBy, Place, Slot, Template},
     target::Target,
 };
@@ -46,7 +55,8 @@ pub struct Provider {
     pub moved_to: Option<Arc<Base>>,
     pub dialect: &'static dyn Dialect,
     pub auth: Auth,
-    pub key: Option<Secret>,
+    /// The conf's; it goes to the conf's host alone.
+    pub credential: Option<Credential>,
     /// Sent with every call.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub refuses: &'static [Parameter],

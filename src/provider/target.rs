@@ -1,14 +1,17 @@
-//! One place to call: a provider, the base URL in force, and the key to use there.
+//! One place to call: a provider, the base URL in force, and the credential to use there.
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, header::HOST};
+use http::header::HOST;
 
 use crate::{
     error::{Error, Kind},
     provider::{
-        Base, Provider, Secret,
+        Base, Credential, Provider,
+        credential::Header,
+        grant::{Grant, Token},
         place::{Filled, NamedBy, Slot},
+        sigv4::Unsigned,
     },
 };
 
@@ -18,7 +21,9 @@ pub struct Target {
     pub base: Arc<Base>,
     /// What the place adds to every path's query; empty: nothing.
     pub query: String,
-    pub key: Option<Secret>,
+    pub credential: Option<Credential>,
+    /// What the credential was exchanged for.
+    token: Option<Token>,
     /// Who chose whose host it is.
     chosen_by: NamedBy,
 }
@@ -27,15 +32,28 @@ pub struct Target {
 pub struct Choice<'a> {
     /// A host of the client's own.
     pub custom: Option<Base>,
-    pub key: Option<Secret>,
+    pub credential: Option<Credential>,
     pub model: &'a str,
     /// The client's value for a slot of the provider's place.
     pub option: &'a dyn Fn(&Slot) -> Result<Option<String>, Error>,
 }
 
+#[cfg(test)]
+impl Choice<'static> {
+    /// Nothing but a credential.
+    pub fn of(credential: Credential) -> Self {
+        Self {
+            custom: None,
+            credential: Some(credential),
+            model: "m",
+            option: &|_| Ok(None),
+        }
+    }
+}
+
 impl Target {
     /// The target for `provider` with the client's wishes. A secret that the conf holds is for the host the conf names: to
-    /// a host that the client chose, only the client's own key goes.
+    /// a host that the client chose, only the client's own goes.
     pub fn try_new(provider: Arc<Provider>, choice: Choice<'_>) -> Result<Self, Error> {
         let filled = match choice.custom {
             Some(base) => Filled {
@@ -48,19 +66,36 @@ impl Target {
         Ok(Self {
             base: Arc::new(filled.base),
             query: filled.query,
-            key: choice.key.or_else(|| conf?.key.clone()),
+            credential: choice.credential.or_else(|| conf?.credential.clone()),
+            token: None,
             chosen_by: filled.by,
             provider,
         })
     }
 
+    /// What has to be exchanged for a token, given to [`Target::settle`], before a call.
+    pub fn grant(&self) -> Option<Grant> {
+        self.credential.as_ref().and_then(Credential::grant)
+    }
+
+    pub fn settle(&mut self, token: Token) {
+        self.token = Some(token);
+    }
+
+    /// Whether calls are signed: see [`Target::sign`].
+    pub fn signs(&self) -> bool {
+        self.credential.as_ref().is_some_and(Credential::signs)
+    }
+
     /// What every call to this target carries: its host, the conf's headers, the credential. Each name once.
-    pub fn headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>, Error> {
+    pub fn headers(&self) -> Result<Vec<Header>, Error> {
         let mut headers = vec![(HOST, self.base.host_header().clone())];
         if self.chosen_by == NamedBy::Conf {
             headers.extend(self.provider.headers.iter().cloned());
         }
-        headers.extend(self.provider.auth.header(self.key.as_ref())?);
+        if let Some(credential) = &self.credential {
+            headers.extend(credential.header(&self.provider.auth, self.token.as_ref())?);
+        }
         Ok(headers)
     }
 
@@ -73,12 +108,22 @@ impl Target {
         }
     }
 
-    /// `error` as the client may see it: an upstream's own under the provider's name, and no error with the key in it.
-    pub fn attribute(&self, error: Error) -> Error {
-        let error = match &self.key {
-            Some(key) => error.without(key.expose()),
-            None => error,
-        };
+    /// The headers that sign a call, to be set over its others. `now`: Unix time, seconds.
+    pub fn sign(&self, request: Unsigned<'_>, now: u64) -> Result<Vec<Header>, Error> {
+        match &self.credential {
+            Some(credential) => credential.sign(self.token.as_ref(), request, now),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// `error` as the client may see it: an upstream's own under the provider's name, and no error with a secret in it.
+    pub fn attribute(&self, mut error: Error) -> Error {
+        if let Some(credential) = &self.credential {
+            error = credential.redact(error);
+        }
+        for secret in self.token.iter().flat_map(Token::secrets) {
+            error = error.without(secret.expose());
+        }
         match error.kind() {
             Kind::Upstream(_) => error.with_provider(&self.provider.name),
             _ => error,

@@ -3,6 +3,7 @@
 mod bodies;
 mod canary;
 mod completions;
+mod credentials;
 mod embedding;
 mod faults;
 mod http2;

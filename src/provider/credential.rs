@@ -1,0 +1,117 @@
+//! As whom a call goes upstream: a key that is sent, keys that sign, or a grant that is exchanged for a token first.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+
+use crate::{
+    error::{Error, Kind},
+    provider::{
+        Auth, Secret, azure, google,
+        grant::{Grant, Token},
+        oci,
+        sigv4::{Credentials, Scope, Unsigned},
+        sts,
+    },
+};
+
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// Sent as the provider wants it.
+    Key(Secret),
+    Aws(Arc<Aws>),
+    Google(Arc<google::ServiceAccount>),
+    Azure(Arc<azure::Identity>),
+    Oci(Arc<oci::Signer>),
+}
+
+/// Keys that sign for one region and service.
+#[derive(Clone, Debug)]
+pub struct Aws {
+    pub scope: Scope,
+    pub keys: AwsKeys,
+}
+
+#[derive(Clone, Debug)]
+pub enum AwsKeys {
+    Held(Credentials),
+    Assumed(Arc<sts::AssumeRole>),
+}
+
+/// One header of a request.
+pub type Header = (HeaderName, HeaderValue);
+
+impl Credential {
+    /// What has to be exchanged for a token before a call.
+    pub fn grant(&self) -> Option<Grant> {
+        match self {
+            Self::Google(account) => Some(Grant::Google(account.clone())),
+            Self::Azure(identity) => Some(Grant::Azure(identity.clone())),
+            Self::Aws(aws) => match &aws.keys {
+                AwsKeys::Assumed(role) => Some(Grant::AssumeRole(role.clone())),
+                AwsKeys::Held(_) => None,
+            },
+            Self::Key(_) | Self::Oci(_) => None,
+        }
+    }
+
+    /// Whether a call is signed: its body has to be known before its head is sent.
+    pub fn signs(&self) -> bool {
+        match self {
+            Self::Aws(_) | Self::Oci(_) => true,
+            Self::Key(_) | Self::Google(_) | Self::Azure(_) => false,
+        }
+    }
+
+    /// The header that carries the credential itself; a signature is [`Credential::sign`]'s. A token is always a bearer,
+    /// where the provider's keys may have a header of their own.
+    pub fn header(&self, auth: &Auth, token: Option<&Token>) -> Result<Option<Header>, Error> {
+        match (self, token) {
+            (Self::Key(key), _) => auth.header(Some(key)),
+            (Self::Google(_) | Self::Azure(_), Some(Token::Bearer(token))) => {
+                Auth::Bearer.header(Some(token))
+            }
+            (Self::Google(_) | Self::Azure(_), _) => Err(unsettled()),
+            (Self::Aws(_) | Self::Oci(_), _) => Ok(None),
+        }
+    }
+
+    /// The headers that sign `request` at `now`, Unix seconds; none for a credential that does not sign.
+    pub fn sign(
+        &self,
+        token: Option<&Token>,
+        request: Unsigned<'_>,
+        now: u64,
+    ) -> Result<Vec<Header>, Error> {
+        match self {
+            Self::Aws(aws) => match (&aws.keys, token) {
+                (AwsKeys::Held(keys), _) | (AwsKeys::Assumed(_), Some(Token::Aws(keys))) => {
+                    aws.scope.sign(keys, request, now)
+                }
+                (AwsKeys::Assumed(_), _) => Err(unsettled()),
+            },
+            Self::Oci(signer) => signer.sign(request, now),
+            Self::Key(_) | Self::Google(_) | Self::Azure(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Takes what must not be told out of `error`.
+    pub fn redact(&self, error: Error) -> Error {
+        let without = |error: Error, secret: &Secret| error.without(secret.expose());
+        match self {
+            Self::Key(key) => without(error, key),
+            Self::Aws(aws) => match &aws.keys {
+                AwsKeys::Held(keys) => keys.secrets().fold(error, without),
+                AwsKeys::Assumed(role) => role.secrets().fold(error, without),
+            },
+            // Of these, only a token ever goes to the provider.
+            Self::Google(_) | Self::Azure(_) | Self::Oci(_) => error,
+        }
+    }
+}
+
+/// A carrier that forgot to settle: the call is not made without its credential.
+fn unsettled() -> Error {
+    let message = "The credential was not exchanged for a token.";
+    Error::new(Kind::Internal, message)
+}

@@ -1,0 +1,628 @@
+//! Tokens that credentials are exchanged for: fetched once for any number of requests, and refreshed before they end.
+//!
+//! ```text
+//!  settle ── held, and it lives ─────────────────────────────▶ token
+//!     │
+//!     └───── not held ── the first starts a keeper ── all wait for its round ──▶ token or error
+//!
+//!  keeper: fetch ─▶ store ─▶ sleep until shortly before the end ─▶ wanted since? ─▶ fetch …
+//! ```
+//!
+//! A keeper is a task of its own: requests that leave do not stop a fetch that others wait for. It ends when nobody has
+//! asked since its last fetch, or when a fetch fails and no token is left.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use http::StatusCode;
+use pingora::{RetryType, http::RequestHeader};
+use ring::{hmac, rand::SystemRandom};
+use tokio::sync::watch;
+
+use crate::{
+    call::Call,
+    error::{Deadline, Error, Kind},
+    provider::{
+        Target,
+        grant::{Grant, GrantId, Issued, Token, TokenReply, TokenRequest},
+    },
+    upstream::{MAX_STALE, Upstream, failure, unix_now},
+};
+
+/// Every token of the process. Clones share them.
+#[derive(Clone)]
+pub struct Tokens(Arc<Shared>);
+
+struct Shared {
+    upstream: Arc<Upstream>,
+    slots: Mutex<HashMap<GrantId, Slot>>,
+    /// New in every process.
+    key: hmac::Key,
+}
+
+struct Slot {
+    held: Option<Held>,
+    /// What the running keeper's fetches come to.
+    keeper: Option<watch::Receiver<Round>>,
+    used: Instant,
+}
+
+struct Held {
+    token: Token,
+    expires: Instant,
+}
+
+/// What a fetch came to; `None`: none has ended.
+type Round = Option<Result<Token, Error>>;
+
+enum Lease {
+    Held(Token),
+    Coming(watch::Receiver<Round>),
+}
+
+impl Tokens {
+    pub fn try_new(upstream: Arc<Upstream>) -> Result<Self, Error> {
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
+        let message = "The system gives no random numbers.";
+        Ok(Self(Arc::new(Shared {
+            upstream,
+            slots: Mutex::default(),
+            key: key.map_err(|_| Error::new(Kind::Internal, message))?,
+        })))
+    }
+
+    /// The token that `target`'s credential stands for; `None`: the credential is used as it is. Waits only if none is
+    /// held that lives.
+    pub async fn settle(&self, target: &Target) -> Result<Option<Token>, Error> {
+        let Some(grant) = target.grant() else {
+            return Ok(None);
+        };
+        let settled = match self.lease(grant) {
+            Lease::Held(token) => Ok(token),
+            Lease::Coming(round) => wait(round).await,
+        };
+        settled.map(Some).map_err(|error| target.attribute(error))
+    }
+
+    fn lease(&self, grant: Grant) -> Lease {
+        let id = grant.id(&self.0.key);
+        let now = Instant::now();
+        let mut slots = self.0.slots();
+        if !slots.contains_key(&id) && slots.len() >= MAX_TOKENS {
+            forget_oldest(&mut slots);
+        }
+        let slot = slots.entry(id).or_insert_with(|| Slot {
+            held: None,
+            keeper: None,
+            used: now,
+        });
+        slot.used = now;
+        // A keeper whose sender is gone died with its runtime.
+        let keeper = slot
+            .keeper
+            .take()
+            .filter(|round| round.has_changed().is_ok());
+        let keeper = keeper.unwrap_or_else(|| {
+            let (sender, round) = watch::channel(None);
+            let keeper = Keeper { id, grant, sender };
+            tokio::spawn(keeper.run(Arc::downgrade(&self.0)));
+            round
+        });
+        let mut round = keeper.clone();
+        round.mark_unchanged();
+        slot.keeper = Some(keeper);
+        match &slot.held {
+            Some(held) if held.expires > now => Lease::Held(held.token.clone()),
+            _ => Lease::Coming(round),
+        }
+    }
+}
+
+/// The next round's end.
+async fn wait(mut round: watch::Receiver<Round>) -> Result<Token, Error> {
+    let ended = round.changed().await;
+    let told = round.borrow_and_update().clone();
+    let stopped = || Error::new(Kind::Internal, "The token's fetch was stopped.");
+    ended.map_err(|_| stopped())?;
+    told.ok_or_else(stopped)?
+}
+
+/// A task that fetches one grant's tokens.
+struct Keeper {
+    id: GrantId,
+    grant: Grant,
+    sender: watch::Sender<Round>,
+}
+
+impl Keeper {
+    async fn run(self, shared: Weak<Shared>) {
+        loop {
+            let asked = Instant::now();
+            let Some(tokens) = shared.upgrade() else {
+                return;
+            };
+            let fetched = tokens.fetch(&self.grant).await;
+            let pause = self.store(&tokens, fetched, asked);
+            drop(tokens);
+            let Some(pause) = pause else { return };
+            tokio::time::sleep(pause).await;
+            let Some(tokens) = shared.upgrade() else {
+                return;
+            };
+            if !self.is_wanted(&tokens, asked) {
+                return;
+            }
+        }
+    }
+
+    /// Keeps what was fetched, tells who waits, and says when to fetch again; `None`: never.
+    fn store(
+        &self,
+        tokens: &Shared,
+        fetched: Result<Issued, Error>,
+        asked: Instant,
+    ) -> Option<Duration> {
+        let mut slots = tokens.slots();
+        let pause = match (self.slot(&mut slots), &fetched) {
+            // Its place was taken by another's.
+            (None, _) => None,
+            (Some(slot), Ok(issued)) => {
+                slot.held = Some(Held {
+                    token: issued.token.clone(),
+                    expires: asked + issued.lifetime,
+                });
+                let next = asked + refresh_after(issued.lifetime, fastrand::u32(..));
+                Some(next.saturating_duration_since(Instant::now()))
+            }
+            (Some(slot), Err(error)) => {
+                let now = Instant::now();
+                let held = slot.held.as_ref();
+                let left = held.and_then(|held| held.expires.checked_duration_since(now));
+                match left.filter(|left| !left.is_zero()) {
+                    Some(left) => {
+                        let (who, why) = (self.grant.title(), error.label());
+                        log::warn!("a token of {who} could not be refreshed: {why}");
+                        Some(retry_after(left, fastrand::u32(..)))
+                    }
+                    None => {
+                        slots.remove(&self.id);
+                        None
+                    }
+                }
+            }
+        };
+        // Under the lock: who finds no token there waits for a round that is still to come.
+        self.sender
+            .send_replace(Some(fetched.map(|issued| issued.token)));
+        pause
+    }
+
+    /// Whether someone has asked since `asked`. If not, the token is let go, and this keeper ends.
+    fn is_wanted(&self, tokens: &Shared, asked: Instant) -> bool {
+        let mut slots = tokens.slots();
+        let Some(slot) = self.slot(&mut slots) else {
+            return false;
+        };
+        let wanted = slot.used > asked;
+        if !wanted {
+            slot.keeper = None;
+        }
+        wanted
+    }
+
+    /// This keeper's slot, if it has not been given away.
+    fn slot<'s>(&self, slots: &'s mut HashMap<GrantId, Slot>) -> Option<&'s mut Slot> {
+        let own = self.sender.subscribe();
+        slots.get_mut(&self.id).filter(|slot| {
+            let keeper = slot.keeper.as_ref();
+            keeper.is_some_and(|keeper| keeper.same_channel(&own))
+        })
+    }
+}
+
+impl Shared {
+    fn slots(&self) -> MutexGuard<'_, HashMap<GrantId, Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn fetch(&self, grant: &Grant) -> Result<Issued, Error> {
+        let request = grant.request(unix_now())?;
+        let asking = tokio::time::timeout(PATIENCE, self.ask(&request));
+        let late = |_| Error::new(Kind::Timeout(Deadline::Total), "It did not answer in time.");
+        let asked = asking.await.map_err(late).and_then(|asked| asked);
+        let (status, body) = asked.map_err(|error| unreachable_endpoint(&error))?;
+        let issued = grant.read_reply(TokenReply {
+            status,
+            body: &body,
+            now: unix_now(),
+        })?;
+        if issued.lifetime.is_zero() {
+            let message = "The token endpoint's token had ended when it came.";
+            return Err(Error::broken(message));
+        }
+        Ok(issued)
+    }
+
+    async fn ask(&self, request: &TokenRequest) -> Result<(StatusCode, Vec<u8>), Error> {
+        let peer = self.upstream.peer(&request.base).await?;
+        let head = request_head(request)?;
+        let mut stale = 0;
+        let mut call = loop {
+            let connected = self.upstream.connect(&peer).await;
+            let (stream, reused) = connected.map_err(|error| {
+                self.upstream.avoid(&request.base);
+                failure(&error)
+            })?;
+            let timeouts = self.upstream.timeouts();
+            match Call::ask(stream, &peer, &head, &request.body, timeouts).await {
+                Ok(call) => break call,
+                Err(error) if reused && is_stale(&error) && stale < MAX_STALE => stale += 1,
+                Err(error) => return Err(failure(&error)),
+            }
+        };
+        let status = call.head().map(|head| head.status);
+        let status = status.ok_or_else(|| Error::broken("It answered without a head."))?;
+        let body = read_body(&mut call).await?;
+        self.upstream.release(call, &peer).await;
+        Ok((status, body))
+    }
+}
+
+async fn read_body(call: &mut Call) -> Result<Vec<u8>, Error> {
+    let mut body = Vec::new();
+    while let Some(piece) = call.read().await.map_err(|error| failure(&error))? {
+        if body.len() + piece.len() > MAX_REPLY_BYTES {
+            return Err(Error::broken("Its answer is too large."));
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body)
+}
+
+fn request_head(request: &TokenRequest) -> Result<RequestHeader, Error> {
+    let wrong = |_| Error::new(Kind::Internal, "The token request could not be written.");
+    let head = http::Request::builder()
+        .method(&request.method)
+        .uri(&request.path);
+    let (mut parts, ()) = head.body(()).map_err(wrong)?.into_parts();
+    parts.headers = request.headers.clone();
+    Ok(RequestHeader::from(parts))
+}
+
+/// The failure is the token endpoint's, not that of the provider's API.
+fn unreachable_endpoint(error: &Error) -> Error {
+    let message = format!("No token could be fetched. {}", error.message());
+    Error::new(error.kind(), message)
+}
+
+fn is_stale(error: &pingora::Error) -> bool {
+    matches!(error.retry, RetryType::ReusedOnly)
+}
+
+fn forget_oldest(slots: &mut HashMap<GrantId, Slot>) {
+    let oldest = slots.iter().min_by_key(|(_, slot)| slot.used);
+    if let Some(id) = oldest.map(|(id, _)| *id) {
+        slots.remove(&id);
+    }
+}
+
+/// When to refresh a token: a quarter of its life before its end, at most 5 minutes, and up to half as much again earlier,
+/// as `draw` says, so that many gateways do not ask at the same second.
+fn refresh_after(lifetime: Duration, draw: u32) -> Duration {
+    let margin = (lifetime / 4).min(MARGIN);
+    let jitter = (margin / 2).mul_f64(f64::from(draw) / f64::from(u32::MAX));
+    lifetime.saturating_sub(margin).saturating_sub(jitter)
+}
+
+/// When to ask again after a failed refresh, with `left` of the old token's life.
+fn retry_after(left: Duration, draw: u32) -> Duration {
+    let jitter = RETRY.mul_f64(f64::from(draw) / f64::from(u32::MAX));
+    (RETRY + jitter).min(left)
+}
+
+/// Client-made identities must not fill the memory. Beyond this, the one not used for longest is fetched anew when asked for.
+const MAX_TOKENS: usize = 1024;
+/// A token has some kilobytes.
+const MAX_REPLY_BYTES: usize = 64 << 10;
+/// How long one fetch may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+const MARGIN: Duration = Duration::from_secs(300);
+const RETRY: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use pingora::server::configuration::ServerConf;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+        sync::mpsc,
+    };
+
+    use super::*;
+    use crate::provider::target::Choice;
+    use crate::{
+        config::{Config, Timeouts},
+        provider::{Base, Credential, Secret, azure::Identity},
+    };
+
+    /// A token endpoint that answers as it is told, and tells what it was asked.
+    struct Endpoint {
+        base: Base,
+        asked: mpsc::UnboundedReceiver<String>,
+    }
+
+    impl Endpoint {
+        /// `answer` gives status and body of the nth request, from 0.
+        async fn start(answer: impl Fn(usize) -> (u16, String) + Send + 'static) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let base = format!("http://{}", listener.local_addr().unwrap());
+            let (told, asked) = mpsc::unbounded_channel();
+            tokio::spawn(async move {
+                for turn in 0.. {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    let request = read_request(&mut stream).await;
+                    let (status, body) = answer(turn);
+                    let length = body.len();
+                    let reply = format!(
+                        "HTTP/1.1 {status} X\r\nconnection: close\r\nlocation: /elsewhere\r\ncontent-length: {length}\r\n\r\n{body}"
+                    );
+                    stream.write_all(reply.as_bytes()).await.unwrap();
+                    let _ = told.send(request);
+                }
+            });
+            Self {
+                base: Base::try_new(&base, "base_url").unwrap(),
+                asked,
+            }
+        }
+
+        /// The next request, which has been answered.
+        async fn next(&mut self) -> String {
+            let next = tokio::time::timeout(Duration::from_secs(10), self.asked.recv());
+            next.await.unwrap().unwrap()
+        }
+
+        fn target(&self, secret: &str) -> Target {
+            let secret = Secret::try_new(secret).unwrap();
+            let identity = Identity::entra("contoso.com", "app-1", secret).unwrap();
+            target(Credential::Azure(Arc::new(identity.at(self.base.clone()))))
+        }
+    }
+
+    async fn read_request(stream: &mut TcpStream) -> String {
+        let mut request = Vec::new();
+        loop {
+            let mut piece = [0; 4096];
+            let length = stream.read(&mut piece).await.unwrap();
+            request.extend_from_slice(&piece[..length]);
+            let text = String::from_utf8_lossy(&request);
+            if length == 0
+                || text.starts_with("GET") && text.ends_with("\r\n\r\n")
+                || text.contains("client_secret=")
+            {
+                return text.into_owned();
+            }
+        }
+    }
+
+    fn target(credential: Credential) -> Target {
+        let provider = Config::default().providers["openai"].clone();
+        Target::try_new(provider, Choice::of(credential)).unwrap()
+    }
+
+    fn tokens() -> Tokens {
+        let upstream = Upstream::new(&ServerConf::default(), Timeouts::default());
+        Tokens::try_new(Arc::new(upstream)).unwrap()
+    }
+
+    fn granted(turn: usize, seconds: u64) -> (u16, String) {
+        (
+            200,
+            format!(r#"{{"access_token":"t-{turn}","expires_in":{seconds}}}"#),
+        )
+    }
+
+    async fn settled(tokens: &Tokens, target: &Target) -> String {
+        match tokens.settle(target).await.unwrap() {
+            Some(Token::Bearer(token)) => token.expose().to_owned(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn a_thousand_requests_fetch_once() {
+        let mut endpoint = Endpoint::start(|turn| granted(turn, 3600)).await;
+        let (tokens, target) = (tokens(), endpoint.target("s-1"));
+        let all: Vec<_> = (0..1000)
+            .map(|_| {
+                let (tokens, target) = (tokens.clone(), target.clone());
+                tokio::spawn(async move { settled(&tokens, &target).await })
+            })
+            .collect();
+        for one in all {
+            assert_eq!(one.await.unwrap(), "t-0");
+        }
+        let request = endpoint.next().await;
+        assert!(request.starts_with("POST /contoso.com/oauth2/v2.0/token HTTP/1.1\r\n"));
+        assert!(request.ends_with("&client_secret=s-1"), "{request}");
+        assert_eq!(settled(&tokens, &target).await, "t-0");
+        assert!(endpoint.asked.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_request_that_leaves_does_not_stop_the_fetch() {
+        let mut endpoint = Endpoint::start(|turn| granted(turn, 3600)).await;
+        let (tokens, target) = (tokens(), endpoint.target("s-1"));
+        // Polled once, then dropped.
+        tokio::select! {
+            biased;
+            _ = tokens.settle(&target) => panic!("nothing was fetched yet"),
+            () = std::future::ready(()) => {}
+        }
+        endpoint.next().await;
+        assert_eq!(settled(&tokens, &target).await, "t-0");
+        assert!(endpoint.asked.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn an_identity_s_token_is_not_for_who_lacks_its_secret() {
+        let mut endpoint = Endpoint::start(|turn| match turn {
+            0 => granted(0, 3600),
+            _ => (
+                401,
+                r#"{"error":"invalid_client","error_description":"no s-2 here"}"#.to_owned(),
+            ),
+        })
+        .await;
+        let tokens = tokens();
+        assert_eq!(settled(&tokens, &endpoint.target("s-1")).await, "t-0");
+        let error = tokens.settle(&endpoint.target("s-2")).await.unwrap_err();
+        assert_eq!(error.status(), 401);
+        assert!(
+            error
+                .message()
+                .contains("invalid_client: no [redacted] here"),
+            "{error}"
+        );
+        assert!(endpoint.next().await.ends_with("s-1") && endpoint.next().await.ends_with("s-2"));
+    }
+
+    #[tokio::test]
+    async fn a_token_is_refreshed_while_the_old_one_serves() {
+        let mut endpoint = Endpoint::start(|turn| match turn {
+            0 => granted(0, 2),
+            _ => granted(turn, 3600),
+        })
+        .await;
+        let (tokens, target) = (tokens(), endpoint.target("s-1"));
+        assert_eq!(settled(&tokens, &target).await, "t-0");
+        endpoint.next().await;
+        // Used once more, so that it is worth a refresh, and served without a fetch.
+        assert_eq!(settled(&tokens, &target).await, "t-0");
+        assert!(endpoint.asked.try_recv().is_err());
+        endpoint.next().await;
+        // The second token is stored as soon as its answer is read.
+        while settled(&tokens, &target).await == "t-0" {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(settled(&tokens, &target).await, "t-1");
+    }
+
+    #[tokio::test]
+    async fn a_failed_refresh_keeps_the_old_token_until_its_end() {
+        let mut endpoint = Endpoint::start(|turn| match turn {
+            0 => granted(0, 2),
+            1 | 2 => (503, String::new()),
+            _ => granted(turn, 3600),
+        })
+        .await;
+        let (tokens, target) = (tokens(), endpoint.target("s-1"));
+        settled(&tokens, &target).await;
+        endpoint.next().await;
+        settled(&tokens, &target).await;
+        endpoint.next().await;
+        assert_eq!(settled(&tokens, &target).await, "t-0");
+        // The one at the old token's end fails too: that is told.
+        endpoint.next().await;
+        while tokens
+            .settle(&target)
+            .await
+            .is_ok_and(|token| token.is_some_and(|token| token.secrets()[0].expose() == "t-0"))
+        {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(settled(&tokens, &target).await, "t-3");
+    }
+
+    #[tokio::test]
+    async fn failures_are_told_and_not_kept() {
+        for (answer, status) in [
+            ((400, r#"{"error":"invalid_grant"}"#.to_owned()), 401),
+            ((403, "<html>".to_owned()), 403),
+            ((302, String::new()), 502),
+            ((503, String::new()), 503),
+            ((200, "no JSON".to_owned()), 502),
+            (
+                (200, r#"{"access_token":"t","expires_in":0}"#.to_owned()),
+                502,
+            ),
+            ((200, "x".repeat(MAX_REPLY_BYTES + 1)), 502),
+        ] {
+            let first = answer.clone();
+            let endpoint = Endpoint::start(move |turn| match turn {
+                0 => first.clone(),
+                _ => granted(turn, 3600),
+            })
+            .await;
+            let (tokens, target) = (tokens(), endpoint.target("s-1"));
+            let error = tokens.settle(&target).await.unwrap_err();
+            assert_eq!(error.status(), status, "{error}");
+            assert_eq!(settled(&tokens, &target).await, "t-1");
+        }
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", closed.local_addr().unwrap());
+        drop(closed);
+        let identity = Identity::managed(None).unwrap();
+        let base = Base::try_new(&base, "base_url").unwrap();
+        let target = target(Credential::Azure(Arc::new(identity.at(base))));
+        let error = tokens().settle(&target).await.unwrap_err();
+        assert_eq!(
+            (error.status().as_u16(), error.kind()),
+            (502, Kind::Connect)
+        );
+    }
+
+    #[tokio::test]
+    async fn the_metadata_service_is_asked_without_a_body() {
+        let mut endpoint = Endpoint::start(|turn| granted(turn, 3600)).await;
+        let identity = Identity::managed(None).unwrap().at(endpoint.base.clone());
+        let target = target(Credential::Azure(Arc::new(identity)));
+        assert_eq!(settled(&tokens(), &target).await, "t-0");
+        let request = endpoint.next().await.to_ascii_lowercase();
+        assert!(
+            request.starts_with(
+                "get /metadata/identity/oauth2/token?api-version=2018-02-01&resource="
+            )
+        );
+        assert!(request.contains("\r\nmetadata: true\r\n") && !request.contains("content-length"));
+    }
+
+    #[tokio::test]
+    async fn keys_need_no_token_and_tokens_are_bounded() {
+        let tokens = tokens();
+        let key = Secret::try_new("sk-1").map(Credential::Key);
+        assert!(
+            tokens
+                .settle(&target(key.unwrap()))
+                .await
+                .unwrap()
+                .is_none()
+        );
+        let endpoint = Endpoint::start(|turn| granted(turn, 3600)).await;
+        for turn in 0..MAX_TOKENS + 10 {
+            let grant = endpoint.target(&format!("s-{turn}")).grant().unwrap();
+            let _ = tokens.lease(grant);
+        }
+        assert_eq!(tokens.0.slots().len(), MAX_TOKENS);
+    }
+
+    #[test]
+    fn a_refresh_comes_before_the_end() {
+        let second = Duration::from_secs(1);
+        for (lifetime, draw, after) in [
+            (3600, 0, 3300),
+            (3600, u32::MAX, 3150),
+            (86_400, 0, 86_100),
+            (80, 0, 60),
+            (80, u32::MAX, 50),
+            (0, u32::MAX, 0),
+        ] {
+            assert_eq!(refresh_after(second * lifetime, draw), second * after);
+        }
+        assert_eq!(retry_after(second, u32::MAX), second);
+        assert_eq!(retry_after(second * 60, u32::MAX), 2 * RETRY);
+    }
+}
