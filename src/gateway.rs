@@ -17,7 +17,11 @@ use crate::{
     exchange::{Exchange, Seed, Terms},
     metrics::Metrics,
     provider::{
-        Auth, Base, Credential, Provider, Secret, Target, grant::Token, place::Slot, target::Choice,
+        Auth, Base, Credential, Provider, Secret, Target,
+        grant::Token,
+        place::Slot,
+        scheme::{Part, Parts},
+        target::Choice,
     },
 };
 
@@ -143,12 +147,9 @@ impl State {
             Some(value) => Ok(Some(value.clone())),
             None => headers::text(headers, slot.header).map(|text| text.map(str::to_owned)),
         };
-        let key = directives.key.clone();
         let choice = Choice {
             custom: custom.transpose()?,
-            credential: key
-                .or_else(|| native_key(&provider, headers))
-                .map(Credential::Key),
+            credential: client_credential(&provider, &directives, headers)?,
             model,
             option: &option,
         };
@@ -243,6 +244,32 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// The client's own credential: the parts of one that is more than a key, or its key.
+fn client_credential(
+    provider: &Provider,
+    directives: &Directives,
+    headers: &HeaderMap,
+) -> Result<Option<Credential>, Error> {
+    let named = |part: &Part| match (directives.options.get(part.name), part.header) {
+        (_, "") => Ok(None),
+        (Some(value), _) => Ok(Secret::try_new(value)),
+        (None, header) => headers::text(headers, header).map(|text| Secret::try_new(text?)),
+    };
+    let region = provider.options.get("aws_region");
+    let made = provider.scheme.read(&Parts {
+        named: &named,
+        workload: None,
+        region: region.map_or("us-east-1", String::as_str),
+    })?;
+    let key = || {
+        directives
+            .key
+            .clone()
+            .or_else(|| native_key(provider, headers))
+    };
+    Ok(made.or_else(|| key().map(Credential::Key)))
 }
 
 /// The key in the header in which the provider itself would look for it, as its own SDK sends it.

@@ -85,7 +85,7 @@ mod tokens;
 mod upstream;
 mod wire;
 
-pub use config::{Config, ConfigError, Surroundings, source::Source};
+pub use config::{Config, ConfigError, Reader, Surroundings, source::Source};
 pub use context::Context;
 pub use error::Error;
 #[doc(hidden)]

@@ -7,7 +7,7 @@ use clap::{Parser, ValueEnum};
 use log::{Level, Log, Metadata, Record};
 use pingora::prelude::Opt;
 use pingora_completions::{
-    Surroundings,
+    Reader, Surroundings,
     provider::listing,
     server::{Conf, Ready},
 };
@@ -89,6 +89,11 @@ impl Surroundings for Process {
 
     fn file(&self, path: &str) -> Result<String, String> {
         std::fs::read_to_string(path).map_err(|error| error.to_string())
+    }
+
+    fn reader(&self, path: &str) -> Option<Reader> {
+        let path = path.to_owned();
+        Some(Box::new(move || std::fs::read_to_string(&path).ok()))
     }
 }
 

@@ -9,12 +9,12 @@ use serde::Deserialize;
 
 use crate::{
     config::{
-        Config, ConfigError, Emulator, Limits, Timeouts,
+        Config, ConfigError, Emulator, Limits, Timeouts, credentials,
         source::Source,
         text::{AuthText, BaseText, DialectText, DurationText, HostText},
     },
     dialect::openai::OPENAI,
-    provider::{Auth, Base, Credential, Provider, place::Place},
+    provider::{Auth, Base, Provider, place::Place, scheme::Scheme},
     route::{ModelRule, Models},
 };
 
@@ -87,6 +87,7 @@ struct ProviderFile {
     dialect: Option<DialectText>,
     auth: Option<AuthText>,
     api_key: Option<String>,
+    credentials: BTreeMap<String, String>,
     headers: BTreeMap<String, String>,
     options: BTreeMap<String, String>,
     default_model: Option<String>,
@@ -186,6 +187,7 @@ impl ProviderFile {
                 moved_to: None,
                 dialect: &OPENAI,
                 auth: Auth::Bearer,
+                scheme: Scheme::Key,
                 credential: None,
                 headers: Vec::new(),
                 refuses: &[],
@@ -213,11 +215,8 @@ impl ProviderFile {
         provider.default_model = self.default_model;
         check_options(&self.options, &provider, source)?;
         provider.options = self.options;
-        if let Some(reference) = &self.api_key {
-            provider.credential = source
-                .secret(&path("api_key"), reference)?
-                .map(Credential::Key);
-        }
+        let key = self.api_key.as_deref();
+        provider.credential = credentials::read(key, &self.credentials, &provider, source)?;
         for (header, value) in &self.headers {
             provider
                 .headers
@@ -348,7 +347,7 @@ fn apply_models(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Surroundings;
+    use crate::{config::Surroundings, provider::Credential};
 
     struct Nothing;
 

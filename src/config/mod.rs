@@ -1,5 +1,6 @@
 //! The conf as the gateway uses it: if a [`Config`] exists, every name in it resolves and every secret was read.
 
+mod credentials;
 pub mod file;
 pub mod headers;
 pub mod host;
@@ -103,7 +104,15 @@ impl std::error::Error for ConfigError {}
 pub trait Surroundings {
     fn variable(&self, name: &str) -> Option<String>;
     fn file(&self, path: &str) -> Result<String, String>;
+
+    /// What reads `path` anew each time, for a token that somebody else keeps fresh. `None`: no such file is read here.
+    fn reader(&self, _path: &str) -> Option<Reader> {
+        None
+    }
 }
+
+/// Reads a file as it stands at that moment.
+pub type Reader = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 impl Default for Config {
     /// The conf of a gateway that was started without one: loopback, all providers at their public URLs.
@@ -163,6 +172,7 @@ fn built_in(row: &'static Row) -> Provider {
         moved_to: None,
         dialect: row.dialect,
         auth: row.auth.clone(),
+        scheme: row.scheme,
         credential: None,
         headers: Vec::new(),
         refuses: row.refuses,

@@ -19,6 +19,8 @@ use crate::{
 pub enum Credential {
     /// Sent as the provider wants it.
     Key(Secret),
+    /// Sent as a bearer token, whatever the provider's keys look like.
+    Bearer(Secret),
     Aws(Arc<Aws>),
     Google(Arc<google::ServiceAccount>),
     Azure(Arc<azure::Identity>),
@@ -42,6 +44,18 @@ pub enum AwsKeys {
 pub type Header = (HeaderName, HeaderValue);
 
 impl Credential {
+    /// The same, for calls to `region`, if it signs for one.
+    pub fn in_region(self, region: &str) -> Result<Self, Error> {
+        match self {
+            Self::Aws(aws) if aws.scope.region() != region => {
+                let mut aws = Aws::clone(&aws);
+                aws.scope = Scope::try_new(region, aws.scope.service())?;
+                Ok(Self::Aws(Arc::new(aws)))
+            }
+            other => Ok(other),
+        }
+    }
+
     /// What has to be exchanged for a token before a call.
     pub fn grant(&self) -> Option<Grant> {
         match self {
@@ -51,7 +65,7 @@ impl Credential {
                 AwsKeys::Assumed(role) => Some(Grant::AssumeRole(role.clone())),
                 AwsKeys::Held(_) => None,
             },
-            Self::Key(_) | Self::Oci(_) => None,
+            Self::Key(_) | Self::Bearer(_) | Self::Oci(_) => None,
         }
     }
 
@@ -59,7 +73,7 @@ impl Credential {
     pub fn signs(&self) -> bool {
         match self {
             Self::Aws(_) | Self::Oci(_) => true,
-            Self::Key(_) | Self::Google(_) | Self::Azure(_) => false,
+            Self::Key(_) | Self::Bearer(_) | Self::Google(_) | Self::Azure(_) => false,
         }
     }
 
@@ -68,6 +82,7 @@ impl Credential {
     pub fn header(&self, auth: &Auth, token: Option<&Token>) -> Result<Option<Header>, Error> {
         match (self, token) {
             (Self::Key(key), _) => auth.header(Some(key)),
+            (Self::Bearer(token), _) => Auth::Bearer.header(Some(token)),
             (Self::Google(_) | Self::Azure(_), Some(Token::Bearer(token))) => {
                 Auth::Bearer.header(Some(token))
             }
@@ -91,7 +106,7 @@ impl Credential {
                 (AwsKeys::Assumed(_), _) => Err(unsettled()),
             },
             Self::Oci(signer) => signer.sign(request, now),
-            Self::Key(_) | Self::Google(_) | Self::Azure(_) => Ok(Vec::new()),
+            Self::Key(_) | Self::Bearer(_) | Self::Google(_) | Self::Azure(_) => Ok(Vec::new()),
         }
     }
 
@@ -99,7 +114,7 @@ impl Credential {
     pub fn redact(&self, error: Error) -> Error {
         let without = |error: Error, secret: &Secret| error.without(secret.expose());
         match self {
-            Self::Key(key) => without(error, key),
+            Self::Key(key) | Self::Bearer(key) => without(error, key),
             Self::Aws(aws) => match &aws.keys {
                 AwsKeys::Held(keys) => keys.secrets().fold(error, without),
                 AwsKeys::Assumed(role) => role.secrets().fold(error, without),

@@ -8,7 +8,7 @@ use crate::{
     completion::{Parameter, Support},
     dialect::support,
     provider::{
-        Row,
+        Auth, Row,
         place::{Default, Place, Slot},
         table::ROWS,
     },
@@ -22,7 +22,7 @@ pub fn lines() -> String {
         let _ = writeln!(
             lines,
             "{name:<16} {dialect:<10} {:<22} {}",
-            row.auth.title(),
+            auth(row),
             place(row)
         );
         lines
@@ -67,6 +67,14 @@ pub fn markdown() -> String {
         table.push('\n');
     }
     table
+}
+
+fn auth(row: &Row) -> String {
+    match (row.auth.title(), row.scheme.title()) {
+        (key, "") => key,
+        (_, more) if row.auth == Auth::None => more.to_owned(),
+        (key, more) => format!("{key}, {more}"),
+    }
 }
 
 fn place(row: &Row) -> &'static str {
@@ -118,7 +126,7 @@ impl From<&'static Row> for Entry {
             name: row.name,
             dialect: row.dialect.name(),
             prompt: row.dialect.prompt_form().as_str(),
-            auth: row.auth.title(),
+            auth: auth(row),
             base_url: match row.place {
                 Place::At(_) | Place::With(_) => Some(place(row)),
                 Place::Own(_) | Place::Retired(_) => None,

@@ -10,6 +10,7 @@ pub mod listing;
 pub mod oci;
 pub mod place;
 mod rsa;
+pub mod scheme;
 pub mod sigv4;
 pub mod sts;
 pub mod table;
@@ -27,6 +28,7 @@ pub use self::{
     base::Base,
     credential::Credential,
     place::{Filled, Named, NamedBy, Place, Slot, Template},
+    scheme::Scheme,
     target::Target,
 };
 
@@ -38,6 +40,8 @@ pub struct Row {
     pub place: Place,
     pub dialect: &'static dyn Dialect,
     pub auth: Auth,
+    /// Its credentials that are more than a key.
+    pub scheme: Scheme,
     /// What this provider lacks of its dialect.
     pub refuses: &'static [Parameter],
 }
@@ -55,6 +59,7 @@ pub struct Provider {
     pub moved_to: Option<Arc<Base>>,
     pub dialect: &'static dyn Dialect,
     pub auth: Auth,
+    pub scheme: Scheme,
     /// The conf's; it goes to the conf's host alone.
     pub credential: Option<Credential>,
     /// Sent with every call.

@@ -109,6 +109,8 @@ pub struct Filled {
     pub query: String,
     /// A client chose whose host this is.
     pub by: NamedBy,
+    /// The values of the slots, by name.
+    pub values: Vec<(&'static str, String)>,
 }
 
 impl Template {
@@ -121,6 +123,7 @@ impl Template {
         let (mut url, mut query) = (self.url.to_owned(), self.query.to_owned());
         let mut host = host_of(self.url).to_owned();
         let mut by = NamedBy::Conf;
+        let mut values = Vec::with_capacity(self.slots.len());
         for slot in self.slots {
             let named = named(slot)?;
             if let Some(named) = &named
@@ -134,13 +137,19 @@ impl Template {
             for text in [&mut url, &mut query, &mut host] {
                 *text = text.replace(&place, &value);
             }
+            values.push((slot.name, value));
         }
         let base = Base::try_new(&url, "x-portkey-provider")?;
         if base.host != host.to_ascii_lowercase() {
             let message = "The provider's address cannot be built from these values.";
             return Err(Error::invalid("x-portkey-provider", message));
         }
-        Ok(Filled { base, query, by })
+        Ok(Filled {
+            base,
+            query,
+            by,
+            values,
+        })
     }
 
     /// The template of `templates` that counts.
@@ -170,6 +179,7 @@ impl From<Base> for Filled {
             base,
             query: String::new(),
             by: NamedBy::Conf,
+            values: Vec::new(),
         }
     }
 }

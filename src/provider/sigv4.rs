@@ -63,6 +63,10 @@ impl Scope {
         &self.region
     }
 
+    pub fn service(&self) -> &'static str {
+        self.service
+    }
+
     /// The headers that sign `request`, valid for 15 minutes around `now`, Unix seconds.
     pub fn sign(
         &self,

@@ -3,7 +3,7 @@
 //! A row says where the provider is, which dialect it speaks and how it takes its key; `refuses` holds what its own
 //! documentation leaves out of that dialect, so that a client learns it from a 400 rather than from a wrong result. Text
 //! completions are used where a provider has them for its current models, else chat. The list follows Portkey's slugs, also
-//! of services that have closed: those say what took their place.
+//! of services that have closed: those say what took their place. A few more stand beside them.
 
 use std::sync::LazyLock;
 
@@ -23,6 +23,7 @@ use crate::{
         cohere::COHERE,
         fim::FIM,
         gemini::GEMINI,
+        oci::OCI,
         openai::OPENAI,
         replicate::REPLICATE,
         triton::TRITON,
@@ -33,8 +34,10 @@ use crate::{
     provider::{
         Auth, Row,
         place::Place::{self, At, Own, Retired, With},
+        scheme::{Part, Scheme},
         templates::{
-            AZURE_AI, AZURE_OPENAI, BEDROCK, CORTEX, PREDIBASE, VERTEX_AI, WATSONX, WORKERS_AI,
+            AZURE_AI, AZURE_OPENAI, BEDROCK, CORTEX, ORACLE, PREDIBASE, VERTEX_AI, WATSONX,
+            WORKERS_AI,
         },
     },
 };
@@ -48,10 +51,11 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         chat("aibadgr", "https://aibadgr.com/api/v1", &[]),
         row("anthropic", At("https://api.anthropic.com/v1"), &ANTHROPIC, X_API_KEY, &[]),
         closed("anyscale", "anyscale closed its public endpoints in 2024. Its models are at together-ai, fireworks-ai and others."),
-        row("azure-ai", With(AZURE_AI), &CHAT, API_KEY, &[]),
-        row("azure-openai", With(AZURE_OPENAI), &OPENAI, API_KEY, &[]),
-        row("bedrock", With(BEDROCK), &CONVERSE, Auth::Bearer, &[]),
-        row("bedrock-invoke", With(BEDROCK), &INVOKE, Auth::Bearer, &[]),
+        row("azure-ai", With(AZURE_AI), &CHAT, API_KEY, &[]).with(Scheme::Azure),
+        row("azure-openai", With(AZURE_OPENAI), &OPENAI, API_KEY, &[]).with(Scheme::Azure),
+        chat("baseten", "https://inference.baseten.co/v1", &[N, LogitBias, User]),
+        row("bedrock", With(BEDROCK), &CONVERSE, Auth::Bearer, &[]).with(Scheme::Aws("bedrock")),
+        row("bedrock-invoke", With(BEDROCK), &INVOKE, Auth::Bearer, &[]).with(Scheme::Aws("bedrock")),
         text("bytez", "https://api.bytez.com/models/v2/openai/v1", &[Prompts, TokenIds, N, Stop, Suffix, Echo, BestOf, User, Seed, LogitBias]),
         text("cerebras", "https://api.cerebras.ai/v1", &[PresencePenalty, FrequencyPenalty, LogitBias]),
         row("codestral", At("https://codestral.mistral.ai/v1"), &FIM, Auth::Bearer, &[]),
@@ -66,6 +70,7 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         text("deepseek", "https://api.deepseek.com/beta", &[Prompts, TokenIds, N, BestOf, User, Seed, LogitBias]),
         text("featherless-ai", "https://api.featherless.ai/v1", &[Suffix, BestOf]),
         text("fireworks-ai", "https://api.fireworks.ai/inference/v1", &[Suffix, BestOf]),
+        chat("friendliai", "https://api.friendli.ai/serverless/v1", &[N, LogitBias, User]),
         chat("github", "https://models.github.ai/inference", &[]),
         row("google", At("https://generativelanguage.googleapis.com/v1beta"), &GEMINI, X_GOOG_API_KEY, &[]),
         chat("groq", "https://api.groq.com/openai/v1", &[N, PresencePenalty, FrequencyPenalty, LogitBias]),
@@ -96,6 +101,7 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         own("ollama", &[Prompts, TokenIds, N, Echo, BestOf, Logprobs, LogitBias]),
         text("openai", "https://api.openai.com/v1", &[]),
         text("openrouter", "https://openrouter.ai/api/v1", &[Prompts, TokenIds, N, Suffix, Echo, BestOf, Logprobs]),
+        row("oracle", With(ORACLE), &OCI, Auth::None, &[]).with(Scheme::Oci),
         text("ovhcloud", "https://oai.endpoints.kepler.ai.cloud.ovh.net/v1", &[Suffix, BestOf]),
         closed("palm", "palm was shut down in 2024. Its successor is the provider google."),
         chat("perplexity-ai", "https://api.perplexity.ai", &[N, Seed, LogitBias, User]),
@@ -104,6 +110,7 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         chat("reka-ai", "https://api.reka.ai/v1", &[N, User, LogitBias]),
         row("replicate", At("https://api.replicate.com/v1"), &REPLICATE, Auth::Bearer, &[]),
         chat("sambanova", "https://api.sambanova.ai/v1", &[N, PresencePenalty, FrequencyPenalty, Seed, LogitBias, User]),
+        chat("scaleway", "https://api.scaleway.ai/v1", &[N, LogitBias, User]),
         own("sglang", &[Suffix, BestOf]),
         chat("siliconflow", "https://api.siliconflow.cn/v1", &[Seed, LogitBias, User]),
         own("tensorrt-llm", &[Suffix, Echo, BestOf]),
@@ -112,7 +119,7 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         text("together-ai", "https://api.together.xyz/v1", &[Prompts, TokenIds, Suffix, Echo, BestOf, User]),
         row("triton", Own("/v2/models/ensemble"), &TRITON, Auth::None, &[]),
         chat("upstage", "https://api.upstage.ai/v1/solar", &[N, Seed, LogitBias, User]),
-        row("vertex-ai", With(VERTEX_AI), &VERTEX, Auth::Bearer, &[]),
+        row("vertex-ai", With(VERTEX_AI), &VERTEX, Auth::Bearer, &[]).with(Scheme::Google),
         own("vllm", &[Suffix, BestOf]),
         row("watsonx", With(WATSONX), &TEXT_GENERATION, Auth::Bearer, &[]),
         row("workers-ai", With(WORKERS_AI), &WORKERS, Auth::Bearer, &[]),
@@ -122,10 +129,12 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
     ]
 });
 
-/// Whether some provider's place has a slot of this name.
+/// Whether some provider's place has a slot, or its credentials a part that a client may name, of this name.
 pub fn is_option(name: &str) -> bool {
-    ROWS.iter()
-        .any(|row| row.place.slots().any(|slot| slot.name == name))
+    ROWS.iter().any(|row| {
+        let part = |part: &Part| part.name == name && !part.header.is_empty();
+        row.place.slots().any(|slot| slot.name == name) || row.scheme.parts().iter().any(part)
+    })
 }
 
 const ZHIPU_LACKS: &[Parameter] = &[N, PresencePenalty, FrequencyPenalty, User, Seed, LogitBias];
@@ -146,7 +155,15 @@ const fn row(
         place,
         dialect,
         auth,
+        scheme: Scheme::Key,
         refuses,
+    }
+}
+
+impl Row {
+    /// The same row, with credentials of several parts.
+    fn with(self, scheme: Scheme) -> Self {
+        Self { scheme, ..self }
     }
 }
 

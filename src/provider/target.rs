@@ -63,10 +63,16 @@ impl Target {
             None => provider.locate(choice.model, choice.option)?,
         };
         let conf = Some(&*provider).filter(|_| filled.by == NamedBy::Conf);
+        let credential = choice.credential.or_else(|| conf?.credential.clone());
+        let region = filled.values.iter().find(|(name, _)| *name == REGION);
+        let credential = match (credential, region) {
+            (Some(credential), Some((_, region))) => Some(credential.in_region(region)?),
+            (credential, _) => credential,
+        };
         Ok(Self {
             base: Arc::new(filled.base),
             query: filled.query,
-            credential: choice.credential.or_else(|| conf?.credential.clone()),
+            credential,
             token: None,
             chosen_by: filled.by,
             provider,
@@ -130,3 +136,6 @@ impl Target {
         }
     }
 }
+
+/// The slot whose value a signature has to name too.
+const REGION: &str = "aws_region";

@@ -163,7 +163,6 @@ pub const BEDROCK: &[Template] = &[Template {
 }];
 
 /// <https://docs.oracle.com/en-us/iaas/api/#/en/generative-ai-inference/20231130/>.
-#[expect(dead_code, reason = "its row needs the signature")]
 pub const ORACLE: &[Template] = &[Template {
     url: "https://inference.generativeai.{oracle_region}.oci.oraclecloud.com",
     query: "",
