@@ -1,7 +1,12 @@
 """The vendors' own SDKs talk to the emulator, so that it is shown to speak their formats before it judges the gateway."""
 
+import json
+
 import anthropic
+import boto3
+import cohere
 import mistralai.client
+import ollama
 import pytest
 from google import genai
 from google.genai import errors as google_errors
@@ -108,3 +113,64 @@ def test_mistrals_sdk_reads_a_stream(emulator):
     texts = [event.choices[0].delta.content for event in events if event.choices]
     assert "".join(text or "" for text in texts) == ANSWER
     assert [event.usage.completion_tokens for event in events if event.usage] == [COUNTS[1]]
+
+
+def cohere_client(emulator, key="sk-demo"):
+    return cohere.ClientV2(api_key=key, base_url=emulator)
+
+
+def test_coheres_sdk_reads_a_whole_answer(emulator):
+    answer = cohere_client(emulator).chat(model="command-a", messages=[{"role": "user", "content": PROMPT}])
+    assert [part.text for part in answer.message.content] == [ANSWER]
+    assert answer.finish_reason == "COMPLETE"
+    assert (answer.usage.tokens.input_tokens, answer.usage.tokens.output_tokens) == COUNTS
+
+
+def test_coheres_sdk_reads_a_stream(emulator):
+    client = cohere_client(emulator)
+    events = list(client.chat_stream(model="command-a", messages=[{"role": "user", "content": PROMPT}]))
+    texts = [event.delta.message.content.text for event in events if event.type == "content-delta"]
+    assert "".join(texts) == ANSWER
+    assert events[-1].type == "message-end" and events[-1].delta.finish_reason == "COMPLETE"
+
+
+def test_ollamas_sdk_reads_both(emulator):
+    client = ollama.Client(host=emulator)
+    whole = client.generate(model="tiny", prompt=PROMPT, raw=True)
+    assert whole.response.strip() == ANSWER and whole.done_reason == "stop"
+    assert (whole.prompt_eval_count, whole.eval_count) == COUNTS
+    pieces = list(client.generate(model="tiny", prompt=PROMPT, raw=True, stream=True))
+    assert "".join(piece.response for piece in pieces).strip() == ANSWER and pieces[-1].done
+
+
+def bedrock(emulator):
+    return boto3.client(
+        "bedrock-runtime",
+        region_name="us-east-1",
+        endpoint_url=emulator,
+        aws_access_key_id="AKIDEXAMPLE",
+        aws_secret_access_key="secret",
+    )
+
+
+CLAUDE = "anthropic.claude-3-5-haiku-20241022-v1:0"
+
+
+def test_boto3_reads_a_conversation_whole_and_streamed(emulator):
+    said = [{"role": "user", "content": [{"text": PROMPT}]}]
+    whole = bedrock(emulator).converse(modelId=CLAUDE, messages=said)
+    assert whole["output"]["message"]["content"] == [{"text": ANSWER}]
+    assert whole["stopReason"] == "end_turn"
+    assert (whole["usage"]["inputTokens"], whole["usage"]["outputTokens"]) == COUNTS
+    events = list(bedrock(emulator).converse_stream(modelId=CLAUDE, messages=said)["stream"])
+    texts = [event["contentBlockDelta"]["delta"]["text"] for event in events if "contentBlockDelta" in event]
+    assert "".join(texts) == ANSWER
+    assert [event["messageStop"]["stopReason"] for event in events if "messageStop" in event] == ["end_turn"]
+
+
+def test_boto3_reads_an_invoked_model_streamed(emulator):
+    body = json.dumps({"prompt": PROMPT, "max_gen_len": 20})
+    answer = bedrock(emulator).invoke_model_with_response_stream(modelId="meta.llama3-70b-instruct-v1:0", body=body)
+    pieces = [json.loads(event["chunk"]["bytes"]) for event in answer["body"]]
+    assert "".join(piece["generation"] for piece in pieces).strip() == ANSWER
+    assert pieces[-1]["stop_reason"] == "stop"
