@@ -90,6 +90,11 @@ impl State {
 
     pub fn admit(&self, head: Head<'_>) -> Result<Admission, Error> {
         self.check_size(head)?;
+        if head.method == Method::TRACE {
+            // Its answer is its request, with the key in it.
+            let message = "The method TRACE is not served.";
+            return Err(Error::new(Kind::Invalid, message));
+        }
         if head.path == COMPLETIONS && head.method == Method::POST {
             check_content_type(head.headers)?;
             return Directives::read(head.headers)
@@ -616,6 +621,13 @@ mod tests {
             "api.openai.com/v1/completions?a=b"
         );
         assert_eq!(path(Method::GET, "/v1x", &[groq]), "api.groq.com/v1x?a=b");
+        let trace = Head {
+            method: &Method::TRACE,
+            path: "/",
+            query: None,
+            headers: &HeaderMap::new(),
+        };
+        assert_eq!(state.admit(trace).unwrap_err().status(), 400);
     }
 
     #[test]

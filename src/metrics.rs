@@ -104,10 +104,10 @@ impl Metrics {
         if let Some(usage) = ended.usage {
             self.tokens
                 .with_label_values(&[provider, "prompt"])
-                .inc_by(usage.prompt_tokens);
+                .inc_by(usage.prompt_tokens.min(MAX_COUNT));
             self.tokens
                 .with_label_values(&[provider, "completion"])
-                .inc_by(usage.completion_tokens);
+                .inc_by(usage.completion_tokens.min(MAX_COUNT));
         }
     }
 
@@ -128,6 +128,8 @@ fn status_text(status: u16, digits: &mut [u8; 3]) -> &str {
     std::str::from_utf8(digits).unwrap_or("000")
 }
 
+/// More tokens than any one request can have: an absurd figure must not wrap the counter.
+const MAX_COUNT: u64 = 1 << 32;
 /// Buckets from "served from memory" to "a reasoning model's long answer".
 const SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
@@ -137,6 +139,28 @@ const SECONDS: &[f64] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_absurd_count_does_not_wrap_the_counter() {
+        let metrics = Metrics::try_new().unwrap();
+        for tokens in [u64::MAX, 5] {
+            metrics.count(&Ended {
+                provider: "openai",
+                kind: "whole",
+                status: 200,
+                failure: None,
+                usage: Some(Usage::new(tokens, 0)),
+                total: Duration::ZERO,
+                first_byte: None,
+            });
+        }
+        let text = String::from_utf8(metrics.text()).unwrap();
+        let line = format!(
+            r#"completions_tokens_total{{provider="openai",side="prompt"}} {}"#,
+            MAX_COUNT + 5
+        );
+        assert!(text.contains(&line), "{text}");
+    }
 
     #[test]
     fn an_ended_request_is_counted_under_its_labels() {

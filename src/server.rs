@@ -1,6 +1,10 @@
 //! The process around the filter: conf, listeners, the operator's port, the way down.
 
-use std::{net::TcpListener, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use pingora::{
@@ -60,6 +64,7 @@ impl Ready {
         let refused =
             |error: Box<pingora::Error>| source.error(&[], error.etype().as_str().to_owned());
         let conf = conf.validate().map_err(refused)?;
+        check_server(&conf, &source)?;
         Ok(Self { config, conf })
     }
 
@@ -106,6 +111,29 @@ impl Ready {
         let listeners: Result<Vec<_>, _> = addresses.map(bind).collect();
         listeners.map(drop)
     }
+}
+
+/// What the framework would only find out by a panic.
+fn check_server(conf: &ServerConf, source: &Source<'_>) -> Result<(), ConfigError> {
+    if conf.threads == 0 {
+        return Err(source.error(&["threads"], "at least 1 is needed".to_owned()));
+    }
+    if let Some(file) = &conf.ca_file {
+        let unread = |why| source.error(&["ca_file"], format!("`{file}` cannot be read: {why}"));
+        source.surroundings.file(file).map_err(unread)?;
+    }
+    for (key, addresses) in [
+        ("client_bind_to_ipv4", &conf.client_bind_to_ipv4),
+        ("client_bind_to_ipv6", &conf.client_bind_to_ipv6),
+    ] {
+        if let Some(address) = addresses
+            .iter()
+            .find(|address| address.parse::<IpAddr>().is_err())
+        {
+            return Err(source.error(&[key], format!("`{address}` is no IP address")));
+        }
+    }
+    Ok(())
 }
 
 fn add_services(server: &mut Server, gateway: Gateway, state: &Arc<State>) {

@@ -11,7 +11,7 @@ use crate::{
     config::{
         Config, ConfigError, Emulator, Limits, Timeouts, credentials,
         source::Source,
-        text::{AuthText, BaseText, DialectText, DurationText, HostText},
+        text::{AuthText, BaseText, DialectText, DurationText, HostText, Unique},
     },
     dialect::openai::OPENAI,
     provider::{Auth, Base, Provider, place::Place, scheme::Scheme},
@@ -51,8 +51,8 @@ struct GatewayFile {
     listen: Option<OneOrMany>,
     admin: AdminFile,
     default: DefaultFile,
-    providers: BTreeMap<String, ProviderFile>,
-    models: BTreeMap<String, ModelFile>,
+    providers: Unique<ProviderFile>,
+    models: Unique<ModelFile>,
     allowed_hosts: Vec<HostText>,
     limits: LimitsFile,
     timeouts: TimeoutsFile,
@@ -153,7 +153,11 @@ impl GatewayFile {
         if let Some(address) = &config.admin {
             source.check_address(&["gateway", "admin", "listen"], address)?;
         }
-        for (name, provider) in self.providers {
+        if config.listen.is_empty() {
+            let message = "an address is needed".to_owned();
+            return Err(source.error(&["gateway", "listen"], message));
+        }
+        for (name, provider) in self.providers.0 {
             let resolved = provider.resolve(&name, source, config)?;
             config.providers.insert(name, Arc::new(resolved));
         }
@@ -164,7 +168,7 @@ impl GatewayFile {
             emulator.apply(source, config)?;
         }
         apply_default(self.default, source, config)?;
-        apply_models(self.models, source, config)
+        apply_models(self.models.0, source, config)
     }
 }
 
@@ -432,6 +436,30 @@ mod tests {
                 "unknown field `listn`",
             ),
             ("gatway: {}\n", 1, "gatway", "unknown key"),
+            (
+                "gateway:\n  listen: []\n",
+                2,
+                "gateway.listen",
+                "an address is needed",
+            ),
+            (
+                "gateway:\n  listen: \"::1:8787\"\n",
+                2,
+                "gateway.listen",
+                "is not host:port",
+            ),
+            (
+                "gateway:\n  providers:\n    openai: {}\n    openai: {}\n",
+                3,
+                "gateway.providers.openai",
+                "named twice",
+            ),
+            (
+                "gateway:\n  providers:\n    openai:\n      headers: { content-length: \"5\" }\n",
+                4,
+                "gateway.providers.openai.headers",
+                "set by the gateway",
+            ),
             (
                 "gateway:\n  listen: here\n",
                 2,

@@ -85,7 +85,11 @@ impl Source<'_> {
 
     pub fn check_address(&self, path: &[&str], address: &str) -> Result<(), ConfigError> {
         let parts = address.rsplit_once(':');
-        match parts.filter(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
+        let is_host = |host: &str| {
+            let bracketed = host.starts_with('[') && host.ends_with(']');
+            !host.is_empty() && (bracketed || !host.contains(':'))
+        };
+        match parts.filter(|(host, port)| is_host(host) && port.parse::<u16>().is_ok()) {
             Some(_) => Ok(()),
             None => Err(self.error(path, format!("`{address}` is not host:port"))),
         }
@@ -117,6 +121,9 @@ impl Source<'_> {
         let text = self.secret(path, value)?;
         let value = HeaderValue::try_from(text.as_ref().map_or("", |text| text.expose()));
         match (name.parse::<HeaderName>(), value) {
+            (Ok(name), Ok(_)) if FRAMING.contains(&name.as_str()) => {
+                Err(self.error(path, format!("`{name}` is set by the gateway itself")))
+            }
             (Ok(name), Ok(mut value)) => {
                 value.set_sensitive(true);
                 Ok((name, value))
@@ -125,6 +132,17 @@ impl Source<'_> {
         }
     }
 }
+
+/// Headers on which the request's own form hangs.
+const FRAMING: &[&str] = &[
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
 
 /// A parser's message without the value it quotes, which can be a key in the wrong place: `invalid type: string "…",
 /// expected a map` keeps its first words and its last.

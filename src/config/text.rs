@@ -1,8 +1,11 @@
 //! The short texts of a conf file: each is read by one function, so that the parser's error carries line and path.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, marker::PhantomData, time::Duration};
 
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, MapAccess, Visitor},
+};
 
 use crate::{
     config::AllowedHost,
@@ -28,15 +31,13 @@ text!(BaseText, Base, |text: &str| Base::try_new(text, "base_url")
 text!(HostText, AllowedHost, AllowedHost::try_new);
 text!(DurationText, Duration, read_duration);
 text!(DialectText, &'static dyn Dialect, |text: &str| {
+    // What stands there is not said again: it can be a key in the wrong place.
     dialect::by_name(text).ok_or_else(|| {
         let names: Vec<&str> = dialect::DIALECTS
             .iter()
             .map(|dialect| dialect.name())
             .collect();
-        format!(
-            "unknown dialect `{text}`, expected one of {}",
-            names.join(", ")
-        )
+        format!("unknown dialect, expected one of {}", names.join(", "))
     })
 });
 
@@ -77,5 +78,39 @@ fn read_duration(text: &str) -> Result<Duration, String> {
         _ => Err(format!(
             "`{text}` is not a time, expected a number and ms, s or m, such as 500ms"
         )),
+    }
+}
+
+/// A mapping in which no key stands twice: the parser itself would let the last one win.
+pub struct Unique<V>(pub BTreeMap<String, V>);
+
+impl<V> Default for Unique<V> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for Unique<V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keys<V>(PhantomData<V>);
+        impl<'de, V: Deserialize<'de>> Visitor<'de> for Keys<V> {
+            type Value = Unique<V>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a mapping")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut unique = BTreeMap::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if unique.contains_key(&name) {
+                        return Err(A::Error::custom(format!("`{name}` is named twice")));
+                    }
+                    unique.insert(name, map.next_value()?);
+                }
+                Ok(Unique(unique))
+            }
+        }
+        deserializer.deserialize_map(Keys(PhantomData))
     }
 }

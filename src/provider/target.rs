@@ -127,6 +127,12 @@ impl Target {
         if let Some(credential) = &self.credential {
             error = credential.redact(error);
         }
+        let told = self.provider.headers.iter();
+        for value in told.filter_map(|(_, value)| value.to_str().ok()) {
+            if value.len() >= MIN_SECRET_BYTES {
+                error = error.without(value);
+            }
+        }
         for secret in self.token.iter().flat_map(Token::secrets) {
             error = error.without(secret.expose());
         }
@@ -137,5 +143,7 @@ impl Target {
     }
 }
 
+/// A header of the conf that is shorter is a word, not a secret.
+const MIN_SECRET_BYTES: usize = 12;
 /// The slot whose value a signature has to name too.
 const REGION: &str = "aws_region";

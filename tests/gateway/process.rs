@@ -56,6 +56,9 @@ fn a_wrong_conf_is_refused_with_file_line_and_path() {
             "NOT_SET_ANYWHERE",
         ),
         ("thread: 2\n", "thread"),
+        ("threads: 0\n", ":1: threads: "),
+        ("ca_file: /nowhere.pem\n", ":1: ca_file: "),
+        ("client_bind_to_ipv4: [ zz ]\n", ":1: client_bind_to_ipv4: "),
         ("gateway: [\n", "conf.yaml"),
     ] {
         let output = check(conf);
