@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use pingora::{
-    ErrorType, RetryType,
+    ErrorType,
     http::{RequestHeader, ResponseHeader},
     protocols::{Stream, http::v1::client::HttpSession},
     upstreams::peer::HttpPeer,
 };
 use tokio::io::AsyncWriteExt;
 
-use crate::config::Timeouts;
+use crate::{config::Timeouts, upstream::is_unanswered};
 
 /// A call whose request is out. Dropping it closes the connection, which is how an HTTP/1 call is cancelled.
 pub struct Call {
@@ -40,7 +40,12 @@ impl Call {
         // An upstream that refuses early stops reading: its answer counts, not the failed write.
         if let Err(unsent) = sent {
             call.session.read_timeout = Some(EARLY_ANSWER.min(timeouts.read));
-            call.read_head().await.map_err(|_| unsent)?;
+            let read = call.read_head().await;
+            read.map_err(|unread| match unread.etype() {
+                ErrorType::ReadTimedout => unsent,
+                _ if is_unanswered(&unread) => unsent,
+                _ => unread,
+            })?;
         } else {
             call.read_head().await?;
         }
@@ -48,8 +53,14 @@ impl Call {
     }
 
     async fn read_head(&mut self) -> pingora::Result<()> {
-        for _ in 0..=MAX_INTERIM {
-            self.session.read_response().await?;
+        for heads in 0..=MAX_INTERIM {
+            self.session.read_response().await.map_err(|mut error| {
+                if heads > 0 {
+                    // An interim head is a sign of life: the request has arrived.
+                    error.set_retry(false);
+                }
+                error
+            })?;
             if self
                 .head()
                 .is_some_and(|head| !head.status.is_informational())
@@ -108,12 +119,7 @@ async fn send(
     };
     match tokio::time::timeout(patience, writing).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(cause)) => {
-            let mut error = pingora::Error::because(ErrorType::WriteError, "the request", cause);
-            // A request that was not sent to its end was not served.
-            error.retry = RetryType::ReusedOnly;
-            Err(error)
-        }
+        Ok(Err(cause)) => pingora::Error::e_because(ErrorType::WriteError, "the request", cause),
         Err(_) => pingora::Error::e_explain(ErrorType::WriteTimedout, "the request"),
     }
 }

@@ -7,7 +7,7 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use http::StatusCode;
-use pingora::{RetryType, http::ResponseHeader, proxy::Session, upstreams::peer::HttpPeer};
+use pingora::{http::ResponseHeader, proxy::Session, upstreams::peer::HttpPeer};
 use tokio::time::Sleep;
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     error::Error,
     exchange::{Exchange, UpstreamHead, relay::Relay},
     ticket::Ticket,
-    upstream::{MAX_STALE, Upstream, failure, request_head, total_timeout},
+    upstream::{Upstream, failure, request_head, total_timeout},
 };
 
 /// One call and its client.
@@ -69,30 +69,12 @@ impl<'c> Conductor<'c> {
         Ok(())
     }
 
-    /// Sends the request and reads the answer's head. A pooled connection that turns out to be closed is replaced: its
-    /// server had gone before the request could reach it.
     async fn open(&mut self, exchange: &Exchange, peer: &HttpPeer) -> Result<Call, Error> {
         let request = request_head(exchange)?;
-        let mut stale = 0;
-        loop {
-            let connecting = Box::pin(self.upstream.connect(peer));
-            let connecting = unless_gone(self.session, connecting);
-            let (stream, reused) = match within(&mut self.deadline, connecting).await?? {
-                Ok(connected) => connected,
-                Err(error) => {
-                    self.upstream.avoid(&exchange.target().base);
-                    return Err(failure(&error));
-                }
-            };
-            let timeouts = self.upstream.timeouts();
-            let asking = Box::pin(Call::ask(stream, peer, &request, exchange.body(), timeouts));
-            let asking = unless_gone(self.session, asking);
-            match within(&mut self.deadline, asking).await?? {
-                Ok(answered) => return Ok(answered),
-                Err(error) if reused && is_stale(&error) && stale < MAX_STALE => stale += 1,
-                Err(error) => return Err(failure(&error)),
-            }
-        }
+        let base = &exchange.target().base;
+        let calling = self.upstream.call(base, peer, &request, exchange.body());
+        let calling = unless_gone(self.session, Box::pin(calling));
+        within(&mut self.deadline, calling).await??
     }
 
     async fn read(&mut self, call: &mut Call) -> Result<Option<Bytes>, Error> {
@@ -227,8 +209,4 @@ async fn within<T>(
         done = work => Ok(done),
         () = deadline => Err(total_timeout()),
     }
-}
-
-fn is_stale(error: &pingora::Error) -> bool {
-    matches!(error.retry, RetryType::ReusedOnly)
 }

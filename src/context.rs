@@ -18,7 +18,7 @@ use crate::{
     metrics::{Ended, Metrics},
     provider::Target,
     ticket::Ticket,
-    upstream::{MAX_STALE, total_timeout},
+    upstream::total_timeout,
 };
 
 /// The state of one request; Pingora carries it from phase to phase.
@@ -31,7 +31,10 @@ pub struct Context {
     pub(crate) refused: Option<Box<ResponseHeader>>,
     /// Bytes that a stream still gets although its call was stopped.
     pub(crate) last_words: Option<Bytes>,
-    stale: u32,
+    /// Heads of the upstream's answer, interim ones among them.
+    pub(crate) heads: u32,
+    /// The call is on its second and last connection.
+    pub(crate) repeated: bool,
     /// When the request was complete, and its call could begin.
     called: Option<Instant>,
     _in_flight: InFlight,
@@ -79,7 +82,8 @@ impl Context {
             failure: None,
             refused: None,
             last_words: None,
-            stale: 0,
+            heads: 0,
+            repeated: false,
             called: None,
             _in_flight: InFlight::new(&metrics.in_flight),
         }
@@ -125,12 +129,6 @@ impl Context {
         downstream::refuse(session, &mut self.ticket, &error, self.refused.as_deref()).await;
         self.failure = Some(error);
         Ok(())
-    }
-
-    /// Whether a connection that turned out to be dead may be replaced once more.
-    pub(crate) fn may_retry_stale(&mut self) -> bool {
-        self.stale = self.stale.saturating_add(1);
-        self.stale <= MAX_STALE
     }
 
     /// What a client whose head is out gets for `error`; `None`: its answer cannot end well.

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::Method;
 use pingora::{
-    ErrorSource, ErrorType,
+    ErrorType,
     http::{RequestHeader, ResponseHeader},
     modules::http::HttpModules,
     proxy::{FailToProxy, ProxyHttp, Session},
@@ -33,7 +33,9 @@ use crate::{
     gateway::{COMPLETIONS, State},
     reception::Next,
     tokens::Tokens,
-    upstream::{Upstream, failure, pass_request, request_head, total_timeout},
+    upstream::{
+        Upstream, failure, is_unanswered, make_fresh, pass_request, request_head, total_timeout,
+    },
 };
 
 /// `POST /v1/completions` for every provider, as a Pingora filter.
@@ -130,6 +132,9 @@ impl ProxyHttp for Gateway {
             Call::Pass(_) | Call::Own => peer.await,
         };
         let mut peer = peer.map_err(|error| context.stop(error))?;
+        if context.repeated {
+            make_fresh(&mut peer);
+        }
         if let Some(left) = context.left(self.upstream.timeouts().total) {
             let read = peer
                 .options
@@ -181,6 +186,7 @@ impl ProxyHttp for Gateway {
         head: &mut ResponseHeader,
         context: &mut Context,
     ) -> pingora::Result<()> {
+        context.heads = context.heads.saturating_add(1);
         let Call::Complete(exchange) = &mut context.call else {
             return Ok(());
         };
@@ -256,7 +262,7 @@ impl ProxyHttp for Gateway {
         Ok(None)
     }
 
-    /// Replaces Pingora's policy, which never retries a POST. One case is safe: a pooled connection that its server had
+    /// Replaces Pingora's policy, which never retries a POST. One case is safe, once: a pooled connection that its server had
     /// closed before the request could reach it, with nothing of an answer seen.
     fn error_while_proxy(
         &self,
@@ -266,16 +272,14 @@ impl ProxyHttp for Gateway {
         context: &mut Context,
         reused: bool,
     ) -> Box<pingora::Error> {
-        error.retry.decide_reuse(reused);
-        let from_client = *error.esource() == ErrorSource::Downstream;
-        let unsafe_again = is_answered(session)
-            || from_client
-            || context.failure.is_some()
-            || session.as_ref().retry_buffer_truncated()
-            || !context.may_retry_stale();
-        if unsafe_again {
-            error.set_retry(false);
-        }
+        let again = reused
+            && !context.repeated
+            && context.heads == 0
+            && context.failure.is_none()
+            && !session.as_ref().retry_buffer_truncated()
+            && is_unanswered(&error);
+        error.set_retry(again);
+        context.repeated |= again;
         error
     }
 

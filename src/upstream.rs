@@ -10,12 +10,13 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use http::header;
-use pingora::{ErrorSource, ErrorType};
+use pingora::{ErrorSource, ErrorType, RetryType};
 use pingora::{
     connectors::{ConnectorOptions, TransportConnector},
     http::RequestHeader,
-    protocols::{ALPN, Stream},
+    protocols::ALPN,
     server::configuration::ServerConf,
     upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, Peer},
 };
@@ -71,9 +72,29 @@ impl Upstream {
         Ok(peer)
     }
 
-    /// A connection to `peer`, and whether it was used before.
-    pub async fn connect(&self, peer: &HttpPeer) -> pingora::Result<(Stream, bool)> {
-        self.connector.get_stream(peer).await
+    /// Sends a request and reads its answer's head. A pooled connection that turns out to be closed is replaced, once and by
+    /// a new one: its server had gone before the request could reach it.
+    pub async fn call(
+        &self,
+        base: &Base,
+        peer: &HttpPeer,
+        head: &RequestHeader,
+        body: &Bytes,
+    ) -> Result<Call, Error> {
+        let unreachable = |error: Box<pingora::Error>| {
+            self.avoid(base);
+            failure(&error)
+        };
+        let pooled = self.connector.get_stream(peer).await;
+        let (stream, reused) = pooled.map_err(unreachable)?;
+        match Call::ask(stream, peer, head, body, &self.timeouts).await {
+            Err(error) if reused && is_unanswered(&error) => {}
+            asked => return asked.map_err(|error| failure(&error)),
+        }
+        let fresh = self.connector.new_stream(peer).await;
+        let stream = fresh.map_err(unreachable)?;
+        let asked = Call::ask(stream, peer, head, body, &self.timeouts).await;
+        asked.map_err(|error| failure(&error))
     }
 
     /// Gives a connection back after a complete answer.
@@ -130,6 +151,29 @@ pub fn pass_request(request: &mut RequestHeader, passage: &Passage) -> pingora::
         request.insert_header(name, value)?;
     }
     Ok(())
+}
+
+/// Makes `peer` one that the pool holds no connection of: Pingora's phases cannot be told to open a new one.
+pub fn make_fresh(peer: &mut HttpPeer) {
+    peer.group_key = fastrand::u64(..);
+    // Nobody will ask the pool for it.
+    peer.options.idle_timeout = Some(Duration::ZERO);
+}
+
+/// Whether a call failed before a byte of its answer was seen, so that its connection may be taken for one that its server
+/// had closed before the request came. A request that could not be written to its end was not served either.
+///
+/// Pingora tells how many bytes of a head it had in the error's text alone; what is not understood is not repeated.
+pub fn is_unanswered(error: &pingora::Error) -> bool {
+    match error.etype() {
+        ErrorType::WriteError => *error.esource() != ErrorSource::Downstream,
+        ErrorType::ConnectionClosed | ErrorType::ReadError => {
+            let told = error.context.as_ref().map(|context| context.as_str());
+            matches!(error.retry, RetryType::ReusedOnly)
+                && told.is_some_and(|told| told.ends_with(NOTHING_READ))
+        }
+        _ => false,
+    }
 }
 
 /// What a failed call means to the client. Never quotes an address: it is ours, not the client's.
@@ -254,8 +298,8 @@ enum Age {
     Stale,
 }
 
-/// Dead connections of the pool that one request gets past.
-pub const MAX_STALE: u32 = 2;
+/// The end of Pingora's text for a connection that closed without a byte.
+const NOTHING_READ: &str = "bytes already read: 0";
 /// How long a connection is kept for the next call: less than the 5 s after which common model servers close theirs.
 const IDLE: Duration = Duration::from_secs(4);
 /// How long a name's addresses are used without asking again.
@@ -265,8 +309,6 @@ const MAX_HOSTS: usize = 4096;
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::provider::target::Choice;
     use crate::{

@@ -8,7 +8,7 @@ use std::{
 
 use crate::support::{
     Gateway, PATIENCE,
-    client::{Answer, Client, PLAIN, ROADS, STREAMED, ask, post},
+    client::{Answer, Client, PLAIN, ROADS, STREAMED, ask, post, request},
     free_address, providers_at,
     upstream::{
         After, CHAT, DONE, LAST_CHUNK, STREAM, TEXT, Upstream, chunk, event, json, wait_for_close,
@@ -260,6 +260,77 @@ fn a_pooled_connection_that_died_costs_nobody_an_answer() {
     }
 }
 
+/// What a request can take: a completion on each road and form, and a path that passes.
+fn every_post() -> Vec<String> {
+    let completions = [PLAIN, STREAMED].map(|body| ROADS.map(|road| post(road, body)));
+    let passed = request("POST", "/v1/embeddings", &[], PLAIN);
+    completions.into_iter().flatten().chain([passed]).collect()
+}
+
+/// Four connections in the pool, and what `dying` does to the next request on one of them and on any after it. The
+/// connections of all further requests, and the last answer.
+fn on_pooled_connections(post: &str, dying: &'static [u8]) -> (Vec<usize>, u16) {
+    let together = std::sync::Barrier::new(4);
+    let upstream = Upstream::start(move |request, stream| {
+        if request.connection < 4 && request.turn == 0 {
+            together.wait();
+            let body = [event(" a", Some("stop")).as_str(), DONE].concat();
+            let answer = match request.text().contains("stream") {
+                true => [STREAM, &chunk(body), LAST_CHUNK].concat(),
+                false => json(200, TEXT),
+            };
+            stream.write_all(&answer).unwrap();
+            return After::Keep;
+        }
+        stream.write_all(dying).unwrap();
+        After::Close
+    });
+    let gateway = Gateway::before(&upstream.address);
+    let mut clients: Vec<_> = (0..4).map(|_| Client::connect(&gateway.address)).collect();
+    for client in &mut clients {
+        client.send(post);
+    }
+    for client in &mut clients {
+        assert_eq!(client.read().status, 200);
+    }
+    // The pool takes a connection after the client has its last byte.
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let mut last = Client::connect(&gateway.address);
+    last.send(post);
+    let mut status = last.read_head().status;
+    if status == 103 {
+        // A path that passes has its interim heads passed on.
+        status = last.read_head().status;
+    }
+    let seen = upstream.seen().split_off(4);
+    (
+        seen.iter().map(|request| request.connection).collect(),
+        status,
+    )
+}
+
+#[test]
+fn a_silent_death_of_a_pooled_connection_is_repeated_once_and_on_a_new_one() {
+    for post in every_post() {
+        let (connections, status) = on_pooled_connections(&post, b"");
+        assert_eq!(status, 502, "{post}");
+        let [pooled, fresh] = connections[..] else {
+            panic!("{connections:?} {post}")
+        };
+        assert!(pooled < 4 && fresh == 4, "{connections:?} {post}");
+    }
+}
+
+#[test]
+fn an_answer_that_has_begun_is_never_asked_for_again() {
+    for post in every_post() {
+        for begun in ["HTTP/1.1 2", "HTTP/1.1 103 X\r\n\r\n", "H"] {
+            let (connections, status) = on_pooled_connections(&post, begun.as_bytes());
+            assert_eq!((connections.len(), status), (1, 502), "{begun:?} {post}");
+        }
+    }
+}
+
 #[test]
 fn a_fresh_connection_that_dies_is_not_tried_again() {
     let upstream = Upstream::start(|_, _| After::Close);
@@ -382,7 +453,7 @@ fn a_client_that_stops_reading_is_given_up() {
         assert!(given_up.is_some(), "{}", gateway.logged());
     }
     let mut operator = Client::connect(&gateway.admin);
-    operator.send(crate::support::client::request("GET", "/metrics", &[], ""));
+    operator.send(request("GET", "/metrics", &[], ""));
     let metrics = operator.read();
     assert!(
         metrics.text().contains("completions_in_flight 0"),
