@@ -14,7 +14,10 @@ use pingora::{
 };
 use tokio::io::AsyncWriteExt;
 
-use crate::{config::Timeouts, upstream::is_unanswered};
+use crate::{
+    config::Timeouts,
+    upstream::{MAX_INTERIM, is_interim, is_unanswered},
+};
 
 /// A call whose request is out. Dropping it closes the connection, which is how an HTTP/1 call is cancelled.
 pub struct Call {
@@ -61,10 +64,7 @@ impl Call {
                 }
                 error
             })?;
-            if self
-                .head()
-                .is_some_and(|head| !head.status.is_informational())
-            {
+            if self.head().is_some_and(|head| !is_interim(head.status)) {
                 return Ok(());
             }
         }
@@ -128,7 +128,5 @@ async fn send(
 const MAX_TOGETHER_BYTES: usize = 16 << 10;
 /// How long a complete answer's connection may take to end its body.
 const REST: Duration = Duration::from_millis(50);
-/// 1xx heads before the final one.
-const MAX_INTERIM: u32 = 8;
 /// How long an upstream that stopped reading has for saying why.
 const EARLY_ANSWER: Duration = Duration::from_secs(1);

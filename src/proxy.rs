@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::Method;
+use http::{Method, StatusCode};
 use pingora::{
     ErrorType,
     http::{RequestHeader, ResponseHeader},
@@ -34,7 +34,8 @@ use crate::{
     reception::Next,
     tokens::Tokens,
     upstream::{
-        Upstream, failure, is_unanswered, make_fresh, pass_request, request_head, total_timeout,
+        MAX_INTERIM, Upstream, failure, interim_flood, is_interim, is_unanswered, make_fresh,
+        pass_request, request_head, total_timeout,
     },
 };
 
@@ -187,12 +188,18 @@ impl ProxyHttp for Gateway {
         context: &mut Context,
     ) -> pingora::Result<()> {
         context.heads = context.heads.saturating_add(1);
-        let Call::Complete(exchange) = &mut context.call else {
-            return Ok(());
-        };
-        if head.status.is_informational() {
-            return Ok(());
+        if is_interim(head.status) {
+            return match context.heads {
+                ..=MAX_INTERIM => Ok(()),
+                _ => Err(context.stop(interim_flood())),
+            };
         }
+        let Call::Complete(exchange) = &mut context.call else {
+            return match head.status {
+                StatusCode::SWITCHING_PROTOCOLS => Err(context.stop(unasked_upgrade())),
+                _ => Ok(()),
+            };
+        };
         let answer = UpstreamHead {
             status: head.status,
             headers: &head.headers,
@@ -344,6 +351,10 @@ impl ProxyHttp for Gateway {
         let head = downstream::head(session);
         format!("{} {}", head.method, head.path)
     }
+}
+
+fn unasked_upgrade() -> Error {
+    Error::broken("The provider switched to a protocol that nobody had asked for.")
 }
 
 /// Two outputs as one; nearly always one of them is empty.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::header;
+use http::{StatusCode, header};
 use pingora::{ErrorSource, ErrorType, RetryType};
 use pingora::{
     connectors::{ConnectorOptions, TransportConnector},
@@ -151,6 +151,16 @@ pub fn pass_request(request: &mut RequestHeader, passage: &Passage) -> pingora::
         request.insert_header(name, value)?;
     }
     Ok(())
+}
+
+/// Whether a final head follows this one. Upgrades are never asked for, so that a 101 is a final one: an error.
+pub fn is_interim(status: StatusCode) -> bool {
+    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// More interim heads than an honest answer has.
+pub fn interim_flood() -> Error {
+    Error::broken("The provider sent no final head.")
 }
 
 /// Makes `peer` one that the pool holds no connection of: Pingora's phases cannot be told to open a new one.
@@ -298,6 +308,8 @@ enum Age {
     Stale,
 }
 
+/// 1xx heads before the final one.
+pub const MAX_INTERIM: u32 = 8;
 /// The end of Pingora's text for a connection that closed without a byte.
 const NOTHING_READ: &str = "bytes already read: 0";
 /// How long a connection is kept for the next call: less than the 5 s after which common model servers close theirs.

@@ -243,6 +243,44 @@ fn interim_heads_are_skipped() {
 }
 
 #[test]
+fn a_switch_of_protocols_is_a_502_and_nothing_of_it_reaches_the_client() {
+    let switch = "HTTP/1.1 101 S\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nRAW";
+    let upstream = sending(switch);
+    let gateway = Gateway::before(&upstream.address);
+    let upgrade = [("connection", "upgrade"), ("upgrade", "websocket")];
+    let passed = [&[], &upgrade[..]].map(|asked| request("GET", "/v1/models", asked, ""));
+    for request in every_post().into_iter().chain(passed) {
+        let mut client = Client::connect(&gateway.address);
+        client.send(&request);
+        let answer = client.read();
+        assert_eq!(answer.status, 502, "{request}");
+        assert!(answer.json()["error"]["message"].is_string());
+        assert!(!answer.text().contains("RAW"));
+    }
+}
+
+#[test]
+fn a_flood_of_interim_heads_ends_in_a_502() {
+    let upstream = Upstream::start(|_, stream| {
+        while stream.write_all(b"HTTP/1.1 103 X\r\n\r\n").is_ok() {}
+        After::Close
+    });
+    let gateway = Gateway::before(&upstream.address);
+    for request in every_post() {
+        let mut client = Client::connect(&gateway.address);
+        client.send(&request);
+        let mut heads = 0;
+        let status = loop {
+            match client.read_head().status {
+                103 => heads += 1,
+                status => break status,
+            }
+        };
+        assert!(heads <= 8 && status == 502, "{heads} {status} {request}");
+    }
+}
+
+#[test]
 fn a_pooled_connection_that_died_costs_nobody_an_answer() {
     // Each connection takes one request; at the second it is gone, as after a server's own idle time.
     let upstream = Upstream::start(|request, stream| {
