@@ -119,11 +119,7 @@ impl<'c> Conductor<'c> {
     /// Writes a stream to its end, whichever that is. Its head goes out with its first events, so that an answer that fails
     /// before them still has its own status; what goes wrong after that is told inside the stream.
     async fn stream(&mut self, exchange: &mut Exchange, call: &mut Call) -> Result<(), Error> {
-        let (mut out, mut end) = self.relay_one(exchange, call).await?;
-        if let Some(error) = exchange.relay().and_then(Relay::failure).cloned() {
-            self.refuse(&error, call).await;
-            return Err(error);
-        }
+        let (mut out, mut end) = self.first_output(exchange, call).await?;
         let mut written = self.open_stream(call).await;
         loop {
             if written.is_ok() {
@@ -138,6 +134,24 @@ impl<'c> Conductor<'c> {
             };
         }
         written
+    }
+
+    /// Reads on until there is something for the client, or nothing more to come.
+    async fn first_output(
+        &mut self,
+        exchange: &mut Exchange,
+        call: &mut Call,
+    ) -> Result<(Bytes, End), Error> {
+        loop {
+            let (out, end) = self.relay_one(exchange, call).await?;
+            if let Some(error) = exchange.relay().and_then(Relay::failure).cloned() {
+                self.refuse(&error, call).await;
+                return Err(error);
+            }
+            if !out.is_empty() || end == End::Complete {
+                return Ok((out, end));
+            }
+        }
     }
 
     async fn open_stream(&mut self, call: &Call) -> Result<(), Error> {

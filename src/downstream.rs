@@ -147,8 +147,12 @@ pub async fn refuse(
     error: &Error,
     upstream: Option<&ResponseHeader>,
 ) {
-    if error.kind() == Kind::ClientGone || is_answered(session) {
+    if error.kind() == Kind::ClientGone {
         session.set_keepalive(None);
+        return;
+    }
+    if is_answered(session) {
+        // The carrier has told this very error.
         return;
     }
     let unread = !session.as_downstream_mut().is_body_done();

@@ -231,7 +231,7 @@ impl ProxyHttp for Gateway {
 
     fn response_body_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
         context: &mut Context,
@@ -254,10 +254,12 @@ impl ProxyHttp for Gateway {
         let out = relay.push(body.take().unwrap_or_default());
         let failed = relay.failure().cloned().filter(|_| relay.is_stream());
         if end_of_stream {
-            *body = Some(join(
-                out,
-                relay.finish().unwrap_or_else(|error| error.body().into()),
-            ));
+            let rest = relay.finish().unwrap_or_else(|error| error.body().into());
+            let failed = relay.failure().cloned().filter(|_| relay.is_stream());
+            if let Some(error) = failed.filter(|_| !is_answered(session)) {
+                return Err(context.stop(error));
+            }
+            *body = Some(join(out, rest));
             return Ok(None);
         }
         if let Some(error) = failed {
@@ -323,7 +325,8 @@ impl ProxyHttp for Gateway {
             }
             context.failure = Some(error);
         } else {
-            // What cannot be told ends here all the same: the connection is not used again.
+            // What cannot be told ends here all the same: the connection is not used again, and the client hears of that.
+            session.set_keepalive(None);
             let _ = context.refuse(session, error).await;
         }
         FailToProxy {

@@ -8,7 +8,7 @@ use std::{
 
 use crate::support::{
     Gateway, PATIENCE,
-    client::{Answer, Client, PLAIN, ROADS, STREAMED, ask, post, request},
+    client::{Answer, CONDUCTED, Client, PLAIN, ROADS, STREAMED, ask, post, request},
     free_address, providers_at,
     upstream::{
         After, CHAT, DONE, LAST_CHUNK, STREAM, TEXT, Upstream, chunk, event, json, wait_for_close,
@@ -77,6 +77,75 @@ fn a_stream_that_breaks_ends_with_an_error_event_and_no_end_marker() {
             assert!(!told.contains("[DONE]"));
             // The body ends well-formed: the error event must reach every client's parser.
             assert_eq!(client.read_chunk().unwrap(), b"");
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_fails_before_its_first_output_has_the_failure_s_own_status() {
+    let role = "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n";
+    let busy = "data: {\"error\":{\"message\":\"busy\",\"code\":503}}\n\n";
+    // Each piece is a read of its own.
+    for (pieces, status) in [
+        (vec![STREAM.to_vec(), chunk(role), chunk(busy)], 503),
+        (vec![STREAM.to_vec(), chunk(busy)], 503),
+        (vec![STREAM.to_vec(), chunk(role)], 502),
+        (vec![STREAM.to_vec(), LAST_CHUNK.to_vec()], 502),
+        (
+            vec![json(200, r#"{"error":{"message":"slow down","code":429}}"#)],
+            429,
+        ),
+    ] {
+        let sent = pieces.clone();
+        let upstream = Upstream::start(move |_, stream| {
+            for piece in &sent {
+                stream.write_all(piece).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(30));
+            }
+            After::Close
+        });
+        let gateway = Gateway::before(&upstream.address);
+        let answer = ask(&gateway.address, &[GROQ, CONDUCTED], STREAMED);
+        assert_eq!(answer.status, status, "{}", answer.text());
+    }
+}
+
+#[test]
+fn a_stream_that_fails_with_its_head_has_the_failure_s_own_status_on_both_roads() {
+    let busy = "data: {\"error\":{\"message\":\"busy\",\"code\":503}}\n\n";
+    for (sent, status) in [
+        ([STREAM, &chunk(busy), LAST_CHUNK].concat(), 503),
+        ([STREAM, LAST_CHUNK].concat(), 502),
+        (
+            json(200, r#"{"error":{"message":"slow down","code":429}}"#),
+            429,
+        ),
+    ] {
+        let upstream = Upstream::answering(sent);
+        let gateway = Gateway::before(&upstream.address);
+        for answer in on_both(&gateway, &[GROQ], STREAMED) {
+            assert_eq!(answer.status, status, "{}", answer.text());
+        }
+    }
+}
+
+#[test]
+fn a_connection_lives_on_after_an_error_or_is_announced_to_close() {
+    let told = r#"{"error":{"message":"busy"}}"#;
+    for upstream in [
+        Upstream::answering(json(429, told)),
+        Upstream::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"),
+    ] {
+        let gateway = Gateway::before(&upstream.address);
+        for post in every_post() {
+            let mut client = Client::connect(&gateway.address);
+            client.send(&post);
+            if client.read().header("connection") == Some("close") {
+                assert!(client.is_closed(), "{post}");
+            } else {
+                client.send(&post);
+                client.read();
+            }
         }
     }
 }
