@@ -17,6 +17,8 @@ use crate::{
 /// Settings of the client's session that Pingora leaves open-ended.
 pub fn prepare(session: &mut Session, write: Duration) {
     session.set_write_timeout(Some(write));
+    // What comes behind a request is the next one; without this it would be taken for the client's leaving.
+    session.as_downstream_mut().set_pipelining_enabled(true);
     session
         .as_downstream_mut()
         .set_total_drain_timeout(Some(DRAIN));
