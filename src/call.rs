@@ -3,7 +3,7 @@
 //! Head and body leave in one write. Pingora's own client session writes them apart, which costs a system call and wakes
 //! the upstream twice; all that follows the request is its work.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use pingora::{
@@ -16,6 +16,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::{
     config::Timeouts,
+    downstream::SLICE,
     upstream::{MAX_INTERIM, is_interim, is_unanswered},
 };
 
@@ -110,16 +111,21 @@ async fn send(
     if together {
         wire.put_slice(body);
     }
-    let writing = async {
-        stream.write_all(&wire).await?;
-        if !together {
-            stream.write_all(body).await?;
-        }
-        stream.flush().await
-    };
+    in_time(patience, stream.write_all(&wire)).await?;
+    for slice in body.chunks(SLICE).filter(|_| !together) {
+        in_time(patience, stream.write_all(slice)).await?;
+    }
+    in_time(patience, stream.flush()).await
+}
+
+/// One write's deadline: the upstream's time to take some of a request, not all.
+async fn in_time(
+    patience: Duration,
+    writing: impl Future<Output = io::Result<()>>,
+) -> pingora::Result<()> {
     match tokio::time::timeout(patience, writing).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(cause)) => pingora::Error::e_because(ErrorType::WriteError, "the request", cause),
+        Ok(written) => written
+            .map_err(|cause| pingora::Error::because(ErrorType::WriteError, "the request", cause)),
         Err(_) => pingora::Error::e_explain(ErrorType::WriteTimedout, "the request"),
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::Sleep;
 
 use crate::{
     call::Call,
-    downstream::{self, Framing, answer_head, unless_gone},
+    downstream::{self, End, Framing, answer_head, unless_gone},
     error::Error,
     exchange::{Exchange, UpstreamHead, relay::Relay},
     ticket::Ticket,
@@ -186,9 +186,7 @@ impl<'c> Conductor<'c> {
         if !out.is_empty() {
             self.ticket.mark_first_byte();
         }
-        let client = self.session.as_downstream_mut();
-        let written = client.write_response_body(out, end == End::Complete);
-        written.await.map_err(|_| Error::gone())
+        downstream::write_rest(self.session, out, end).await
     }
 }
 
@@ -205,13 +203,6 @@ fn take_head(exchange: &mut Exchange, head: Option<&ResponseHeader>) -> Result<(
 fn last_words(exchange: &mut Exchange, error: Error) -> Bytes {
     let last = exchange.relay_mut().and_then(|relay| relay.fail(error));
     last.unwrap_or_default()
-}
-
-/// Whether more of an answer follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Open,
-    Complete,
 }
 
 async fn within<T>(

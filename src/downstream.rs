@@ -121,7 +121,28 @@ pub async fn write_whole(
         .write_response_header(Box::new(head))
         .await
         .map_err(lost)?;
-    client.write_response_body(body, true).await.map_err(lost)
+    write_rest(session, body, End::Complete).await
+}
+
+/// Writes a piece of an answer's body, slice by slice: the time for a write is the client's time to take some of it, not all.
+pub async fn write_rest(session: &mut Session, mut out: Bytes, end: End) -> Result<(), Error> {
+    let client = session.as_downstream_mut();
+    loop {
+        let slice = out.split_to(out.len().min(SLICE));
+        let last = out.is_empty();
+        let written = client.write_response_body(slice, last && end == End::Complete);
+        written.await.map_err(|_| Error::gone())?;
+        if last {
+            return Ok(());
+        }
+    }
+}
+
+/// Whether more of an answer follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Open,
+    Complete,
 }
 
 /// Writes an answer of our own.
@@ -315,6 +336,8 @@ fn content_length(session: &Session) -> Option<usize> {
 
 pub const JSON: &str = "application/json";
 pub const EVENT_STREAM: &str = "text/event-stream";
+/// Bytes of a body that are written under one deadline.
+pub const SLICE: usize = 64 << 10;
 /// What Pingora keeps of a request body for sending it (again); fixed there.
 const RETRY_BUFFER: usize = 64 << 10;
 /// Bounds of reading what will not be used.
