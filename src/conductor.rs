@@ -16,7 +16,7 @@ use crate::{
     error::Error,
     exchange::{Exchange, UpstreamHead, relay::Relay},
     ticket::Ticket,
-    upstream::{Upstream, failure, request_head, total_timeout},
+    upstream::{Upstream, broke_off, failure, request_head, total_timeout},
 };
 
 /// One call and its client.
@@ -85,19 +85,10 @@ impl<'c> Conductor<'c> {
 
     async fn whole(&mut self, exchange: &mut Exchange, call: &mut Call) -> Result<(), Error> {
         let mut body = Vec::new();
-        while let Some(piece) = self.read(call).await? {
-            if let Some(relay) = exchange.relay_mut() {
-                body.extend_from_slice(&relay.push(piece));
-            }
-        }
-        if let Some(relay) = exchange.relay_mut() {
-            match relay.finish() {
-                Ok(rest) => body.extend_from_slice(&rest),
-                Err(error) => {
-                    self.refuse(&error, call).await;
-                    return Err(error);
-                }
-            }
+        if let Err(error) = self.fill(&mut body, exchange, call).await {
+            let error = broke_off(exchange, error);
+            self.refuse(&error, call).await;
+            return Err(error);
         }
         let framing = Framing::Length(body.len());
         let head = answer_head(
@@ -109,6 +100,25 @@ impl<'c> Conductor<'c> {
         );
         let head = head.map_err(|_| Error::gone())?;
         downstream::write_whole(self.session, self.ticket, head, Bytes::from(body)).await
+    }
+
+    async fn fill(
+        &mut self,
+        body: &mut Vec<u8>,
+        exchange: &mut Exchange,
+        call: &mut Call,
+    ) -> Result<(), Error> {
+        loop {
+            let piece = self.read(call).await?;
+            let Some(relay) = exchange.relay_mut() else {
+                return Ok(());
+            };
+            let Some(piece) = piece else {
+                body.extend_from_slice(&relay.finish()?);
+                return Ok(());
+            };
+            body.extend_from_slice(&relay.push(piece));
+        }
     }
 
     /// Tells an error in place of the upstream's answer.

@@ -18,7 +18,7 @@ use crate::{
     metrics::{Ended, Metrics},
     provider::Target,
     ticket::Ticket,
-    upstream::total_timeout,
+    upstream::{broke_off, total_timeout},
 };
 
 /// The state of one request; Pingora carries it from phase to phase.
@@ -105,13 +105,16 @@ impl Context {
         Some(total.saturating_sub(self.called?.elapsed()))
     }
 
-    /// `error`, unless it was the end of the whole call's time that made it.
-    pub(crate) fn in_time(&self, error: Error, total: Duration) -> Error {
+    /// What a failure of the phases is told as: `error`, unless it was the end of the whole call's time that made it, or
+    /// broke off an error of the provider's own.
+    pub(crate) fn failed(&mut self, session: &Session, error: Error, total: Duration) -> Error {
         let over = self.left(total).is_some_and(|left| left.is_zero());
         if over && error.kind() == Kind::Timeout(Deadline::Read) {
-            total_timeout()
-        } else {
-            error
+            return total_timeout();
+        }
+        match &mut self.call {
+            Call::Complete(exchange) if !is_answered(session) => broke_off(exchange, error),
+            Call::Complete(_) | Call::Own | Call::Pass(_) => error,
         }
     }
 

@@ -204,13 +204,11 @@ impl ProxyHttp for Gateway {
             status: head.status,
             headers: &head.headers,
         };
-        match exchange.answer(answer).map(drop) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                context.refused = Some(Box::new(head.clone()));
-                Err(context.stop(error))
-            }
+        let answered = exchange.answer(answer).map(drop);
+        if answered.is_err() || !head.status.is_success() {
+            context.refused = Some(Box::new(head.clone()));
         }
+        answered.map_err(|error| context.stop(error))
     }
 
     async fn response_filter(
@@ -312,9 +310,10 @@ impl ProxyHttp for Gateway {
         cause: &pingora::Error,
         context: &mut Context,
     ) -> FailToProxy {
-        let told = context.failure.take();
-        let error =
-            told.unwrap_or_else(|| context.in_time(failure(cause), self.upstream.timeouts().total));
+        let error = match context.failure.take() {
+            Some(told) => told,
+            None => context.failed(session, failure(cause), self.upstream.timeouts().total),
+        };
         let code = error.status().as_u16();
         if is_answered(session) {
             let last = context.last_words(&error);

@@ -217,6 +217,21 @@ pub fn failure(error: &pingora::Error) -> Error {
     }
 }
 
+/// What a client that has nothing of an answer is told of its break: a provider's own error, if it is one that broke off.
+pub fn broke_off(exchange: &mut Exchange, error: Error) -> Error {
+    let Some(relay) = exchange.relay_mut() else {
+        return error;
+    };
+    if error.kind() == Kind::ClientGone {
+        return error;
+    }
+    // Its bytes would go into an open answer, and there is none.
+    let _ = relay.fail(error.clone());
+    let own = relay.failure();
+    let own = own.filter(|own| matches!(own.kind(), Kind::Upstream(_)));
+    own.cloned().unwrap_or(error)
+}
+
 /// The deadline of the whole call has come.
 pub fn total_timeout() -> Error {
     let message = "The provider's answer was not complete within the request's deadline.";

@@ -228,6 +228,27 @@ fn upstream_errors_keep_their_status_and_are_translated() {
 }
 
 #[test]
+fn an_error_whose_body_cannot_be_read_keeps_its_status() {
+    let gzip = "HTTP/1.1 429 X\r\nretry-after: 7\r\ncontent-encoding: gzip\r\ncontent-length: 3\r\n\r\nzzz";
+    let cut = "HTTP/1.1 429 X\r\nretry-after: 7\r\ncontent-length: 300\r\n\r\n{\"error\":";
+    let chunked = "HTTP/1.1 429 X\r\nretry-after: 7\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n";
+    for sent in [gzip, cut, chunked] {
+        let upstream = sending(sent);
+        let gateway = Gateway::before(&upstream.address);
+        for body in [PLAIN, STREAMED] {
+            for answer in on_both(&gateway, &[], body) {
+                assert_eq!(
+                    (answer.status, answer.header("retry-after")),
+                    (429, Some("7")),
+                    "{sent}"
+                );
+                assert_eq!(answer.json()["provider"], "openai", "{sent}");
+            }
+        }
+    }
+}
+
+#[test]
 fn unreadable_errors_become_a_sentence_and_odd_statuses_a_502() {
     let page = "<html>nginx</html>";
     for (status, head, body, told) in [
