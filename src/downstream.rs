@@ -4,7 +4,11 @@ use std::{future::Future, pin::Pin, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, StatusCode, Version, header};
-use pingora::{http::ResponseHeader, proxy::Session};
+use pingora::{
+    ErrorType,
+    http::{RequestHeader, ResponseHeader},
+    proxy::Session,
+};
 
 use crate::{
     config::Limits,
@@ -25,6 +29,26 @@ pub fn prepare(session: &mut Session, write: Duration) {
     if session.get_keepalive().is_some() {
         session.set_keepalive(Some(KEEPALIVE_SECONDS));
     }
+}
+
+/// Takes the fields that a client may not have taken out of its request on the way from the list of those that it may:
+/// Pingora refuses the request for them.
+pub fn keep_protected(request: &mut RequestHeader) -> pingora::Result<()> {
+    let named = |value: &HeaderValue| -> Vec<String> {
+        let text = String::from_utf8_lossy(value.as_bytes());
+        text.split(',').map(|name| name.trim().to_owned()).collect()
+    };
+    let values = request.headers.get_all(header::CONNECTION);
+    let names: Vec<_> = values.iter().flat_map(named).collect();
+    let is_protected = |name: &String| PROTECTED.contains(&&*name.to_ascii_lowercase());
+    if !names.iter().any(is_protected) {
+        return Ok(());
+    }
+    let rest: Vec<_> = names
+        .into_iter()
+        .filter(|name| !is_protected(name))
+        .collect();
+    request.insert_header(header::CONNECTION, rest.join(", "))
 }
 
 /// A request's head as the rest of the crate reads it.
@@ -48,7 +72,7 @@ pub enum Framing {
 
 /// The head of an answer that passes on an upstream's: its headers for clients, our own, and the framing.
 pub fn answer_head(
-    session: &Session,
+    session: &mut Session,
     upstream: Option<&ResponseHeader>,
     status: StatusCode,
     content_type: &'static str,
@@ -69,7 +93,9 @@ pub fn answer_head(
         Framing::Length(length) => {
             head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(length))?;
         }
-        Framing::Open if session.req_header().version == Version::HTTP_10 => {}
+        Framing::Open if session.req_header().version == Version::HTTP_10 => {
+            session.set_keepalive(None);
+        }
         Framing::Open => {
             head.insert_header(
                 header::TRANSFER_ENCODING,
@@ -82,7 +108,7 @@ pub fn answer_head(
 
 /// The client's head of a completion.
 pub fn client_head(
-    session: &Session,
+    session: &mut Session,
     upstream: &ResponseHeader,
     exchange: &Exchange,
 ) -> pingora::Result<ResponseHeader> {
@@ -100,9 +126,11 @@ pub fn client_head(
 }
 
 /// A client of HTTP/1.0 cannot read chunks: the answer's end is the connection's.
-pub fn fit_version(session: &Session, head: &mut ResponseHeader) {
-    if session.req_header().version == Version::HTTP_10 {
-        head.remove_header(&header::TRANSFER_ENCODING);
+pub fn fit_version(session: &mut Session, head: &mut ResponseHeader) {
+    if session.req_header().version == Version::HTTP_10
+        && head.remove_header(&header::TRANSFER_ENCODING).is_some()
+    {
+        session.set_keepalive(None);
     }
 }
 
@@ -251,11 +279,29 @@ pub async fn read_body(session: &mut Session, limits: &Limits) -> Result<(Bytes,
     match tokio::time::timeout(limits.request, arriving).await {
         Ok(Ok(Some(arrived))) => Ok(arrived),
         Ok(Ok(None)) => Err(too_large()),
-        Ok(Err(_)) => Err(Error::gone()),
+        Ok(Err(error)) => {
+            // Where the body ends, and with it the request, is not known.
+            session.set_keepalive(None);
+            Err(failure(&error))
+        }
         Err(_) => Err(Error::new(
             Kind::RequestTimeout,
             "The request's body did not arrive in time.",
         )),
+    }
+}
+
+/// What a failure of the client's connection means.
+pub fn failure(error: &pingora::Error) -> Error {
+    match error.etype() {
+        ErrorType::InvalidHTTPHeader => {
+            Error::new(Kind::Invalid, "The request's head is malformed.")
+        }
+        ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => Error::new(
+            Kind::Invalid,
+            "The request's body is not in well-formed chunks.",
+        ),
+        _ => Error::gone(),
     }
 }
 
@@ -334,6 +380,13 @@ fn content_length(session: &Session) -> Option<usize> {
         .ok()
 }
 
+/// What no `Connection` field may name.
+const PROTECTED: &[&str] = &[
+    "host",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+];
 pub const JSON: &str = "application/json";
 pub const EVENT_STREAM: &str = "text/event-stream";
 /// Bytes of a body that are written under one deadline.

@@ -43,6 +43,9 @@ impl Gateway {
                 if let Some(token) = self.tokens.settle(&passage.target).await? {
                     passage.settle(token)?;
                 }
+                // What fails is a head that was read and cannot be written.
+                downstream::keep_protected(session.req_header_mut())
+                    .map_err(|error| downstream::failure(&error))?;
                 context.call = Call::Pass(passage);
                 Ok(Next::Proxy)
             }

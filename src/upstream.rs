@@ -24,6 +24,7 @@ use pingora::{
 use crate::{
     call::Call,
     config::Timeouts,
+    downstream,
     error::{Deadline, Error, Kind},
     exchange::Exchange,
     gateway::Passage,
@@ -193,7 +194,7 @@ pub fn failure(error: &pingora::Error) -> Error {
         SocketError, TLSHandshakeFailure, TLSHandshakeTimedout, TLSWantX509Lookup, WriteTimedout,
     };
     if matches!(error.esource(), ErrorSource::Downstream) {
-        return Error::gone();
+        return downstream::failure(error);
     }
     let timeout = |deadline, message| Error::new(Kind::Timeout(deadline), message);
     match error.etype() {
