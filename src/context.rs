@@ -29,6 +29,8 @@ pub struct Context {
     pub(crate) failure: Option<Error>,
     /// The upstream's head, kept where an error takes its place.
     pub(crate) refused: Option<Box<ResponseHeader>>,
+    /// A stream's head, until there is something to send behind it.
+    pub(crate) held: Option<Box<ResponseHeader>>,
     /// Bytes that a stream still gets although its call was stopped.
     pub(crate) last_words: Option<Bytes>,
     /// Heads of the upstream's answer, interim ones among them.
@@ -81,6 +83,7 @@ impl Context {
             call: Call::Own,
             failure: None,
             refused: None,
+            held: None,
             last_words: None,
             heads: 0,
             repeated: false,
@@ -129,7 +132,8 @@ impl Context {
         if cut {
             return Err(self.stop(error));
         }
-        downstream::refuse(session, &mut self.ticket, &error, self.refused.as_deref()).await;
+        let upstream = self.refused.as_deref().or(self.held.as_deref());
+        downstream::refuse(session, &mut self.ticket, &error, upstream).await;
         self.failure = Some(error);
         Ok(())
     }

@@ -1,6 +1,10 @@
 //! The client's side of a session: its body in, answers and errors out, and whether it is still there.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, StatusCode, Version, header};
@@ -150,6 +154,18 @@ pub async fn write_whole(
         .await
         .map_err(lost)?;
     write_rest(session, body, End::Complete).await
+}
+
+/// Writes a held head from a filter that cannot wait. It is small, and the client's connection takes it at once, unless it
+/// is still full of an earlier answer that the client does not read.
+pub fn write_head_now(session: &mut Session, head: Box<ResponseHeader>) -> Result<(), Error> {
+    let client = session.as_downstream_mut();
+    let writing = tokio::task::unconstrained(client.write_response_header(head));
+    let polled = pin!(writing).poll(&mut Context::from_waker(Waker::noop()));
+    match polled {
+        Poll::Ready(Ok(())) => Ok(()),
+        Poll::Ready(Err(_)) | Poll::Pending => Err(Error::gone()),
+    }
 }
 
 /// Writes a piece of an answer's body, slice by slice: the time for a write is the client's time to take some of it, not all.

@@ -220,11 +220,18 @@ impl ProxyHttp for Gateway {
         if head.status.is_informational() {
             return Ok(());
         }
-        match &context.call {
-            Call::Complete(exchange) => *head = downstream::client_head(session, head, exchange)?,
-            Call::Pass(_) | Call::Own => downstream::fit_version(session, head),
+        let Call::Complete(exchange) = &context.call else {
+            downstream::fit_version(session, head);
+            return context.ticket.stamp(head);
+        };
+        *head = downstream::client_head(session, head, exchange)?;
+        context.ticket.stamp(head)?;
+        if exchange.is_streaming() {
+            // Its status is not known before its first events are. Of an interim head nothing is written.
+            let interim = ResponseHeader::build(StatusCode::EARLY_HINTS, None)?;
+            context.held = Some(Box::new(std::mem::replace(head, interim)));
         }
-        context.ticket.stamp(head)
+        Ok(())
     }
 
     fn response_body_filter(
@@ -258,15 +265,19 @@ impl ProxyHttp for Gateway {
                 return Err(context.stop(error));
             }
             *body = Some(join(out, rest));
-            return Ok(None);
-        }
-        if let Some(error) = failed {
+        } else if let Some(error) = failed {
             // The client has been told in `out`; going on would only read what nobody gets.
             context.last_words = Some(out);
             return Err(context.stop(error));
+        } else {
+            *body = Some(out).filter(|out| !out.is_empty());
         }
-        *body = Some(out).filter(|out| !out.is_empty());
-        Ok(None)
+        match context.held.take_if(|_| body.is_some()) {
+            Some(head) => downstream::write_head_now(session, head)
+                .map(|()| None)
+                .map_err(|error| context.stop(error)),
+            None => Ok(None),
+        }
     }
 
     /// Replaces Pingora's policy, which never retries a POST. One case is safe, once: a pooled connection that its server had

@@ -8,7 +8,7 @@ use std::{
 
 use crate::support::{
     Gateway, PATIENCE,
-    client::{Answer, CONDUCTED, Client, PLAIN, ROADS, STREAMED, ask, post, request},
+    client::{Answer, Client, PLAIN, ROADS, STREAMED, ask, post, request},
     free_address, providers_at,
     upstream::{
         After, CHAT, DONE, LAST_CHUNK, STREAM, TEXT, Upstream, chunk, event, json, wait_for_close,
@@ -104,24 +104,6 @@ fn a_stream_that_fails_before_its_first_output_has_the_failure_s_own_status() {
             }
             After::Close
         });
-        let gateway = Gateway::before(&upstream.address);
-        let answer = ask(&gateway.address, &[GROQ, CONDUCTED], STREAMED);
-        assert_eq!(answer.status, status, "{}", answer.text());
-    }
-}
-
-#[test]
-fn a_stream_that_fails_with_its_head_has_the_failure_s_own_status_on_both_roads() {
-    let busy = "data: {\"error\":{\"message\":\"busy\",\"code\":503}}\n\n";
-    for (sent, status) in [
-        ([STREAM, &chunk(busy), LAST_CHUNK].concat(), 503),
-        ([STREAM, LAST_CHUNK].concat(), 502),
-        (
-            json(200, r#"{"error":{"message":"slow down","code":429}}"#),
-            429,
-        ),
-    ] {
-        let upstream = Upstream::answering(sent);
         let gateway = Gateway::before(&upstream.address);
         for answer in on_both(&gateway, &[GROQ], STREAMED) {
             assert_eq!(answer.status, status, "{}", answer.text());
