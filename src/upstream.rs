@@ -22,9 +22,9 @@ use pingora::{
 };
 
 use crate::{
+    arrival,
     call::Call,
     config::Timeouts,
-    downstream,
     error::{Deadline, Error, Kind},
     exchange::Exchange,
     gateway::Passage,
@@ -194,7 +194,7 @@ pub fn failure(error: &pingora::Error) -> Error {
         SocketError, TLSHandshakeFailure, TLSHandshakeTimedout, TLSWantX509Lookup, WriteTimedout,
     };
     if matches!(error.esource(), ErrorSource::Downstream) {
-        return downstream::failure(error);
+        return arrival::failure(error);
     }
     let timeout = |deadline, message| Error::new(Kind::Timeout(deadline), message);
     match error.etype() {
