@@ -3,18 +3,22 @@
 //! Head and body leave in one write. Pingora's own client session writes them apart, which costs a system call and wakes
 //! the upstream twice; all that follows the request is its work.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use pingora::{
-    ErrorType, RetryType,
+    ErrorType,
     http::{RequestHeader, ResponseHeader},
     protocols::{Stream, http::v1::client::HttpSession},
     upstreams::peer::HttpPeer,
 };
 use tokio::io::AsyncWriteExt;
 
-use crate::config::Timeouts;
+use crate::{
+    config::Timeouts,
+    downstream::SLICE,
+    upstream::{MAX_INTERIM, is_interim, is_unanswered},
+};
 
 /// A call whose request is out. Dropping it closes the connection, which is how an HTTP/1 call is cancelled.
 pub struct Call {
@@ -40,7 +44,12 @@ impl Call {
         // An upstream that refuses early stops reading: its answer counts, not the failed write.
         if let Err(unsent) = sent {
             call.session.read_timeout = Some(EARLY_ANSWER.min(timeouts.read));
-            call.read_head().await.map_err(|_| unsent)?;
+            let read = call.read_head().await;
+            read.map_err(|unread| match unread.etype() {
+                ErrorType::ReadTimedout => unsent,
+                _ if is_unanswered(&unread) => unsent,
+                _ => unread,
+            })?;
         } else {
             call.read_head().await?;
         }
@@ -48,12 +57,15 @@ impl Call {
     }
 
     async fn read_head(&mut self) -> pingora::Result<()> {
-        for _ in 0..=MAX_INTERIM {
-            self.session.read_response().await?;
-            if self
-                .head()
-                .is_some_and(|head| !head.status.is_informational())
-            {
+        for heads in 0..=MAX_INTERIM {
+            self.session.read_response().await.map_err(|mut error| {
+                if heads > 0 {
+                    // An interim head is a sign of life: the request has arrived.
+                    error.set_retry(false);
+                }
+                error
+            })?;
+            if self.head().is_some_and(|head| !is_interim(head.status)) {
                 return Ok(());
             }
         }
@@ -99,21 +111,21 @@ async fn send(
     if together {
         wire.put_slice(body);
     }
-    let writing = async {
-        stream.write_all(&wire).await?;
-        if !together {
-            stream.write_all(body).await?;
-        }
-        stream.flush().await
-    };
+    in_time(patience, stream.write_all(&wire)).await?;
+    for slice in body.chunks(SLICE).filter(|_| !together) {
+        in_time(patience, stream.write_all(slice)).await?;
+    }
+    in_time(patience, stream.flush()).await
+}
+
+/// One write's deadline: the upstream's time to take some of a request, not all.
+async fn in_time(
+    patience: Duration,
+    writing: impl Future<Output = io::Result<()>>,
+) -> pingora::Result<()> {
     match tokio::time::timeout(patience, writing).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(cause)) => {
-            let mut error = pingora::Error::because(ErrorType::WriteError, "the request", cause);
-            // A request that was not sent to its end was not served.
-            error.retry = RetryType::ReusedOnly;
-            Err(error)
-        }
+        Ok(written) => written
+            .map_err(|cause| pingora::Error::because(ErrorType::WriteError, "the request", cause)),
         Err(_) => pingora::Error::e_explain(ErrorType::WriteTimedout, "the request"),
     }
 }
@@ -122,7 +134,5 @@ async fn send(
 const MAX_TOGETHER_BYTES: usize = 16 << 10;
 /// How long a complete answer's connection may take to end its body.
 const REST: Duration = Duration::from_millis(50);
-/// 1xx heads before the final one.
-const MAX_INTERIM: u32 = 8;
 /// How long an upstream that stopped reading has for saying why.
 const EARLY_ANSWER: Duration = Duration::from_secs(1);

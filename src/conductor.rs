@@ -7,16 +7,16 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use http::StatusCode;
-use pingora::{RetryType, http::ResponseHeader, proxy::Session, upstreams::peer::HttpPeer};
+use pingora::{http::ResponseHeader, proxy::Session, upstreams::peer::HttpPeer};
 use tokio::time::Sleep;
 
 use crate::{
     call::Call,
-    downstream::{self, Framing, answer_head, unless_gone},
+    downstream::{self, End, Framing, answer_head, unless_gone},
     error::Error,
     exchange::{Exchange, UpstreamHead, relay::Relay},
     ticket::Ticket,
-    upstream::{MAX_STALE, Upstream, failure, request_head, total_timeout},
+    upstream::{Upstream, broke_off, failure, request_head, total_timeout},
 };
 
 /// One call and its client.
@@ -69,30 +69,12 @@ impl<'c> Conductor<'c> {
         Ok(())
     }
 
-    /// Sends the request and reads the answer's head. A pooled connection that turns out to be closed is replaced: its
-    /// server had gone before the request could reach it.
     async fn open(&mut self, exchange: &Exchange, peer: &HttpPeer) -> Result<Call, Error> {
         let request = request_head(exchange)?;
-        let mut stale = 0;
-        loop {
-            let connecting = Box::pin(self.upstream.connect(peer));
-            let connecting = unless_gone(self.session, connecting);
-            let (stream, reused) = match within(&mut self.deadline, connecting).await?? {
-                Ok(connected) => connected,
-                Err(error) => {
-                    self.upstream.avoid(&exchange.target().base);
-                    return Err(failure(&error));
-                }
-            };
-            let timeouts = self.upstream.timeouts();
-            let asking = Box::pin(Call::ask(stream, peer, &request, exchange.body(), timeouts));
-            let asking = unless_gone(self.session, asking);
-            match within(&mut self.deadline, asking).await?? {
-                Ok(answered) => return Ok(answered),
-                Err(error) if reused && is_stale(&error) && stale < MAX_STALE => stale += 1,
-                Err(error) => return Err(failure(&error)),
-            }
-        }
+        let base = &exchange.target().base;
+        let calling = self.upstream.call(base, peer, &request, exchange.body());
+        let calling = unless_gone(self.session, Box::pin(calling));
+        within(&mut self.deadline, calling).await??
     }
 
     async fn read(&mut self, call: &mut Call) -> Result<Option<Bytes>, Error> {
@@ -103,19 +85,10 @@ impl<'c> Conductor<'c> {
 
     async fn whole(&mut self, exchange: &mut Exchange, call: &mut Call) -> Result<(), Error> {
         let mut body = Vec::new();
-        while let Some(piece) = self.read(call).await? {
-            if let Some(relay) = exchange.relay_mut() {
-                body.extend_from_slice(&relay.push(piece));
-            }
-        }
-        if let Some(relay) = exchange.relay_mut() {
-            match relay.finish() {
-                Ok(rest) => body.extend_from_slice(&rest),
-                Err(error) => {
-                    self.refuse(&error, call).await;
-                    return Err(error);
-                }
-            }
+        if let Err(error) = self.fill(&mut body, exchange, call).await {
+            let error = broke_off(exchange, error);
+            self.refuse(&error, call).await;
+            return Err(error);
         }
         let framing = Framing::Length(body.len());
         let head = answer_head(
@@ -129,6 +102,25 @@ impl<'c> Conductor<'c> {
         downstream::write_whole(self.session, self.ticket, head, Bytes::from(body)).await
     }
 
+    async fn fill(
+        &mut self,
+        body: &mut Vec<u8>,
+        exchange: &mut Exchange,
+        call: &mut Call,
+    ) -> Result<(), Error> {
+        loop {
+            let piece = self.read(call).await?;
+            let Some(relay) = exchange.relay_mut() else {
+                return Ok(());
+            };
+            let Some(piece) = piece else {
+                body.extend_from_slice(&relay.finish()?);
+                return Ok(());
+            };
+            body.extend_from_slice(&relay.push(piece));
+        }
+    }
+
     /// Tells an error in place of the upstream's answer.
     async fn refuse(&mut self, error: &Error, call: &Call) {
         downstream::refuse(self.session, self.ticket, error, call.head()).await;
@@ -137,11 +129,7 @@ impl<'c> Conductor<'c> {
     /// Writes a stream to its end, whichever that is. Its head goes out with its first events, so that an answer that fails
     /// before them still has its own status; what goes wrong after that is told inside the stream.
     async fn stream(&mut self, exchange: &mut Exchange, call: &mut Call) -> Result<(), Error> {
-        let (mut out, mut end) = self.relay_one(exchange, call).await?;
-        if let Some(error) = exchange.relay().and_then(Relay::failure).cloned() {
-            self.refuse(&error, call).await;
-            return Err(error);
-        }
+        let (mut out, mut end) = self.first_output(exchange, call).await?;
         let mut written = self.open_stream(call).await;
         loop {
             if written.is_ok() {
@@ -156,6 +144,24 @@ impl<'c> Conductor<'c> {
             };
         }
         written
+    }
+
+    /// Reads on until there is something for the client, or nothing more to come.
+    async fn first_output(
+        &mut self,
+        exchange: &mut Exchange,
+        call: &mut Call,
+    ) -> Result<(Bytes, End), Error> {
+        loop {
+            let (out, end) = self.relay_one(exchange, call).await?;
+            if let Some(error) = exchange.relay().and_then(Relay::failure).cloned() {
+                self.refuse(&error, call).await;
+                return Err(error);
+            }
+            if !out.is_empty() || end == End::Complete {
+                return Ok((out, end));
+            }
+        }
     }
 
     async fn open_stream(&mut self, call: &Call) -> Result<(), Error> {
@@ -190,9 +196,7 @@ impl<'c> Conductor<'c> {
         if !out.is_empty() {
             self.ticket.mark_first_byte();
         }
-        let client = self.session.as_downstream_mut();
-        let written = client.write_response_body(out, end == End::Complete);
-        written.await.map_err(|_| Error::gone())
+        downstream::write_rest(self.session, out, end).await
     }
 }
 
@@ -211,13 +215,6 @@ fn last_words(exchange: &mut Exchange, error: Error) -> Bytes {
     last.unwrap_or_default()
 }
 
-/// Whether more of an answer follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Open,
-    Complete,
-}
-
 async fn within<T>(
     deadline: &mut Pin<Box<Sleep>>,
     work: impl Future<Output = T>,
@@ -227,8 +224,4 @@ async fn within<T>(
         done = work => Ok(done),
         () = deadline => Err(total_timeout()),
     }
-}
-
-fn is_stale(error: &pingora::Error) -> bool {
-    matches!(error.retry, RetryType::ReusedOnly)
 }

@@ -18,7 +18,7 @@ use crate::{
     metrics::{Ended, Metrics},
     provider::Target,
     ticket::Ticket,
-    upstream::{MAX_STALE, total_timeout},
+    upstream::{broke_off, total_timeout},
 };
 
 /// The state of one request; Pingora carries it from phase to phase.
@@ -29,9 +29,14 @@ pub struct Context {
     pub(crate) failure: Option<Error>,
     /// The upstream's head, kept where an error takes its place.
     pub(crate) refused: Option<Box<ResponseHeader>>,
+    /// A stream's head, until there is something to send behind it.
+    pub(crate) held: Option<Box<ResponseHeader>>,
     /// Bytes that a stream still gets although its call was stopped.
     pub(crate) last_words: Option<Bytes>,
-    stale: u32,
+    /// Heads of the upstream's answer, interim ones among them.
+    pub(crate) heads: u32,
+    /// The call is on its second and last connection.
+    pub(crate) repeated: bool,
     /// When the request was complete, and its call could begin.
     called: Option<Instant>,
     _in_flight: InFlight,
@@ -78,8 +83,10 @@ impl Context {
             call: Call::Own,
             failure: None,
             refused: None,
+            held: None,
             last_words: None,
-            stale: 0,
+            heads: 0,
+            repeated: false,
             called: None,
             _in_flight: InFlight::new(&metrics.in_flight),
         }
@@ -101,13 +108,16 @@ impl Context {
         Some(total.saturating_sub(self.called?.elapsed()))
     }
 
-    /// `error`, unless it was the end of the whole call's time that made it.
-    pub(crate) fn in_time(&self, error: Error, total: Duration) -> Error {
+    /// What a failure of the phases is told as: `error`, unless it was the end of the whole call's time that made it, or
+    /// broke off an error of the provider's own.
+    pub(crate) fn failed(&mut self, session: &Session, error: Error, total: Duration) -> Error {
         let over = self.left(total).is_some_and(|left| left.is_zero());
         if over && error.kind() == Kind::Timeout(Deadline::Read) {
-            total_timeout()
-        } else {
-            error
+            return total_timeout();
+        }
+        match &mut self.call {
+            Call::Complete(exchange) if !is_answered(session) => broke_off(exchange, error),
+            Call::Complete(_) | Call::Own | Call::Pass(_) => error,
         }
     }
 
@@ -122,15 +132,10 @@ impl Context {
         if cut {
             return Err(self.stop(error));
         }
-        downstream::refuse(session, &mut self.ticket, &error, self.refused.as_deref()).await;
+        let upstream = self.refused.as_deref().or(self.held.as_deref());
+        downstream::refuse(session, &mut self.ticket, &error, upstream).await;
         self.failure = Some(error);
         Ok(())
-    }
-
-    /// Whether a connection that turned out to be dead may be replaced once more.
-    pub(crate) fn may_retry_stale(&mut self) -> bool {
-        self.stale = self.stale.saturating_add(1);
-        self.stale <= MAX_STALE
     }
 
     /// What a client whose head is out gets for `error`; `None`: its answer cannot end well.

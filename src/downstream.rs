@@ -1,15 +1,18 @@
-//! The client's side of a session: its body in, answers and errors out, and whether it is still there.
+//! The client's side of a session: answers and errors out, and whether it is still there.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, Version, header};
 use pingora::{http::ResponseHeader, proxy::Session};
 
 use crate::{
-    config::Limits,
     error::{Error, Kind, told_status},
-    exchange::{Exchange, Replay, is_for_client},
+    exchange::{Exchange, is_for_client},
     gateway::Head,
     ticket::Ticket,
 };
@@ -17,6 +20,8 @@ use crate::{
 /// Settings of the client's session that Pingora leaves open-ended.
 pub fn prepare(session: &mut Session, write: Duration) {
     session.set_write_timeout(Some(write));
+    // What comes behind a request is the next one; without this it would be taken for the client's leaving.
+    session.as_downstream_mut().set_pipelining_enabled(true);
     session
         .as_downstream_mut()
         .set_total_drain_timeout(Some(DRAIN));
@@ -46,7 +51,7 @@ pub enum Framing {
 
 /// The head of an answer that passes on an upstream's: its headers for clients, our own, and the framing.
 pub fn answer_head(
-    session: &Session,
+    session: &mut Session,
     upstream: Option<&ResponseHeader>,
     status: StatusCode,
     content_type: &'static str,
@@ -67,7 +72,9 @@ pub fn answer_head(
         Framing::Length(length) => {
             head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(length))?;
         }
-        Framing::Open if session.req_header().version == Version::HTTP_10 => {}
+        Framing::Open if session.req_header().version == Version::HTTP_10 => {
+            session.set_keepalive(None);
+        }
         Framing::Open => {
             head.insert_header(
                 header::TRANSFER_ENCODING,
@@ -80,7 +87,7 @@ pub fn answer_head(
 
 /// The client's head of a completion.
 pub fn client_head(
-    session: &Session,
+    session: &mut Session,
     upstream: &ResponseHeader,
     exchange: &Exchange,
 ) -> pingora::Result<ResponseHeader> {
@@ -98,9 +105,11 @@ pub fn client_head(
 }
 
 /// A client of HTTP/1.0 cannot read chunks: the answer's end is the connection's.
-pub fn fit_version(session: &Session, head: &mut ResponseHeader) {
-    if session.req_header().version == Version::HTTP_10 {
-        head.remove_header(&header::TRANSFER_ENCODING);
+pub fn fit_version(session: &mut Session, head: &mut ResponseHeader) {
+    if session.req_header().version == Version::HTTP_10
+        && head.remove_header(&header::TRANSFER_ENCODING).is_some()
+    {
+        session.set_keepalive(None);
     }
 }
 
@@ -119,7 +128,40 @@ pub async fn write_whole(
         .write_response_header(Box::new(head))
         .await
         .map_err(lost)?;
-    client.write_response_body(body, true).await.map_err(lost)
+    write_rest(session, body, End::Complete).await
+}
+
+/// Writes a held head from a filter that cannot wait. It is small, and the client's connection takes it at once, unless it
+/// is still full of an earlier answer that the client does not read.
+pub fn write_head_now(session: &mut Session, head: Box<ResponseHeader>) -> Result<(), Error> {
+    let client = session.as_downstream_mut();
+    let writing = tokio::task::unconstrained(client.write_response_header(head));
+    let polled = pin!(writing).poll(&mut Context::from_waker(Waker::noop()));
+    match polled {
+        Poll::Ready(Ok(())) => Ok(()),
+        Poll::Ready(Err(_)) | Poll::Pending => Err(Error::gone()),
+    }
+}
+
+/// Writes a piece of an answer's body, slice by slice: the time for a write is the client's time to take some of it, not all.
+pub async fn write_rest(session: &mut Session, mut out: Bytes, end: End) -> Result<(), Error> {
+    let client = session.as_downstream_mut();
+    loop {
+        let slice = out.split_to(out.len().min(SLICE));
+        let last = out.is_empty();
+        let written = client.write_response_body(slice, last && end == End::Complete);
+        written.await.map_err(|_| Error::gone())?;
+        if last {
+            return Ok(());
+        }
+    }
+}
+
+/// Whether more of an answer follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Open,
+    Complete,
 }
 
 /// Writes an answer of our own.
@@ -147,8 +189,12 @@ pub async fn refuse(
     error: &Error,
     upstream: Option<&ResponseHeader>,
 ) {
-    if error.kind() == Kind::ClientGone || is_answered(session) {
+    if error.kind() == Kind::ClientGone {
         session.set_keepalive(None);
+        return;
+    }
+    if is_answered(session) {
+        // The carrier has told this very error.
         return;
     }
     let unread = !session.as_downstream_mut().is_body_done();
@@ -201,116 +247,10 @@ pub async fn unless_gone<T>(
     }
 }
 
-/// Reads the request's body, and says whether Pingora's phases could send it.
-pub async fn read_body(session: &mut Session, limits: &Limits) -> Result<(Bytes, Replay), Error> {
-    let too_large = || {
-        let message = format!(
-            "The request's body is larger than {} bytes.",
-            limits.body_bytes
-        );
-        Error::new(Kind::BodyTooLarge, message)
-    };
-    let length = content_length(session);
-    if length.is_some_and(|length| length > limits.body_bytes) {
-        return Err(too_large());
-    }
-    if session.get_header(header::EXPECT).is_some() {
-        session
-            .write_continue_response()
-            .await
-            .map_err(|_| Error::gone())?;
-    }
-    let arriving = arrive(session, length, limits.body_bytes);
-    match tokio::time::timeout(limits.request, arriving).await {
-        Ok(Ok(Some(arrived))) => Ok(arrived),
-        Ok(Ok(None)) => Err(too_large()),
-        Ok(Err(_)) => Err(Error::gone()),
-        Err(_) => Err(Error::new(
-            Kind::RequestTimeout,
-            "The request's body did not arrive in time.",
-        )),
-    }
-}
-
-/// `None`: the body is over `limit`.
-///
-/// Pingora's phases send what its retry buffer holds, and nothing at all once that has overflowed. So the buffer is
-/// switched on as late as the declared length allows: then it holds the tail, which is enough, because the body filter
-/// puts our own body in its place. Without a declared length it has to be on from the start and may overflow.
-async fn arrive(
-    session: &mut Session,
-    length: Option<usize>,
-    limit: usize,
-) -> pingora::Result<Option<(Bytes, Replay)>> {
-    let mut body = Body::default();
-    let mut replay = Replay::Lost;
-    loop {
-        let fits = length.is_none_or(|length| length.saturating_sub(body.len()) <= RETRY_BUFFER);
-        if fits && replay == Replay::Lost {
-            session.enable_retry_buffering();
-            replay = Replay::Held;
-        }
-        let Some(piece) = session.read_request_body().await? else {
-            break;
-        };
-        if body.len().saturating_add(piece.len()) > limit {
-            return Ok(None);
-        }
-        body.push(piece, length);
-    }
-    if session.as_downstream().retry_buffer_truncated() {
-        replay = Replay::Lost;
-    }
-    Ok(Some((body.into_bytes(), replay)))
-}
-
-/// A body in the making. One that came in one piece is that piece.
-#[derive(Default)]
-struct Body {
-    only: Bytes,
-    more: BytesMut,
-}
-
-impl Body {
-    fn len(&self) -> usize {
-        self.only.len().saturating_add(self.more.len())
-    }
-
-    fn push(&mut self, piece: Bytes, length: Option<usize>) {
-        if self.only.is_empty() && self.more.is_empty() {
-            self.only = piece;
-            return;
-        }
-        if self.more.is_empty() {
-            // The declared length is only believed as far as the client has shown that it sends.
-            self.more.reserve(length.unwrap_or_default().min(1 << 20));
-            self.more.extend_from_slice(&std::mem::take(&mut self.only));
-        }
-        self.more.extend_from_slice(&piece);
-    }
-
-    fn into_bytes(self) -> Bytes {
-        if self.more.is_empty() {
-            self.only
-        } else {
-            self.more.freeze()
-        }
-    }
-}
-
-fn content_length(session: &Session) -> Option<usize> {
-    session
-        .get_header(header::CONTENT_LENGTH)?
-        .to_str()
-        .ok()?
-        .parse()
-        .ok()
-}
-
 pub const JSON: &str = "application/json";
 pub const EVENT_STREAM: &str = "text/event-stream";
-/// What Pingora keeps of a request body for sending it (again); fixed there.
-const RETRY_BUFFER: usize = 64 << 10;
+/// Bytes of a body that are written under one deadline.
+pub const SLICE: usize = 64 << 10;
 /// Bounds of reading what will not be used.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 64 << 20;

@@ -34,7 +34,7 @@
 //! | `exchange` | one request's life: what goes upstream, how the answer is read, the relay |
 //! | `gateway` | a request's head and body become an answer, a passage or an exchange |
 //! | `tokens` | the tokens that some credentials are exchanged for, kept and refreshed |
-//! | `proxy`, `reception`, `conductor`, `call`, `upstream`, `downstream`, `context`, `ticket`, `door` | the IO around it |
+//! | `proxy`, `reception`, `conductor`, `call`, `upstream`, `downstream`, `arrival`, `context`, `ticket`, `door` | the IO around it |
 //! | [`server`], `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
 //!
 //! Imports point down this table; `tests/layers.rs` holds it.
@@ -62,6 +62,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod arrival;
 mod call;
 pub mod completion;
 mod conductor;

@@ -13,9 +13,9 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::Method;
+use http::{Method, StatusCode};
 use pingora::{
-    ErrorSource, ErrorType,
+    ErrorType,
     http::{RequestHeader, ResponseHeader},
     modules::http::HttpModules,
     proxy::{FailToProxy, ProxyHttp, Session},
@@ -33,7 +33,10 @@ use crate::{
     gateway::{COMPLETIONS, State},
     reception::Next,
     tokens::Tokens,
-    upstream::{Upstream, failure, pass_request, request_head, total_timeout},
+    upstream::{
+        MAX_INTERIM, Upstream, failure, interim_flood, is_interim, is_unanswered, make_fresh,
+        pass_request, request_head, total_timeout,
+    },
 };
 
 /// `POST /v1/completions` for every provider, as a Pingora filter.
@@ -130,6 +133,9 @@ impl ProxyHttp for Gateway {
             Call::Pass(_) | Call::Own => peer.await,
         };
         let mut peer = peer.map_err(|error| context.stop(error))?;
+        if context.repeated {
+            make_fresh(&mut peer);
+        }
         if let Some(left) = context.left(self.upstream.timeouts().total) {
             let read = peer
                 .options
@@ -181,23 +187,28 @@ impl ProxyHttp for Gateway {
         head: &mut ResponseHeader,
         context: &mut Context,
     ) -> pingora::Result<()> {
-        let Call::Complete(exchange) = &mut context.call else {
-            return Ok(());
-        };
-        if head.status.is_informational() {
-            return Ok(());
+        context.heads = context.heads.saturating_add(1);
+        if is_interim(head.status) {
+            return match context.heads {
+                ..=MAX_INTERIM => Ok(()),
+                _ => Err(context.stop(interim_flood())),
+            };
         }
+        let Call::Complete(exchange) = &mut context.call else {
+            return match head.status {
+                StatusCode::SWITCHING_PROTOCOLS => Err(context.stop(unasked_upgrade())),
+                _ => Ok(()),
+            };
+        };
         let answer = UpstreamHead {
             status: head.status,
             headers: &head.headers,
         };
-        match exchange.answer(answer).map(drop) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                context.refused = Some(Box::new(head.clone()));
-                Err(context.stop(error))
-            }
+        let answered = exchange.answer(answer).map(drop);
+        if answered.is_err() || !head.status.is_success() {
+            context.refused = Some(Box::new(head.clone()));
         }
+        answered.map_err(|error| context.stop(error))
     }
 
     async fn response_filter(
@@ -209,16 +220,23 @@ impl ProxyHttp for Gateway {
         if head.status.is_informational() {
             return Ok(());
         }
-        match &context.call {
-            Call::Complete(exchange) => *head = downstream::client_head(session, head, exchange)?,
-            Call::Pass(_) | Call::Own => downstream::fit_version(session, head),
+        let Call::Complete(exchange) = &context.call else {
+            downstream::fit_version(session, head);
+            return context.ticket.stamp(head);
+        };
+        *head = downstream::client_head(session, head, exchange)?;
+        context.ticket.stamp(head)?;
+        if exchange.is_streaming() {
+            // Its status is not known before its first events are. Of an interim head nothing is written.
+            let interim = ResponseHeader::build(StatusCode::EARLY_HINTS, None)?;
+            context.held = Some(Box::new(std::mem::replace(head, interim)));
         }
-        context.ticket.stamp(head)
+        Ok(())
     }
 
     fn response_body_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
         context: &mut Context,
@@ -241,22 +259,28 @@ impl ProxyHttp for Gateway {
         let out = relay.push(body.take().unwrap_or_default());
         let failed = relay.failure().cloned().filter(|_| relay.is_stream());
         if end_of_stream {
-            *body = Some(join(
-                out,
-                relay.finish().unwrap_or_else(|error| error.body().into()),
-            ));
-            return Ok(None);
-        }
-        if let Some(error) = failed {
+            let rest = relay.finish().unwrap_or_else(|error| error.body().into());
+            let failed = relay.failure().cloned().filter(|_| relay.is_stream());
+            if let Some(error) = failed.filter(|_| !is_answered(session)) {
+                return Err(context.stop(error));
+            }
+            *body = Some(join(out, rest));
+        } else if let Some(error) = failed {
             // The client has been told in `out`; going on would only read what nobody gets.
             context.last_words = Some(out);
             return Err(context.stop(error));
+        } else {
+            *body = Some(out).filter(|out| !out.is_empty());
         }
-        *body = Some(out).filter(|out| !out.is_empty());
-        Ok(None)
+        match context.held.take_if(|_| body.is_some()) {
+            Some(head) => downstream::write_head_now(session, head)
+                .map(|()| None)
+                .map_err(|error| context.stop(error)),
+            None => Ok(None),
+        }
     }
 
-    /// Replaces Pingora's policy, which never retries a POST. One case is safe: a pooled connection that its server had
+    /// Replaces Pingora's policy, which never retries a POST. One case is safe, once: a pooled connection that its server had
     /// closed before the request could reach it, with nothing of an answer seen.
     fn error_while_proxy(
         &self,
@@ -266,16 +290,14 @@ impl ProxyHttp for Gateway {
         context: &mut Context,
         reused: bool,
     ) -> Box<pingora::Error> {
-        error.retry.decide_reuse(reused);
-        let from_client = *error.esource() == ErrorSource::Downstream;
-        let unsafe_again = is_answered(session)
-            || from_client
-            || context.failure.is_some()
-            || session.as_ref().retry_buffer_truncated()
-            || !context.may_retry_stale();
-        if unsafe_again {
-            error.set_retry(false);
-        }
+        let again = reused
+            && !context.repeated
+            && context.heads == 0
+            && context.failure.is_none()
+            && !session.as_ref().retry_buffer_truncated()
+            && is_unanswered(&error);
+        error.set_retry(again);
+        context.repeated |= again;
         error
     }
 
@@ -299,9 +321,10 @@ impl ProxyHttp for Gateway {
         cause: &pingora::Error,
         context: &mut Context,
     ) -> FailToProxy {
-        let told = context.failure.take();
-        let error =
-            told.unwrap_or_else(|| context.in_time(failure(cause), self.upstream.timeouts().total));
+        let error = match context.failure.take() {
+            Some(told) => told,
+            None => context.failed(session, failure(cause), self.upstream.timeouts().total),
+        };
         let code = error.status().as_u16();
         if is_answered(session) {
             let last = context.last_words(&error);
@@ -312,7 +335,8 @@ impl ProxyHttp for Gateway {
             }
             context.failure = Some(error);
         } else {
-            // What cannot be told ends here all the same: the connection is not used again.
+            // What cannot be told ends here all the same: the connection is not used again, and the client hears of that.
+            session.set_keepalive(None);
             let _ = context.refuse(session, error).await;
         }
         FailToProxy {
@@ -340,6 +364,10 @@ impl ProxyHttp for Gateway {
         let head = downstream::head(session);
         format!("{} {}", head.method, head.path)
     }
+}
+
+fn unasked_upgrade() -> Error {
+    Error::broken("The provider switched to a protocol that nobody had asked for.")
 }
 
 /// Two outputs as one; nearly always one of them is empty.

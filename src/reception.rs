@@ -4,6 +4,7 @@ use http::HeaderValue;
 use pingora::proxy::Session;
 
 use crate::{
+    arrival,
     conductor::Conductor,
     config::headers::Directives,
     context::{Call, Context},
@@ -43,6 +44,9 @@ impl Gateway {
                 if let Some(token) = self.tokens.settle(&passage.target).await? {
                     passage.settle(token)?;
                 }
+                // What fails is a head that was read and cannot be written.
+                arrival::keep_protected(session.req_header_mut())
+                    .map_err(|error| arrival::failure(&error))?;
                 context.call = Call::Pass(passage);
                 Ok(Next::Proxy)
             }
@@ -57,7 +61,7 @@ impl Gateway {
         directives: Directives,
     ) -> Result<Next, Error> {
         let limits = &self.state.config.limits;
-        let (body, replay) = downstream::read_body(session, limits).await?;
+        let (body, replay) = arrival::read_body(session, limits).await?;
         // From here on, an upstream's 1xx is the upstream's own business.
         session.as_downstream_mut().set_ignore_info_resp(true);
         if let Ok(option) = HeaderValue::try_from(directives.option.as_str()) {

@@ -18,7 +18,7 @@ use std::{
 };
 
 use http::StatusCode;
-use pingora::{RetryType, http::RequestHeader};
+use pingora::http::RequestHeader;
 use ring::{hmac, rand::SystemRandom};
 use tokio::sync::watch;
 
@@ -29,7 +29,7 @@ use crate::{
         Target,
         grant::{Grant, GrantId, Issued, Token, TokenReply, TokenRequest},
     },
-    upstream::{MAX_STALE, Upstream, failure, unix_now},
+    upstream::{Upstream, failure, unix_now},
 };
 
 /// Every token of the process. Clones share them.
@@ -249,20 +249,10 @@ impl Shared {
     async fn ask(&self, request: &TokenRequest) -> Result<(StatusCode, Vec<u8>), Error> {
         let peer = self.upstream.peer(&request.base).await?;
         let head = request_head(request)?;
-        let mut stale = 0;
-        let mut call = loop {
-            let connected = self.upstream.connect(&peer).await;
-            let (stream, reused) = connected.map_err(|error| {
-                self.upstream.avoid(&request.base);
-                failure(&error)
-            })?;
-            let timeouts = self.upstream.timeouts();
-            match Call::ask(stream, &peer, &head, &request.body, timeouts).await {
-                Ok(call) => break call,
-                Err(error) if reused && is_stale(&error) && stale < MAX_STALE => stale += 1,
-                Err(error) => return Err(failure(&error)),
-            }
-        };
+        let mut call = self
+            .upstream
+            .call(&request.base, &peer, &head, &request.body)
+            .await?;
         let status = call.head().map(|head| head.status);
         let status = status.ok_or_else(|| Error::broken("It answered without a head."))?;
         let body = read_body(&mut call).await?;
@@ -296,10 +286,6 @@ fn request_head(request: &TokenRequest) -> Result<RequestHeader, Error> {
 fn unreachable_endpoint(error: &Error) -> Error {
     let message = format!("No token could be fetched. {}", error.message());
     Error::new(error.kind(), message)
-}
-
-fn is_stale(error: &pingora::Error) -> bool {
-    matches!(error.retry, RetryType::ReusedOnly)
 }
 
 fn forget_oldest(slots: &mut HashMap<GrantId, Slot>) {

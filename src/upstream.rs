@@ -10,17 +10,19 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use http::header;
-use pingora::{ErrorSource, ErrorType};
+use bytes::Bytes;
+use http::{StatusCode, header};
+use pingora::{ErrorSource, ErrorType, RetryType};
 use pingora::{
     connectors::{ConnectorOptions, TransportConnector},
     http::RequestHeader,
-    protocols::{ALPN, Stream},
+    protocols::ALPN,
     server::configuration::ServerConf,
     upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, Peer},
 };
 
 use crate::{
+    arrival,
     call::Call,
     config::Timeouts,
     error::{Deadline, Error, Kind},
@@ -71,9 +73,29 @@ impl Upstream {
         Ok(peer)
     }
 
-    /// A connection to `peer`, and whether it was used before.
-    pub async fn connect(&self, peer: &HttpPeer) -> pingora::Result<(Stream, bool)> {
-        self.connector.get_stream(peer).await
+    /// Sends a request and reads its answer's head. A pooled connection that turns out to be closed is replaced, once and by
+    /// a new one: its server had gone before the request could reach it.
+    pub async fn call(
+        &self,
+        base: &Base,
+        peer: &HttpPeer,
+        head: &RequestHeader,
+        body: &Bytes,
+    ) -> Result<Call, Error> {
+        let unreachable = |error: Box<pingora::Error>| {
+            self.avoid(base);
+            failure(&error)
+        };
+        let pooled = self.connector.get_stream(peer).await;
+        let (stream, reused) = pooled.map_err(unreachable)?;
+        match Call::ask(stream, peer, head, body, &self.timeouts).await {
+            Err(error) if reused && is_unanswered(&error) => {}
+            asked => return asked.map_err(|error| failure(&error)),
+        }
+        let fresh = self.connector.new_stream(peer).await;
+        let stream = fresh.map_err(unreachable)?;
+        let asked = Call::ask(stream, peer, head, body, &self.timeouts).await;
+        asked.map_err(|error| failure(&error))
     }
 
     /// Gives a connection back after a complete answer.
@@ -132,6 +154,39 @@ pub fn pass_request(request: &mut RequestHeader, passage: &Passage) -> pingora::
     Ok(())
 }
 
+/// Whether a final head follows this one. Upgrades are never asked for, so that a 101 is a final one: an error.
+pub fn is_interim(status: StatusCode) -> bool {
+    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// More interim heads than an honest answer has.
+pub fn interim_flood() -> Error {
+    Error::broken("The provider sent no final head.")
+}
+
+/// Makes `peer` one that the pool holds no connection of: Pingora's phases cannot be told to open a new one.
+pub fn make_fresh(peer: &mut HttpPeer) {
+    peer.group_key = fastrand::u64(..);
+    // Nobody will ask the pool for it.
+    peer.options.idle_timeout = Some(Duration::ZERO);
+}
+
+/// Whether a call failed before a byte of its answer was seen, so that its connection may be taken for one that its server
+/// had closed before the request came. A request that could not be written to its end was not served either.
+///
+/// Pingora tells how many bytes of a head it had in the error's text alone; what is not understood is not repeated.
+pub fn is_unanswered(error: &pingora::Error) -> bool {
+    match error.etype() {
+        ErrorType::WriteError => *error.esource() != ErrorSource::Downstream,
+        ErrorType::ConnectionClosed | ErrorType::ReadError => {
+            let told = error.context.as_ref().map(|context| context.as_str());
+            matches!(error.retry, RetryType::ReusedOnly)
+                && told.is_some_and(|told| told.ends_with(NOTHING_READ))
+        }
+        _ => false,
+    }
+}
+
 /// What a failed call means to the client. Never quotes an address: it is ours, not the client's.
 pub fn failure(error: &pingora::Error) -> Error {
     use ErrorType::{
@@ -139,7 +194,7 @@ pub fn failure(error: &pingora::Error) -> Error {
         SocketError, TLSHandshakeFailure, TLSHandshakeTimedout, TLSWantX509Lookup, WriteTimedout,
     };
     if matches!(error.esource(), ErrorSource::Downstream) {
-        return Error::gone();
+        return arrival::failure(error);
     }
     let timeout = |deadline, message| Error::new(Kind::Timeout(deadline), message);
     match error.etype() {
@@ -161,6 +216,21 @@ pub fn failure(error: &pingora::Error) -> Error {
         ),
         _ => Error::broken("The provider broke the connection before its answer was complete."),
     }
+}
+
+/// What a client that has nothing of an answer is told of its break: a provider's own error, if it is one that broke off.
+pub fn broke_off(exchange: &mut Exchange, error: Error) -> Error {
+    let Some(relay) = exchange.relay_mut() else {
+        return error;
+    };
+    if error.kind() == Kind::ClientGone {
+        return error;
+    }
+    // Its bytes would go into an open answer, and there is none.
+    let _ = relay.fail(error.clone());
+    let own = relay.failure();
+    let own = own.filter(|own| matches!(own.kind(), Kind::Upstream(_)));
+    own.cloned().unwrap_or(error)
 }
 
 /// The deadline of the whole call has come.
@@ -254,8 +324,10 @@ enum Age {
     Stale,
 }
 
-/// Dead connections of the pool that one request gets past.
-pub const MAX_STALE: u32 = 2;
+/// 1xx heads before the final one.
+pub const MAX_INTERIM: u32 = 8;
+/// The end of Pingora's text for a connection that closed without a byte.
+const NOTHING_READ: &str = "bytes already read: 0";
 /// How long a connection is kept for the next call: less than the 5 s after which common model servers close theirs.
 const IDLE: Duration = Duration::from_secs(4);
 /// How long a name's addresses are used without asking again.
@@ -265,8 +337,6 @@ const MAX_HOSTS: usize = 4096;
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::provider::target::Choice;
     use crate::{

@@ -243,22 +243,22 @@ impl Exchange {
                 .get(name)
                 .and_then(|value: &HeaderValue| value.to_str().ok())
         };
-        if text(header::CONTENT_ENCODING)
-            .is_some_and(|coding| !coding.eq_ignore_ascii_case("identity"))
-        {
-            return Err(Error::broken(
-                "The provider compressed an answer that was asked for uncompressed.",
-            ));
-        }
+        let is_coded = text(header::CONTENT_ENCODING)
+            .is_some_and(|coding| !coding.eq_ignore_ascii_case("identity"));
         let is_empty = text(header::CONTENT_LENGTH) == Some("0");
         match head.status.as_u16() {
             200 | 201 => {}
-            // No body follows, so no carrier would come back for one.
-            400..=599 if is_empty => {
+            // No body follows, so no carrier would come back for one; or one that cannot be read.
+            400..=599 if is_empty || is_coded => {
                 return Err(self.target.provider.dialect.read_error(head.status, b""));
             }
             400..=599 => return Ok(Answer::Error(head.status)),
             _ => return Err(self.target.provider.dialect.read_error(head.status, b"")),
+        }
+        if is_coded {
+            return Err(Error::broken(
+                "The provider compressed an answer that was asked for uncompressed.",
+            ));
         }
         if is_empty {
             return Err(Error::broken("The provider's answer is empty."));

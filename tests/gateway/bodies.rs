@@ -1,10 +1,15 @@
 //! Request bodies of every size and framing.
 
-use std::io::Write;
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    time::Duration,
+};
 
 use crate::support::{
     Gateway,
     client::{CONDUCTED, Client, PLAIN, ask, post},
+    providers_at,
     upstream::{TEXT, Upstream, json},
 };
 
@@ -191,4 +196,47 @@ fn an_http_1_0_client_gets_an_answer_it_can_read() {
         assert_eq!(answer.status, 200);
         assert_eq!(answer.header("transfer-encoding"), None);
     }
+}
+
+/// Reads `bytes` at some 3 MB/s, never pausing for long.
+fn read_slowly(stream: &mut TcpStream, bytes: usize) -> usize {
+    let mut piece = vec![0; 64 << 10];
+    let mut read = 0;
+    while read < bytes {
+        match stream.read(&mut piece).unwrap() {
+            0 => break,
+            more => read += more,
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    read
+}
+
+/// More than the sockets' own buffers hold.
+const LARGE: usize = 15_000_000;
+const SHORT_WRITES: &str = "  timeouts: { write: 1s }\n";
+
+#[test]
+fn a_client_may_read_a_large_answer_for_longer_than_a_write_may_take() {
+    let text = TEXT.replace(" hello", &"x".repeat(LARGE));
+    let upstream = Upstream::answering(json(200, &text));
+    let gateway = Gateway::start(&(providers_at(&upstream.address) + SHORT_WRITES));
+    let mut client = Client::connect(&gateway.address);
+    client.send(post(&[("connection", "close")], PLAIN));
+    assert!(read_slowly(&mut client.stream, usize::MAX) > text.len());
+}
+
+#[test]
+fn an_upstream_may_read_a_large_request_for_longer_than_a_write_may_take() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        read_slowly(&mut stream, LARGE);
+        stream.write_all(&json(200, TEXT)).unwrap();
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    });
+    let gateway = Gateway::start(&(providers_at(&address) + SHORT_WRITES));
+    let answer = ask(&gateway.address, &[CONDUCTED], &prompt_of(LARGE));
+    assert_eq!(answer.status, 200, "{}", answer.text());
 }

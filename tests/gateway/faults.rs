@@ -8,7 +8,7 @@ use std::{
 
 use crate::support::{
     Gateway, PATIENCE,
-    client::{Answer, Client, PLAIN, ROADS, STREAMED, ask, post},
+    client::{Answer, Client, PLAIN, ROADS, STREAMED, ask, post, request},
     free_address, providers_at,
     upstream::{
         After, CHAT, DONE, LAST_CHUNK, STREAM, TEXT, Upstream, chunk, event, json, wait_for_close,
@@ -77,6 +77,57 @@ fn a_stream_that_breaks_ends_with_an_error_event_and_no_end_marker() {
             assert!(!told.contains("[DONE]"));
             // The body ends well-formed: the error event must reach every client's parser.
             assert_eq!(client.read_chunk().unwrap(), b"");
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_fails_before_its_first_output_has_the_failure_s_own_status() {
+    let role = "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n";
+    let busy = "data: {\"error\":{\"message\":\"busy\",\"code\":503}}\n\n";
+    // Each piece is a read of its own.
+    for (pieces, status) in [
+        (vec![STREAM.to_vec(), chunk(role), chunk(busy)], 503),
+        (vec![STREAM.to_vec(), chunk(busy)], 503),
+        (vec![STREAM.to_vec(), chunk(role)], 502),
+        (vec![STREAM.to_vec(), LAST_CHUNK.to_vec()], 502),
+        (
+            vec![json(200, r#"{"error":{"message":"slow down","code":429}}"#)],
+            429,
+        ),
+    ] {
+        let sent = pieces.clone();
+        let upstream = Upstream::start(move |_, stream| {
+            for piece in &sent {
+                stream.write_all(piece).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(30));
+            }
+            After::Close
+        });
+        let gateway = Gateway::before(&upstream.address);
+        for answer in on_both(&gateway, &[GROQ], STREAMED) {
+            assert_eq!(answer.status, status, "{}", answer.text());
+        }
+    }
+}
+
+#[test]
+fn a_connection_lives_on_after_an_error_or_is_announced_to_close() {
+    let told = r#"{"error":{"message":"busy"}}"#;
+    for upstream in [
+        Upstream::answering(json(429, told)),
+        Upstream::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"),
+    ] {
+        let gateway = Gateway::before(&upstream.address);
+        for post in every_post() {
+            let mut client = Client::connect(&gateway.address);
+            client.send(&post);
+            if client.read().header("connection") == Some("close") {
+                assert!(client.is_closed(), "{post}");
+            } else {
+                client.send(&post);
+                client.read();
+            }
         }
     }
 }
@@ -153,6 +204,27 @@ fn upstream_errors_keep_their_status_and_are_translated() {
                 assert_eq!(json["error"]["message"], "Rate limit reached");
                 assert_eq!(json["error"]["code"], "rate_limit_exceeded");
                 assert_eq!(json["provider"], provider);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_error_whose_body_cannot_be_read_keeps_its_status() {
+    let gzip = "HTTP/1.1 429 X\r\nretry-after: 7\r\ncontent-encoding: gzip\r\ncontent-length: 3\r\n\r\nzzz";
+    let cut = "HTTP/1.1 429 X\r\nretry-after: 7\r\ncontent-length: 300\r\n\r\n{\"error\":";
+    let chunked = "HTTP/1.1 429 X\r\nretry-after: 7\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n";
+    for sent in [gzip, cut, chunked] {
+        let upstream = sending(sent);
+        let gateway = Gateway::before(&upstream.address);
+        for body in [PLAIN, STREAMED] {
+            for answer in on_both(&gateway, &[], body) {
+                assert_eq!(
+                    (answer.status, answer.header("retry-after")),
+                    (429, Some("7")),
+                    "{sent}"
+                );
+                assert_eq!(answer.json()["provider"], "openai", "{sent}");
             }
         }
     }
@@ -243,6 +315,44 @@ fn interim_heads_are_skipped() {
 }
 
 #[test]
+fn a_switch_of_protocols_is_a_502_and_nothing_of_it_reaches_the_client() {
+    let switch = "HTTP/1.1 101 S\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nRAW";
+    let upstream = sending(switch);
+    let gateway = Gateway::before(&upstream.address);
+    let upgrade = [("connection", "upgrade"), ("upgrade", "websocket")];
+    let passed = [&[], &upgrade[..]].map(|asked| request("GET", "/v1/models", asked, ""));
+    for request in every_post().into_iter().chain(passed) {
+        let mut client = Client::connect(&gateway.address);
+        client.send(&request);
+        let answer = client.read();
+        assert_eq!(answer.status, 502, "{request}");
+        assert!(answer.json()["error"]["message"].is_string());
+        assert!(!answer.text().contains("RAW"));
+    }
+}
+
+#[test]
+fn a_flood_of_interim_heads_ends_in_a_502() {
+    let upstream = Upstream::start(|_, stream| {
+        while stream.write_all(b"HTTP/1.1 103 X\r\n\r\n").is_ok() {}
+        After::Close
+    });
+    let gateway = Gateway::before(&upstream.address);
+    for request in every_post() {
+        let mut client = Client::connect(&gateway.address);
+        client.send(&request);
+        let mut heads = 0;
+        let status = loop {
+            match client.read_head().status {
+                103 => heads += 1,
+                status => break status,
+            }
+        };
+        assert!(heads <= 8 && status == 502, "{heads} {status} {request}");
+    }
+}
+
+#[test]
 fn a_pooled_connection_that_died_costs_nobody_an_answer() {
     // Each connection takes one request; at the second it is gone, as after a server's own idle time.
     let upstream = Upstream::start(|request, stream| {
@@ -256,6 +366,77 @@ fn a_pooled_connection_that_died_costs_nobody_an_answer() {
     for road in ROADS {
         for _ in 0..3 {
             assert_eq!(ask(&gateway.address, road, PLAIN).status, 200);
+        }
+    }
+}
+
+/// What a request can take: a completion on each road and form, and a path that passes.
+fn every_post() -> Vec<String> {
+    let completions = [PLAIN, STREAMED].map(|body| ROADS.map(|road| post(road, body)));
+    let passed = request("POST", "/v1/embeddings", &[], PLAIN);
+    completions.into_iter().flatten().chain([passed]).collect()
+}
+
+/// Four connections in the pool, and what `dying` does to the next request on one of them and on any after it. The
+/// connections of all further requests, and the last answer.
+fn on_pooled_connections(post: &str, dying: &'static [u8]) -> (Vec<usize>, u16) {
+    let together = std::sync::Barrier::new(4);
+    let upstream = Upstream::start(move |request, stream| {
+        if request.connection < 4 && request.turn == 0 {
+            together.wait();
+            let body = [event(" a", Some("stop")).as_str(), DONE].concat();
+            let answer = match request.text().contains("stream") {
+                true => [STREAM, &chunk(body), LAST_CHUNK].concat(),
+                false => json(200, TEXT),
+            };
+            stream.write_all(&answer).unwrap();
+            return After::Keep;
+        }
+        stream.write_all(dying).unwrap();
+        After::Close
+    });
+    let gateway = Gateway::before(&upstream.address);
+    let mut clients: Vec<_> = (0..4).map(|_| Client::connect(&gateway.address)).collect();
+    for client in &mut clients {
+        client.send(post);
+    }
+    for client in &mut clients {
+        assert_eq!(client.read().status, 200);
+    }
+    // The pool takes a connection after the client has its last byte.
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let mut last = Client::connect(&gateway.address);
+    last.send(post);
+    let mut status = last.read_head().status;
+    if status == 103 {
+        // A path that passes has its interim heads passed on.
+        status = last.read_head().status;
+    }
+    let seen = upstream.seen().split_off(4);
+    (
+        seen.iter().map(|request| request.connection).collect(),
+        status,
+    )
+}
+
+#[test]
+fn a_silent_death_of_a_pooled_connection_is_repeated_once_and_on_a_new_one() {
+    for post in every_post() {
+        let (connections, status) = on_pooled_connections(&post, b"");
+        assert_eq!(status, 502, "{post}");
+        let [pooled, fresh] = connections[..] else {
+            panic!("{connections:?} {post}")
+        };
+        assert!(pooled < 4 && fresh == 4, "{connections:?} {post}");
+    }
+}
+
+#[test]
+fn an_answer_that_has_begun_is_never_asked_for_again() {
+    for post in every_post() {
+        for begun in ["HTTP/1.1 2", "HTTP/1.1 103 X\r\n\r\n", "H"] {
+            let (connections, status) = on_pooled_connections(&post, begun.as_bytes());
+            assert_eq!((connections.len(), status), (1, 502), "{begun:?} {post}");
         }
     }
 }
@@ -382,7 +563,7 @@ fn a_client_that_stops_reading_is_given_up() {
         assert!(given_up.is_some(), "{}", gateway.logged());
     }
     let mut operator = Client::connect(&gateway.admin);
-    operator.send(crate::support::client::request("GET", "/metrics", &[], ""));
+    operator.send(request("GET", "/metrics", &[], ""));
     let metrics = operator.read();
     assert!(
         metrics.text().contains("completions_in_flight 0"),

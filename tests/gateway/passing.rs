@@ -4,8 +4,8 @@ use std::io::Write;
 
 use crate::support::{
     Gateway,
-    client::{Client, ask, request},
-    upstream::{After, LAST_CHUNK, STREAM, Upstream, chunk, json, wait_for_close},
+    client::{Client, PLAIN, ROADS, STREAMED, ask, post, request},
+    upstream::{After, LAST_CHUNK, STREAM, TEXT, Upstream, chunk, events, json, wait_for_close},
 };
 
 #[test]
@@ -232,5 +232,99 @@ fn what_the_conf_sends_never_goes_to_a_host_of_the_client() {
     for request in theirs.seen() {
         assert_eq!(request.header("x-secret"), None);
         assert_eq!(request.header("authorization"), None);
+    }
+}
+
+#[test]
+fn a_connection_field_cannot_take_what_a_request_needs() {
+    let upstream = Upstream::answering(json(200, "{}"));
+    let gateway = Gateway::before(&upstream.address);
+    for named in [
+        "close, host",
+        "Host,  X-Forwarded-For",
+        "authorization, host, x-own",
+    ] {
+        let mut client = Client::connect(&gateway.address);
+        let headers = [
+            ("connection", named),
+            ("authorization", "Bearer sk-1"),
+            ("x-own", "1"),
+        ];
+        client.send(request("GET", "/v1/models", &headers, ""));
+        assert_eq!(client.read().status, 200, "{named}");
+        let sent = upstream.seen().pop().unwrap();
+        assert_eq!(sent.header("host"), Some(upstream.address.as_str()));
+        assert_eq!(sent.header("authorization"), Some("Bearer sk-1"));
+        assert_eq!(sent.header("x-own").is_some(), !named.contains("x-own"));
+        assert_eq!(sent.header("connection"), None);
+    }
+}
+
+#[test]
+fn what_is_malformed_is_a_400() {
+    let upstream = Upstream::answering(json(200, "{}"));
+    let gateway = Gateway::before(&upstream.address);
+    for path in ["/v1/completions", "/v1/embeddings"] {
+        for body in ["zz\r\n", "5\r\nhelloX", "fffffffffffffffff\r\n"] {
+            let mut client = Client::connect(&gateway.address);
+            client.send(format!(
+                "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n{body}"
+            ));
+            let answer = client.read();
+            assert_eq!(answer.status, 400, "{path} {body}");
+            assert_eq!(answer.json()["error"]["type"], "invalid_request_error");
+            assert_eq!(answer.header("connection"), Some("close"));
+            assert!(client.is_closed());
+        }
+    }
+    let mut client = Client::connect(&gateway.address);
+    client.send(request("GET", "/v1/models", &[("connection", "\"x\"")], ""));
+    assert_eq!(client.read().status, 400);
+    assert!(!gateway.logged().contains("client_gone"));
+}
+
+#[test]
+fn a_target_in_absolute_form_is_the_path_in_it() {
+    let upstream = Upstream::answering(json(200, "{}"));
+    let gateway = Gateway::before(&upstream.address);
+    let mut client = Client::connect(&gateway.address);
+    client.send(request("GET", "http://gateway/v1/models?limit=2", &[], ""));
+    assert_eq!(client.read().status, 200);
+    assert_eq!(upstream.sole().path, "/v1/models?limit=2");
+    assert_eq!(
+        upstream.sole().header("host"),
+        Some(upstream.address.as_str())
+    );
+}
+
+#[test]
+fn an_http_1_0_client_that_asks_to_stay_is_told_where_it_cannot() {
+    let upstream = Upstream::start(|request, stream| {
+        let answer = match request.text().contains("stream") || request.path.contains("stream") {
+            true => [STREAM, &chunk(events()), LAST_CHUNK].concat(),
+            false => json(200, TEXT),
+        };
+        stream.write_all(&answer).unwrap();
+        After::Keep
+    });
+    let gateway = Gateway::before(&upstream.address);
+    let completions = [PLAIN, STREAMED].map(|body| ROADS.map(|road| post(road, body)));
+    let passed = ["/v1/stream", "/v1/models"].map(|path| request("GET", path, &[], ""));
+    for post in completions.into_iter().flatten().chain(passed) {
+        let mut client = Client::connect(&gateway.address);
+        let stay = "HTTP/1.0\r\nconnection: keep-alive\r\n";
+        client.send(post.replace("HTTP/1.1\r\n", stay));
+        let answer = client.read();
+        let stays = answer.header("content-length").is_some();
+        let told = if stays { "keep-alive" } else { "close" };
+        assert_eq!(
+            (answer.status, answer.header("connection")),
+            (200, Some(told)),
+            "{post}"
+        );
+        assert_eq!(answer.header("transfer-encoding"), None);
+        if !stays {
+            assert!(answer.text() == events() && client.is_closed());
+        }
     }
 }
