@@ -2,6 +2,7 @@
 //!
 //! Source: the API page of `POST /v1/completions`. A chunk and a whole reply share one type.
 
+pub mod finished;
 pub mod parameter;
 pub mod prompt;
 pub mod request;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 pub use self::{
+    finished::Finished,
     parameter::{Parameter, Support},
     prompt::Prompt,
     request::CompletionRequest,
@@ -127,7 +129,7 @@ pub struct Partial {
     /// The last valid count seen; `None` while the provider has told none.
     pub usage: Option<Usage>,
     /// Choices whose finish reason has been seen.
-    pub finished: u32,
+    pub finished: Finished,
     /// The provider's end marker has been seen.
     pub done: bool,
     /// `id`, `created` and `model` are the upstream's.

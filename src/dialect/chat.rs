@@ -19,7 +19,7 @@ use crate::{
         Dialect, Extras, Step, Text, UpstreamRequest, not_the_shape,
         openai::{learn_head, stream_options},
         openai_error::{read_error, read_stream_error},
-        read_usage, to_body,
+        read_json, read_usage, to_body,
     },
     error::Error,
     wire::{Form, Frame, Framing},
@@ -112,7 +112,7 @@ impl Dialect for Chat {
         body: &'b [u8],
         partial: &mut Partial,
     ) -> Result<Completion<'b>, Error> {
-        let reply: Event<'b> = serde_json::from_slice(body).map_err(not_the_shape)?;
+        let reply: Event<'b> = read_json(body)?;
         let choices = reply.read(partial)?;
         if choices.is_empty() {
             return Err(Error::broken("The provider's answer holds no choices."));
@@ -127,7 +127,7 @@ impl Dialect for Chat {
         if frame.data.trim_ascii() == b"[DONE]" {
             return Ok(Step::Done);
         }
-        let event: Event<'f> = serde_json::from_slice(&frame.data).map_err(not_the_shape)?;
+        let event: Event<'f> = read_json(&frame.data)?;
         event.read(partial).map(Step::from)
     }
 
@@ -283,7 +283,9 @@ impl<'a> Event<'a> {
 impl<'a> EventChoice<'a> {
     fn read(self, partial: &mut Partial) -> Result<Choice<'a>, Error> {
         let finish = self.finish_reason.filter(|reason| !reason.is_empty());
-        partial.finished += u32::from(finish.is_some());
+        if finish.is_some() {
+            partial.finished.end(self.index);
+        }
         let content = self
             .message
             .or(self.delta)

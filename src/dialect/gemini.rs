@@ -98,7 +98,7 @@ impl Dialect for Gemini {
             // An error that comes up within a stream may stand in it bare, without a field name.
             return read_told_error(&frame.raw).map_or(Ok(Step::Skip), |error| Err(error.told()));
         }
-        let ended = partial.finished > 0;
+        let ended = !partial.finished.is_empty();
         let mut choices = read(&frame.data)?.into_choices(partial)?;
         // Only one candidate is ever streamed. Its reason can come again, with citations or counts.
         if let Some(choice) = choices.first_mut().filter(|_| ended) {
@@ -303,8 +303,9 @@ impl<'a> Reply<'a> {
                 ..Choice::default()
             });
         }
-        let finished = choices.iter().filter(|choice| choice.finish.is_some());
-        partial.finished += finished.map(|_| 1).sum::<u32>();
+        for choice in choices.iter().filter(|choice| choice.finish.is_some()) {
+            partial.finished.end(choice.index);
+        }
         Ok(choices)
     }
 }
@@ -496,7 +497,11 @@ mod tests {
             let reply = GEMINI.read_reply(body.as_bytes(), &mut partial).unwrap();
             let finish = reply.choices[0].finish.as_ref();
             assert_eq!(finish.map(|finish| finish.reason), reason, "{native}");
-            assert_eq!(partial.finished, u32::from(reason.is_some()), "{native}");
+            assert_eq!(
+                partial.finished.count(),
+                u32::from(reason.is_some()),
+                "{native}"
+            );
         }
     }
 
@@ -518,7 +523,7 @@ mod tests {
         let reply = GEMINI.read_reply(blocked, &mut partial).unwrap();
         let finish = reply.choices[0].finish.as_ref().unwrap();
         assert_eq!(finish.reason, FinishReason::ContentFilter);
-        assert_eq!(partial.finished, 1);
+        assert_eq!(partial.finished.count(), 1);
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod oci_request;
 pub mod ollama;
 pub mod openai;
 mod openai_error;
-mod openai_reply;
+mod openai_page;
 pub mod replicate;
 pub mod tgi;
 pub mod triton;
@@ -82,7 +82,7 @@ pub trait Dialect: Debug + Send + Sync {
         partial: &mut Partial,
     ) -> Result<Completion<'b>, Error>;
 
-    /// Decides, by a scan, whether a stream frame may pass as it is. Only worth it for APIs of the page's own shape.
+    /// Decides whether a stream frame may pass as it is. Only worth it for APIs of the page's own shape.
     fn tap(&self, _frame: &Frame, _partial: &mut Partial) -> Tap {
         Tap::Translate
     }
@@ -134,17 +134,15 @@ impl<'f> From<Vec<Choice<'f>>> for Step<'f> {
     }
 }
 
-/// What a scan of one frame, or of a whole reply, found.
+/// What a look at one frame, or at a whole reply, found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tap {
-    /// Already what the client should see; it ends this many choices.
+    /// Already what the client should see; it tells this many finish reasons, which `Partial` has taken over.
     Pass { finished: u32 },
     /// The same, with counts beside its choices: for clients that asked for running counts.
     Counted { finished: u32 },
     /// A usage event: for clients that asked for one.
     Usage,
-    /// Nothing for the client.
-    Skip,
     /// The end marker.
     Done,
     /// Read it.
@@ -283,10 +281,18 @@ fn to_body(body: &impl serde::Serialize) -> Result<Bytes, Error> {
         .map_err(|_| Error::new(Kind::Internal, "The upstream request could not be written."))
 }
 
+/// Reads one JSON value of an answer in UTF-8, as the standard wants it, to its last byte.
+fn read_json<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Error> {
+    let text = std::str::from_utf8(json).map_err(|_| Error::broken(NOT_THE_SHAPE))?;
+    serde_json::from_str(text).map_err(not_the_shape)
+}
+
 /// An upstream's answer that is not the JSON its API documents.
 fn not_the_shape(_: serde_json::Error) -> Error {
-    Error::broken("The provider's answer is not in the form its API documents.")
+    Error::broken(NOT_THE_SHAPE)
 }
+
+const NOT_THE_SHAPE: &str = "The provider's answer is not in the form its API documents.";
 
 /// A JSON string, borrowed where it holds no escapes.
 #[derive(Debug, Default, Deserialize)]

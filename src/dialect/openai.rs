@@ -1,25 +1,24 @@
 //! OpenAI's own text completions: `POST {base}/completions`, and the many servers that copy it.
 //!
-//! Source: the API page, and <https://platform.openai.com/docs/api-reference/completions>. Replies already have the page's
-//! shape, so they pass as they are: a scan taps usage, finish reasons and errors, and only what the page does not allow (a
-//! finish reason of the vendor's own, say) is read and written anew.
+//! Source: the API page, and <https://platform.openai.com/docs/api-reference/completions>. Replies that keep to
+//! the page pass as they are, once `openai_page` has looked at them; only what the page does not allow (a finish reason of
+//! the vendor's own, say) is read and written anew.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::LazyLock};
+use std::{borrow::Cow, collections::BTreeMap};
 
 use http::StatusCode;
-use memchr::memmem::Finder;
 use serde::{Deserialize, Serialize};
 use serde_json::{Number, value::RawValue};
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Finish, OBJECT, Parameter, Partial, Prompt, Support,
+        Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Prompt, Support,
         request::StreamOptions,
     },
     dialect::{
-        Dialect, Extras, PromptForm, Step, Tap, UpstreamRequest, not_the_shape,
+        Dialect, Extras, PromptForm, Step, Tap, UpstreamRequest,
         openai_error::{nameless_error, read_error, read_stream_error},
-        openai_reply, read_usage, to_body,
+        openai_page, read_json, read_usage, to_body,
     },
     error::Error,
     wire::{Form, Frame, Framing},
@@ -66,7 +65,7 @@ impl Dialect for OpenAi {
     }
 
     fn tap_reply(&self, body: &[u8], partial: &mut Partial) -> Tap {
-        openai_reply::tap(body, partial)
+        openai_page::tap_reply(body, partial)
     }
 
     fn read_reply<'b>(
@@ -74,7 +73,7 @@ impl Dialect for OpenAi {
         body: &'b [u8],
         partial: &mut Partial,
     ) -> Result<Completion<'b>, Error> {
-        let reply: Event<'b> = serde_json::from_slice(body).map_err(not_the_shape)?;
+        let reply: Event<'b> = read_json(body)?;
         let choices = reply.read(partial)?;
         if choices.is_empty() {
             return Err(Error::broken("The provider's answer holds no choices."));
@@ -86,7 +85,7 @@ impl Dialect for OpenAi {
         match &*frame.data {
             _ if frame.form == Form::Comment => Tap::Pass { finished: 0 },
             b"[DONE]" => Tap::Done,
-            data => tap_event(data, partial),
+            data => openai_page::tap_event(data, partial),
         }
     }
 
@@ -98,7 +97,7 @@ impl Dialect for OpenAi {
         if frame.form == Form::Comment || frame.data.trim_ascii() == b"null" {
             return Ok(Step::Skip);
         }
-        let event: Event<'f> = serde_json::from_slice(&frame.data).map_err(not_the_shape)?;
+        let event: Event<'f> = read_json(&frame.data)?;
         let choices = event.read(partial)?;
         Ok(if choices.is_empty() {
             Step::Skip
@@ -111,87 +110,6 @@ impl Dialect for OpenAi {
         read_error(status, body)
     }
 }
-
-/// Looks for the few things in an event that matter. The quoted names cannot occur inside a JSON string unescaped, but
-/// for a string that is exactly the name, which no colon follows.
-fn tap_event(data: &[u8], partial: &mut Partial) -> Tap {
-    if ERROR.find(data).is_some() || !data.starts_with(b"{") || !data.ends_with(b"}") {
-        return Tap::Translate;
-    }
-    let is_ours = values(&OBJECT_NAME, data).any(|value| value.starts_with(OBJECT_VALUE));
-    let mut texts = values(&TEXT, data).peekable();
-    let has_text = texts.peek().is_some() && texts.all(|value| value.starts_with(b"\""));
-    let counted = values(&USAGE, data).any(|value| value.starts_with(b"{"));
-    if counted && !has_text {
-        return tap_usage(data, partial);
-    }
-    if !is_ours || !has_text {
-        return Tap::Translate;
-    }
-    let mut finished = 0;
-    for reason in values(&FINISH_REASON, data) {
-        match known_reason(reason) {
-            Some(Reason::Null) => {}
-            Some(Reason::Told) => finished += 1,
-            None => return Tap::Translate,
-        }
-    }
-    if counted {
-        partial.usage = openai_reply::count(data).or(partial.usage);
-        Tap::Counted { finished }
-    } else {
-        Tap::Pass { finished }
-    }
-}
-
-fn tap_usage(data: &[u8], partial: &mut Partial) -> Tap {
-    let Ok(event) = serde_json::from_slice::<Event<'_>>(data) else {
-        return Tap::Translate;
-    };
-    if event.choices.is_some_and(|choices| !choices.is_empty()) {
-        return Tap::Translate;
-    }
-    learn_head(partial, event.id, event.created, event.model);
-    partial.usage = read_usage(event.usage).or(partial.usage);
-    if event.object.as_deref() == Some(OBJECT) {
-        Tap::Usage
-    } else {
-        Tap::Skip
-    }
-}
-
-enum Reason {
-    Null,
-    Told,
-}
-
-fn known_reason(value: &[u8]) -> Option<Reason> {
-    if value.starts_with(b"null") {
-        return Some(Reason::Null);
-    }
-    let told: [&[u8]; 3] = [b"\"stop\"", b"\"length\"", b"\"content_filter\""];
-    told.iter()
-        .any(|reason| value.starts_with(reason))
-        .then_some(Reason::Told)
-}
-
-/// What stands behind each `"name" :` in `data`.
-fn values<'d>(name: &'d Finder<'static>, data: &'d [u8]) -> impl Iterator<Item = &'d [u8]> {
-    name.find_iter(data).filter_map(move |at| {
-        let rest = data.get(at + name.needle().len()..)?;
-        let value = rest.trim_ascii_start().strip_prefix(b":")?;
-        Some(value.trim_ascii_start())
-    })
-}
-
-static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\""));
-static OBJECT_NAME: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"object\""));
-/// [`OBJECT`], as JSON.
-const OBJECT_VALUE: &[u8] = b"\"text_completion\"";
-static TEXT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"text\""));
-static FINISH_REASON: LazyLock<Finder<'static>> =
-    LazyLock::new(|| Finder::new(b"\"finish_reason\""));
-static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"usage\""));
 
 /// The request body, in the page's order.
 #[derive(Serialize)]
@@ -339,12 +257,14 @@ impl<'a> EventChoice<'a> {
     fn read(self, partial: &mut Partial) -> Choice<'a> {
         // Some servers send "" while a choice goes on.
         let finish = self.finish_reason.filter(|reason| !reason.is_empty());
-        partial.finished += u32::from(finish.is_some());
+        if finish.is_some() {
+            partial.finished.end(self.index);
+        }
         let delta = self.delta.and_then(|delta| delta.content);
         Choice {
             index: self.index,
             text: self.text.or(delta).unwrap_or_default(),
-            logprobs: self.logprobs.filter(|value| value.get() != "null"),
+            logprobs: self.logprobs.filter(|value| value.get().starts_with('{')),
             finish: finish.map(Finish::from_native),
         }
     }

@@ -96,7 +96,7 @@ impl Dialect for Replicate {
         let output = prediction.output()?;
         learn_head(partial, prediction.id, None, prediction.model);
         partial.usage = prediction.metrics.and_then(read_usage);
-        partial.finished += 1;
+        partial.finished.end(0);
         Ok(Completion {
             choices: vec![Choice {
                 text: read_output(output)?,

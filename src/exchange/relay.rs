@@ -188,9 +188,8 @@ impl Relay {
 
     fn finish_whole(&mut self, body: Bytes, answer: Answer) -> Result<Bytes, Error> {
         if answer == Answer::Whole
-            && let Tap::Pass { finished } = self.dialect.tap_reply(&body, &mut self.partial)
+            && let Tap::Pass { .. } = self.dialect.tap_reply(&body, &mut self.partial)
         {
-            self.partial.finished = finished;
             self.partial.done = true;
             return Ok(self.tell_reason(body));
         }
@@ -251,14 +250,13 @@ impl Relay {
                 self.translate_event(frame, out)?;
             }
             Tap::Pass { finished } | Tap::Counted { finished } => {
-                self.partial.finished += finished;
                 self.pass(frame, finished, out);
             }
             Tap::Usage if self.wishes.counts != Counts::None => {
                 self.partial.usage_told = true;
                 self.pass(frame, 0, out);
             }
-            Tap::Usage | Tap::Skip => {}
+            Tap::Usage => {}
             Tap::Done => self.complete(out)?,
             Tap::Translate => self.translate_event(frame, out)?,
         }
@@ -320,9 +318,9 @@ impl Relay {
             .write_chunk(chunk, self.wishes.compliance, out.buffer());
     }
 
-    /// The upstream says that its stream is complete. Without a finish reason it is not: something was lost.
+    /// The upstream says that its stream is complete. It is not before each choice has told why it ended: something was lost.
     fn complete(&mut self, out: &mut Output) -> Result<(), Error> {
-        if self.partial.finished == 0 {
+        if !self.partial.finished.covers(self.wishes.choices) {
             return Err(cut());
         }
         self.partial.done = true;
@@ -353,13 +351,12 @@ impl Relay {
         // An event without its blank line counts if it is whole; half of one is a cut. Only reading it tells: a scan takes
         // a cut behind an inner brace for its end.
         let rest = rest.map_or(Ok(()), |frame| self.translate_event(&frame?, &mut out));
-        if rest.is_ok() && self.partial.finished == 0 {
+        if rest.is_ok() && self.partial.finished.is_empty() {
             self.read_end(&mut out);
         }
         let end = match rest {
             Ok(()) if self.partial.done => return out.into_bytes(),
-            Ok(()) if self.partial.finished >= self.wishes.choices => self.complete(&mut out),
-            Ok(()) => Err(cut()),
+            Ok(()) => self.complete(&mut out),
             Err(error) => Err(error),
         };
         if let Err(error) = end {
@@ -487,6 +484,93 @@ mod tests {
             ..WISHES
         };
         assert!(run(&openai::OPENAI, two, &[stream]).1.failure().is_some());
+    }
+
+    #[test]
+    fn an_answer_of_several_choices_is_complete_when_each_of_them_has_ended() {
+        let two = Wishes {
+            choices: 2,
+            ..WISHES
+        };
+        let text = |index: u32, reason: &str| {
+            let choice = format!(
+                r#"{{"text":"a","index":{index},"logprobs":null,"finish_reason":{reason}}}"#
+            );
+            format!(
+                "data: {{\"id\":\"c\",\"object\":\"text_completion\",\"created\":1,\"model\":\"m\",\"choices\":[{choice}]}}\n\n"
+            )
+        };
+        let chat = |index: u32, reason: &str| {
+            format!(
+                "data: {{\"choices\":[{{\"index\":{index},\"delta\":{{\"content\":\"a\"}},\"finish_reason\":{reason}}}]}}\n\n"
+            )
+        };
+        let (open, stop) = ("null", "\"stop\"");
+        for dialect in [&openai::OPENAI as &dyn Dialect, &chat::CHAT] {
+            for (events, complete) in [
+                (vec![(0, open), (1, open), (0, stop), (0, stop)], false),
+                (vec![(0, open), (1, open), (0, stop)], false),
+                (vec![(0, stop), (u32::MAX, stop)], false),
+                (vec![(1, stop), (0, stop)], true),
+            ] {
+                let stream: String = events
+                    .iter()
+                    .map(|&(index, reason)| match dialect.name() {
+                        "openai" => text(index, reason),
+                        _ => chat(index, reason),
+                    })
+                    .collect();
+                for end in ["", "data: [DONE]\n\n"] {
+                    let (out, relay) = run(dialect, two, &[format!("{stream}{end}").as_bytes()]);
+                    assert_eq!(out.ends_with("data: [DONE]\n\n"), complete, "{out}");
+                    assert_ne!(relay.failure().is_some(), complete, "{out}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_leaves_is_json_of_the_pages_shape_whatever_came() {
+        let first = TEXT.split_inclusive("\n\n").next().unwrap();
+        let rest = TEXT.strip_prefix(first).unwrap();
+        for (page, strays, broken) in [
+            (
+                &b"\"text\":\"\xc3\xa9\""[..],
+                &b"\"text\":\"a\" oops"[..],
+                true,
+            ),
+            (b"\"\xc3\xa9\"", b"\"\xff\xfe\"", true),
+            (b"\"\xc3\xa9\"", b"\"a", true),
+            (b"}]}", b"}]}{}", true),
+            (b"\"id\":\"c\"", b"\"fp\":\"\xff\"", true),
+            (b"\"id\":\"c\",", b"", false),
+            (b"\"created\":1,", b"", false),
+            (b"\"index\":0,", b"", false),
+            (b"\"logprobs\":null,", b"", false),
+            (b"\"logprobs\":null", b"\"logprobs\":5", false),
+            (b",\"finish_reason\":null", b"", false),
+            (b"\"choices\":[", b"\"choices\":[{\"index\":0},", false),
+        ] {
+            let at = memchr::memmem::find(first.as_bytes(), page).unwrap();
+            let (before, after) = first.as_bytes().split_at(at);
+            let stream = [before, strays, &after[page.len()..], rest.as_bytes()].concat();
+            let (out, relay) = run(&openai::OPENAI, WISHES, &[&stream]);
+            assert_eq!(relay.failure().is_some(), broken, "{out}");
+            for event in out
+                .split_terminator("\n\n")
+                .filter(|event| !event.contains("[DONE]"))
+            {
+                let data = event.strip_prefix("data: ").unwrap();
+                let event: serde_json::Value = serde_json::from_str(data).unwrap();
+                for choice in event["choices"].as_array().into_iter().flatten() {
+                    assert!(
+                        choice["text"].is_string() && choice["index"].is_u64(),
+                        "{out}"
+                    );
+                    assert!(choice["logprobs"].is_null(), "{out}");
+                }
+            }
+        }
     }
 
     #[test]
