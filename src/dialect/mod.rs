@@ -12,6 +12,7 @@ pub mod cohere;
 pub mod fim;
 pub mod gemini;
 mod google_error;
+mod lenient;
 pub mod oci;
 mod oci_request;
 pub mod ollama;
@@ -281,23 +282,10 @@ fn to_body(body: &impl serde::Serialize) -> Result<Bytes, Error> {
         .map_err(|_| Error::new(Kind::Internal, "The upstream request could not be written."))
 }
 
-/// Reads one JSON value of an answer in UTF-8, as the standard wants it, to its last byte.
-fn read_json<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Error> {
-    let text = std::str::from_utf8(json).map_err(|_| Error::broken(NOT_THE_SHAPE))?;
-    serde_json::from_str(text).map_err(not_the_shape)
-}
-
 /// An upstream's answer that is not the JSON its API documents.
-fn not_the_shape(_: serde_json::Error) -> Error {
-    Error::broken(NOT_THE_SHAPE)
+fn not_the_shape(_: impl std::error::Error) -> Error {
+    Error::broken("The provider's answer is not in the form its API documents.")
 }
-
-const NOT_THE_SHAPE: &str = "The provider's answer is not in the form its API documents.";
-
-/// A JSON string, borrowed where it holds no escapes.
-#[derive(Debug, Default, Deserialize)]
-#[serde(transparent)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The fields that the page does not know and that ask for something: `null` counts as absent.
 fn extras(request: &CompletionRequest) -> impl Iterator<Item = (&str, &RawValue)> {

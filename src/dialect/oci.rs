@@ -22,7 +22,9 @@ use crate::{
         Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
     },
     dialect::{
-        Dialect, Extras, Step, Text, UpstreamRequest, join, not_the_shape,
+        Dialect, Extras, Step, UpstreamRequest, join,
+        lenient::Text,
+        not_the_shape,
         oci_request::{Format, write_body},
         openai::learn_head,
         openai_error::read_error,

@@ -17,8 +17,10 @@ use crate::{
     },
     dialect::{
         Dialect, Extras, PromptForm, Step, Tap, UpstreamRequest,
+        lenient::{Field, Map, Text, learn, read_object},
+        not_the_shape,
         openai_error::{nameless_error, read_error, read_stream_error},
-        openai_page, read_json, read_usage, to_body,
+        openai_page, read_usage, to_body,
     },
     error::Error,
     wire::{Form, Frame, Framing},
@@ -73,7 +75,8 @@ impl Dialect for OpenAi {
         body: &'b [u8],
         partial: &mut Partial,
     ) -> Result<Completion<'b>, Error> {
-        let reply: Event<'b> = read_json(body)?;
+        let reply: Event<'b> = read_object(body)?;
+        reply.check_whole()?;
         let choices = reply.read(partial)?;
         if choices.is_empty() {
             return Err(Error::broken("The provider's answer holds no choices."));
@@ -97,7 +100,7 @@ impl Dialect for OpenAi {
         if frame.form == Form::Comment || frame.data.trim_ascii() == b"null" {
             return Ok(Step::Skip);
         }
-        let event: Event<'f> = read_json(&frame.data)?;
+        let event: Event<'f> = read_object(&frame.data)?;
         let choices = event.read(partial)?;
         Ok(if choices.is_empty() {
             Step::Skip
@@ -197,15 +200,15 @@ pub(super) fn stream_options(request: &CompletionRequest) -> Option<StreamOption
 #[derive(Deserialize)]
 struct Event<'a> {
     #[serde(borrow, default)]
-    id: Option<Cow<'a, str>>,
-    #[serde(default)]
-    created: Option<u64>,
+    id: Field<'a>,
     #[serde(borrow, default)]
-    model: Option<Cow<'a, str>>,
+    created: Field<'a>,
     #[serde(borrow, default)]
-    object: Option<Cow<'a, str>>,
+    model: Field<'a>,
     #[serde(borrow, default)]
-    choices: Option<Vec<EventChoice<'a>>>,
+    object: Field<'a>,
+    #[serde(borrow, default)]
+    choices: Option<Vec<Map<EventChoice<'a>>>>,
     #[serde(borrow, default)]
     usage: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -216,59 +219,87 @@ struct Event<'a> {
 
 #[derive(Deserialize)]
 struct EventChoice<'a> {
-    #[serde(default)]
-    index: u32,
     #[serde(borrow, default)]
-    text: Option<Cow<'a, str>>,
+    index: Field<'a>,
+    #[serde(borrow, default)]
+    text: Field<'a>,
     /// Where some servers put a stream's text, in the form of chat.
     #[serde(borrow, default)]
     delta: Option<Delta<'a>>,
+    /// The form of chat for whole replies: whoever sends it does not speak this API.
     #[serde(borrow, default)]
-    logprobs: Option<&'a RawValue>,
+    message: Field<'a>,
     #[serde(borrow, default)]
-    finish_reason: Option<Cow<'a, str>>,
+    logprobs: Field<'a>,
+    #[serde(borrow, default)]
+    finish_reason: Field<'a>,
 }
 
 #[derive(Deserialize)]
 struct Delta<'a> {
     #[serde(borrow, default)]
-    content: Option<Cow<'a, str>>,
+    content: Option<Text<'a>>,
 }
 
 impl<'a> Event<'a> {
+    /// A whole reply without the field for its text has it elsewhere. An event may be a finish reason alone.
+    fn check_whole(&self) -> Result<(), Error> {
+        let told = self.error.is_some() || self.object.word().as_deref() == Some("error");
+        let mut choices = self.choices.iter().flatten().map(|Map(choice)| choice);
+        match choices.find(|choice| choice.text.is_absent() && choice.delta.is_none()) {
+            Some(_) if !told => Err(Error::broken(NO_TEXT)),
+            _ => Ok(()),
+        }
+    }
+
     fn read(self, partial: &mut Partial) -> Result<Vec<Choice<'a>>, Error> {
         if let Some(error) = self.error {
             return Err(read_stream_error(error));
         }
-        if self.object.as_deref() == Some("error") {
+        if self.object.word().as_deref() == Some("error") {
             return Err(self.message.map_or_else(nameless_error, read_stream_error));
         }
-        learn_head(partial, self.id, self.created, self.model);
+        learn(partial, self.id, self.created, self.model);
         partial.usage = read_usage(self.usage).or(partial.usage);
-        let choices = self.choices.unwrap_or_default();
-        Ok(choices
-            .into_iter()
-            .map(|choice| choice.read(partial))
-            .collect())
+        let choices = self.choices.into_iter().flatten();
+        (0..)
+            .zip(choices)
+            .map(|(place, Map(choice))| choice.read(place, partial))
+            .collect()
     }
 }
 
 impl<'a> EventChoice<'a> {
-    fn read(self, partial: &mut Partial) -> Choice<'a> {
+    /// `place`: its index where it tells none.
+    fn read(self, place: u32, partial: &mut Partial) -> Result<Choice<'a>, Error> {
+        if self.text.is_absent() && self.message.told().is_some() {
+            return Err(Error::broken(NO_TEXT));
+        }
+        let index = self.index.figure().unwrap_or(place);
         // Some servers send "" while a choice goes on.
-        let finish = self.finish_reason.filter(|reason| !reason.is_empty());
+        let finish = self
+            .finish_reason
+            .word()
+            .filter(|reason| !reason.is_empty());
         if finish.is_some() {
-            partial.finished.end(self.index);
+            partial.finished.end(index);
         }
-        let delta = self.delta.and_then(|delta| delta.content);
-        Choice {
-            index: self.index,
-            text: self.text.or(delta).unwrap_or_default(),
-            logprobs: self.logprobs.filter(|value| value.get().starts_with('{')),
+        let text = match self.text.told() {
+            Some(text) => {
+                Some(serde_json::from_str::<Text<'_>>(text.get()).map_err(not_the_shape)?)
+            }
+            None => self.delta.and_then(|delta| delta.content),
+        };
+        Ok(Choice {
+            index,
+            text: text.unwrap_or_default().0,
+            logprobs: self.logprobs.object(),
             finish: finish.map(Finish::from_native),
-        }
+        })
     }
 }
+
+const NO_TEXT: &str = "The provider's answer is no text completion: a choice of it has no `text`.";
 
 /// Takes over what the upstream says of itself. The first id of a stream stays: some servers send a new one each time.
 pub(super) fn learn_head(
@@ -288,4 +319,47 @@ pub(super) fn learn_head(
         partial.model = model.into_owned();
     }
     partial.created = created.unwrap_or(partial.created);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(choice: &str) -> Result<(u32, String, Option<u64>), Error> {
+        let body =
+            format!(r#"{{"created":1.5,"id":7,"choices":[{choice}],"usage":{{}},"usage":null}}"#);
+        let mut partial = Partial::default();
+        let reply = OPENAI.read_reply(body.as_bytes(), &mut partial)?;
+        let choice = &reply.choices[0];
+        let logprobs = choice.logprobs.map(|value| value.get().len() as u64);
+        Ok((choice.index, choice.text.to_string(), logprobs))
+    }
+
+    #[test]
+    fn an_odd_figure_beside_a_good_text_counts_as_absent() {
+        for choice in [
+            r#"{"text":"a","index":null,"logprobs":5,"finish_reason":7}"#,
+            r#"{"text":"a","index":"0","logprobs":[]}"#,
+            r#"{"text":"a","index":0.5}"#,
+            r#"{"delta":{"content":"a"}}"#,
+        ] {
+            assert_eq!(read(choice).unwrap(), (0, "a".to_owned(), None), "{choice}");
+        }
+        assert_eq!(read(r#"{"text":null}"#).unwrap().1, "");
+    }
+
+    #[test]
+    fn an_answer_of_chat_is_broken_rather_than_empty() {
+        for choice in [
+            r#"{"message":{"content":"lost"},"finish_reason":"stop"}"#,
+            r#"{"index":0,"finish_reason":"stop"}"#,
+            r#"{"text":7}"#,
+        ] {
+            assert_eq!(read(choice).unwrap_err().status(), 502, "{choice}");
+        }
+        let event =
+            br#"{"choices":[{"index":0,"message":{"content":"lost"},"finish_reason":"stop"}]}"#;
+        let event: Event<'_> = read_object(event).unwrap();
+        assert!(event.read(&mut Partial::default()).is_err());
+    }
 }

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     completion::{Finished, Partial, Usage},
-    dialect::{Tap, openai::learn_head, read_usage},
+    dialect::{Tap, lenient::Map, openai::learn_head, read_usage},
 };
 
 /// Reads a whole reply's token counts, and whether all that the page promises is there.
@@ -68,7 +68,7 @@ fn count(body: &[u8]) -> Option<Usage> {
 /// `None`: it strays from the page.
 fn read(json: &[u8]) -> Option<Page<'_>> {
     let text = std::str::from_utf8(json).ok()?;
-    let page: Page<'_> = serde_json::from_str(text).ok()?;
+    let Map(page): Map<Page<'_>> = serde_json::from_str(text).ok()?;
     page.error.is_none().then_some(page)
 }
 
@@ -166,7 +166,7 @@ impl<'de> Visitor<'de> for ChoiceList {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Choices, A::Error> {
         let mut choices = Choices::default();
-        while let Some(choice) = list.next_element::<Choice<'de>>()? {
+        while let Some(Map(choice)) = list.next_element::<Map<Choice<'de>>>()? {
             choices.count = choices.count.saturating_add(1);
             if choice.is_over().ok_or_else(strays)? {
                 choices.told = choices.told.saturating_add(1);
@@ -313,6 +313,7 @@ mod tests {
             ("\"logprobs\":null", "\"logprobs\":5"),
             ("\"usage\":null", "\"usage\":{\"prompt_tokens\":1.5}"),
             ("\"usage\":null", "\"error\":{}"),
+            ("{\"text\"", "[\"a\",0,null,null],{\"text\""),
             ("[[{}]]}", "[[{}]}"),
             ("[[{}]]}", "[[{}]]}{}"),
             ("[[{}]]}", "01}"),

@@ -23,8 +23,8 @@ use crate::{
         Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
     },
     dialect::{
-        Dialect, Extras, PromptForm, Step, Text, UpstreamRequest, extras, join, not_the_shape,
-        openai::learn_head, openai_error::read_error, positive_max_tokens, to_body,
+        Dialect, Extras, PromptForm, Step, UpstreamRequest, extras, join, lenient::Text,
+        not_the_shape, openai::learn_head, openai_error::read_error, positive_max_tokens, to_body,
     },
     error::{Error, Kind},
     wire::{Frame, Framing},

@@ -21,7 +21,9 @@ use crate::{
         Choice, Completion, CompletionRequest, Finish, FinishReason, Parameter, Partial, Support,
     },
     dialect::{
-        Dialect, Extras, PromptForm, Step, Text, UpstreamRequest, extras, not_the_shape,
+        Dialect, Extras, PromptForm, Step, UpstreamRequest, extras,
+        lenient::Text,
+        not_the_shape,
         openai_error::{read_error, read_stream_error},
         positive_max_tokens, read_usage, to_body,
     },
