@@ -152,6 +152,13 @@ impl Chat {
                 "`messages` belongs to chat completions; send `prompt`.",
             ));
         }
+        let seeds = (request.seed, request.extra.contains_key(RANDOM_SEED));
+        if let (Some(_), true) = seeds
+            && self.seed == Seed::RandomSeed
+        {
+            let message = format!("`{RANDOM_SEED}` and `seed` name the same figure; send one.");
+            return Err(Error::invalid(RANDOM_SEED, message));
+        }
         to_body(&Body {
             model,
             ..self.body(request)?
@@ -334,12 +341,38 @@ fn read_content(content: &RawValue) -> Result<Cow<'_, str>, Error> {
     Ok(text.unwrap_or_default().0)
 }
 
+/// Mistral's word for `seed`.
+const RANDOM_SEED: &str = "random_seed";
 const NO_MESSAGE: &str =
     "The provider's answer is no chat completion: a choice of it has no message.";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::settle;
+
+    fn write(dialect: &Chat, fields: &str) -> Result<String, Error> {
+        let body = format!(r#"{{"model":"m","prompt":"a",{fields}}}"#);
+        let mut request = CompletionRequest::read(Bytes::from(body))?;
+        settle(&mut request, dialect, &[Parameter::User], "mistral")?;
+        let body = dialect.write_request(&request)?.body;
+        Ok(String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn a_contradiction_is_refused_by_name_and_nothing_is_sent_twice() {
+        let error = write(&MISTRAL, r#""seed":1,"random_seed":2"#).unwrap_err();
+        assert_eq!(
+            (error.status().as_u16(), error.param()),
+            (400, Some("random_seed"))
+        );
+        let sent = |dialect, fields| write(dialect, fields).unwrap();
+        assert!(sent(&MISTRAL, r#""random_seed":2"#).contains(r#""random_seed":2"#));
+        let limited = sent(&CHAT, r#""max_completion_tokens":500"#);
+        assert!(limited.ends_with(r#""max_tokens":500}"#), "{limited}");
+        let neutral = sent(&MISTRAL, r#""messages":null,"user":"","unknown":null"#);
+        assert!(neutral.ends_with(r#""max_tokens":16}"#), "{neutral}");
+    }
 
     #[test]
     fn an_odd_figure_beside_a_good_text_counts_as_absent() {

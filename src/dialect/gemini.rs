@@ -188,6 +188,10 @@ struct GenerationConfig<'a> {
 
 impl<'a> Body<'a> {
     fn try_new(request: &'a CompletionRequest) -> Result<Self, Error> {
+        if TOP_K.iter().all(|name| request.extra.contains_key(*name)) {
+            let message = "`topK` and `top_k` name the same figure; send one.";
+            return Err(Error::invalid("top_k", message));
+        }
         let (of_body, of_config) = extras(request).partition(|(name, _)| OF_BODY.contains(name));
         Ok(Self {
             contents: [Content {
@@ -363,7 +367,9 @@ const EXTRAS: &[&str] = &[
     "topK",
     "top_k",
 ];
-/// Those of them that stand beside `generationConfig`, not in it. Its JSON takes `topK` in either spelling.
+/// Google's JSON takes either spelling, but not both at once.
+const TOP_K: &[&str] = &["topK", "top_k"];
+/// Those of them that stand beside `generationConfig`, not in it.
 const OF_BODY: &[&str] = &["cachedContent", "safetySettings", "systemInstruction"];
 
 #[cfg(test)]
@@ -425,6 +431,7 @@ mod tests {
             (r#""n":9"#, "n"),
             (r#""n":2,"stream":true"#, "n"),
             (r#""best_of":2"#, "best_of"),
+            (r#""topK":1,"top_k":2"#, "top_k"),
             (r#""echo":true"#, "echo"),
             (r#""suffix":"x""#, "suffix"),
             (r#""logprobs":0"#, "logprobs"),
