@@ -2,6 +2,7 @@
 //!
 //! Source: the API page of `POST /v1/completions`. A chunk and a whole reply share one type.
 
+mod fields;
 pub mod finished;
 pub mod parameter;
 pub mod prompt;

@@ -7,15 +7,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use serde::{
-    Deserialize, Serialize,
-    de::{DeserializeOwned, MapAccess, Visitor},
-};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Number, value::RawValue};
 
 use crate::{
-    completion::{parameter::Parameter, prompt::Prompt},
-    error::{Error, Kind},
+    completion::{fields, parameter::Parameter, prompt::Prompt},
+    error::Error,
 };
 
 /// A checked request.
@@ -94,11 +91,10 @@ impl CompletionRequest {
         body: Bytes,
         overrides: &BTreeMap<String, Box<RawValue>>,
     ) -> Result<Self, Error> {
-        let fields: Fields<'_> =
-            serde_json::from_slice(&body).map_err(|error| not_an_object(&error))?;
+        let fields = fields::read(&body)?;
         let mut request = Self::default();
         let mut nulls = false;
-        for (name, value) in &fields.0 {
+        for (name, value) in &fields {
             if !is_overridden(name, overrides) {
                 request.set(name, value)?;
                 nulls |= value.get() == "null";
@@ -110,7 +106,7 @@ impl CompletionRequest {
         request.settle_limit()?;
         request.check()?;
         // Null is absent here, but an error to some servers.
-        let renamed = fields.0.iter().any(|(name, _)| name == LIMIT);
+        let renamed = fields.iter().any(|(name, _)| name == LIMIT);
         request.source = (overrides.is_empty() && !nulls && !renamed).then_some(body);
         Ok(request)
     }
@@ -306,52 +302,12 @@ impl CompletionRequest {
     }
 }
 
-/// The fields of a JSON object in their order, values unparsed.
-struct Fields<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = Fields<'de>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut fields: Vec<(String, &'de RawValue)> = Vec::with_capacity(8);
-                while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
-                    if fields.len() >= MAX_FIELDS || fields.iter().any(|(seen, _)| *seen == name) {
-                        return Err(serde::de::Error::custom(DUPLICATE));
-                    }
-                    fields.push((name, value));
-                }
-                Ok(Fields(fields))
-            }
-        }
-        deserializer.deserialize_map(Object)
-    }
-}
-
 /// An override of a limit wins over the client's, whichever of its two names either used.
 fn is_overridden(name: &str, overrides: &BTreeMap<String, Box<RawValue>>) -> bool {
     let limits = ["max_tokens", LIMIT];
     let is_limit = limits.contains(&name);
     overrides.contains_key(name)
         || is_limit && limits.iter().any(|limit| overrides.contains_key(*limit))
-}
-
-fn not_an_object(error: &serde_json::Error) -> Error {
-    let message = if error.to_string().starts_with(DUPLICATE) {
-        format!("The request body names a field twice, or more than {MAX_FIELDS} fields.")
-    } else if error.is_data() {
-        "The request body must be a JSON object.".to_owned()
-    } else {
-        let (line, column) = (error.line(), error.column());
-        format!("The request body is not valid JSON (line {line}, column {column}).")
-    };
-    Error::new(Kind::Invalid, message)
 }
 
 fn read<T: DeserializeOwned>(
@@ -400,9 +356,6 @@ pub const MAX_STOPS: usize = 4;
 /// OpenAI's limits.
 const MAX_N: u32 = 128;
 const MAX_BEST_OF: u32 = 20;
-/// More than any API has; duplicates are found by walking the list, so it must stay short.
-const MAX_FIELDS: usize = 256;
-const DUPLICATE: &str = "duplicate field";
 
 #[cfg(test)]
 mod tests {
@@ -472,6 +425,21 @@ mod tests {
             assert_eq!(error.status(), 400, "{body}");
             assert!(!error.message().contains("secret"));
         }
+    }
+
+    #[test]
+    fn a_body_nested_too_deep_is_refused_wherever_it_is() {
+        for name in ["zz", "prompt", "logit_bias"] {
+            let nested = |depth: usize| {
+                let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+                format!(r#"{{"{name}":{open}{close}}}"#)
+            };
+            let error = read_str(&nested(1_000_000)).unwrap_err();
+            assert_eq!(error.status(), 400);
+            assert!(error.message().contains("128 levels"), "{name}");
+        }
+        let extra = format!(r#"{{"zz":{}{}}}"#, "[".repeat(127), "]".repeat(127));
+        assert!(read_str(&extra).is_ok());
     }
 
     #[test]

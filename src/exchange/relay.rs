@@ -11,6 +11,7 @@ use http::StatusCode;
 
 use crate::{
     completion::{Completion, Compliance, Finish, Partial, tell_native},
+    depth::{MAX_DEPTH, is_too_deep},
     dialect::{Dialect, Step, Tap},
     error::Error,
     exchange::output::Output,
@@ -181,12 +182,14 @@ impl Relay {
         match &self.mode {
             // Told when it happened.
             Mode::Stream(_) => Ok(Bytes::new()),
-            Mode::Whole(_, Answer::WholeAsStream) => Ok(Bytes::from(failure.event())),
             Mode::Whole(..) | Mode::Error(..) => Err(failure),
         }
     }
 
     fn finish_whole(&mut self, body: Bytes, answer: Answer) -> Result<Bytes, Error> {
+        if is_too_deep(&body) {
+            return Err(self.fail_with(too_deep()));
+        }
         if answer == Answer::Whole
             && let Tap::Pass { .. } = self.dialect.tap_reply(&body, &mut self.partial)
         {
@@ -196,11 +199,7 @@ impl Relay {
         let mut reply = match self.dialect.read_reply(&body, &mut self.partial) {
             Ok(reply) => reply,
             Err(error) => {
-                let error = self.fail_with(error);
-                return match answer {
-                    Answer::WholeAsStream => Ok(Bytes::from(error.event())),
-                    Answer::Stream | Answer::Whole | Answer::Error(_) => Err(error),
-                };
+                return Err(self.fail_with(error));
             }
         };
         // The reply is whole: a choice that tells no reason has ended too.
@@ -245,6 +244,9 @@ impl Relay {
     }
 
     fn relay_event(&mut self, frame: &Frame, out: &mut Output) -> Result<(), Error> {
+        if is_too_deep(&frame.data) {
+            return Err(too_deep());
+        }
         match self.dialect.tap(frame, &mut self.partial) {
             Tap::Counted { .. } if self.wishes.counts != Counts::Running => {
                 self.translate_event(frame, out)?;
@@ -261,6 +263,13 @@ impl Relay {
             Tap::Translate => self.translate_event(frame, out)?,
         }
         Ok(())
+    }
+
+    fn read_rest(&mut self, frame: &Frame, out: &mut Output) -> Result<(), Error> {
+        if is_too_deep(&frame.data) {
+            return Err(too_deep());
+        }
+        self.translate_event(frame, out)
     }
 
     fn translate_event(&mut self, frame: &Frame, out: &mut Output) -> Result<(), Error> {
@@ -350,7 +359,7 @@ impl Relay {
         };
         // An event without its blank line counts if it is whole; half of one is a cut. Only reading it tells: a scan takes
         // a cut behind an inner brace for its end.
-        let rest = rest.map_or(Ok(()), |frame| self.translate_event(&frame?, &mut out));
+        let rest = rest.map_or(Ok(()), |frame| self.read_rest(&frame?, &mut out));
         if rest.is_ok() && self.partial.finished.is_empty() {
             self.read_end(&mut out);
         }
@@ -369,6 +378,12 @@ impl Relay {
 
 fn cut() -> Error {
     Error::broken("The provider's stream ended before it was complete.")
+}
+
+fn too_deep() -> Error {
+    Error::broken(format!(
+        "The provider's answer is nested more than {MAX_DEPTH} levels deep."
+    ))
 }
 
 /// A reply is held whole to be translated. 128 choices of 128k tokens are below it.
@@ -574,6 +589,26 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_nested_too_deep_is_an_error() {
+        let deep = |depth: usize| format!("\"x\":{}{}", "[".repeat(depth), "]".repeat(depth));
+        let reply = r#"{"id":"c","object":"text_completion","created":1,"model":"m","choices":[{"text":"a","index":0,"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}"#;
+        let (first, rest) = TEXT.split_at(TEXT.find("\"id\"").unwrap());
+        for (depth, broken) in [(127, false), (128, true), (100_000, true)] {
+            let deep = deep(depth);
+            let mut relay = Relay::new(&openai::OPENAI, seeded(), WISHES, Answer::Whole);
+            relay.push(Bytes::from(format!("{{{deep},{}", &reply[1..])));
+            assert_eq!(relay.finish().is_err(), broken, "{depth}");
+            let stream = format!("{first}{deep},{rest}");
+            let (out, relay) = run(&openai::OPENAI, WISHES, &[stream.as_bytes()]);
+            assert_eq!(relay.failure().is_some(), broken, "{depth}");
+            assert_eq!(out.contains("\"x\":["), !broken, "{depth}");
+            let unended = stream.split("\n\n").next().unwrap();
+            let (out, _) = run(&openai::OPENAI, WISHES, &[unended.as_bytes()]);
+            assert!(!out.contains("[["), "{depth}");
+        }
+    }
+
+    #[test]
     fn nothing_follows_the_end_marker() {
         let twice = format!("{TEXT}data: [DONE]\n\ndata: {{\"late\":1}}\n\n");
         let (out, _) = run(&openai::OPENAI, WISHES, &[twice.as_bytes()]);
@@ -678,5 +713,20 @@ mod tests {
                 && text.contains("\"choices\":[],\"usage\"")
                 && text.ends_with("data: [DONE]\n\n")
         );
+    }
+
+    #[test]
+    fn a_whole_answer_that_is_none_is_an_error_with_its_status_for_a_stream_too() {
+        for (body, status) in [
+            (r#"{"error":{"message":"busy","code":429}}"#, 429),
+            (r#"{"choices":[]}"#, 502),
+            ("{", 502),
+            ("", 502),
+        ] {
+            let mut relay = Relay::new(&chat::CHAT, seeded(), WISHES, Answer::WholeAsStream);
+            assert!(relay.push(Bytes::from_static(body.as_bytes())).is_empty());
+            assert_eq!(relay.finish().unwrap_err().status(), status, "{body}");
+            assert_eq!(relay.failure().unwrap().status(), status, "{body}");
+        }
     }
 }
