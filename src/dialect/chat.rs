@@ -20,7 +20,7 @@ use crate::{
         lenient::{Field, Map, Text, learn, read_object},
         not_the_shape,
         openai::stream_options,
-        openai_error::{read_error, read_stream_error},
+        openai_error::{read_error, read_error_event, read_stream_error},
         read_usage, to_body,
     },
     error::Error,
@@ -124,6 +124,9 @@ impl Dialect for Chat {
     }
 
     fn read_frame<'f>(&self, frame: &'f Frame, partial: &mut Partial) -> Result<Step<'f>, Error> {
+        if &*frame.event == b"error" && frame.form == Form::Other {
+            return Err(read_error_event(&frame.data));
+        }
         if frame.form == Form::Comment {
             return Ok(Step::Skip);
         }

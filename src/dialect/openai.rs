@@ -19,7 +19,7 @@ use crate::{
         Dialect, Extras, PromptForm, Step, Tap, UpstreamRequest,
         lenient::{Field, Map, Text, learn, read_object},
         not_the_shape,
-        openai_error::{nameless_error, read_error, read_stream_error},
+        openai_error::{nameless_error, read_error, read_error_event, read_stream_error},
         openai_page, read_usage, to_body,
     },
     error::Error,
@@ -87,12 +87,16 @@ impl Dialect for OpenAi {
     fn tap(&self, frame: &Frame, partial: &mut Partial) -> Tap {
         match &*frame.data {
             _ if frame.form == Form::Comment => Tap::Pass { finished: 0 },
+            _ if &*frame.event == b"error" => Tap::Translate,
             b"[DONE]" => Tap::Done,
             data => openai_page::tap_event(data, partial),
         }
     }
 
     fn read_frame<'f>(&self, frame: &'f Frame, partial: &mut Partial) -> Result<Step<'f>, Error> {
+        if &*frame.event == b"error" && frame.form == Form::Other {
+            return Err(read_error_event(&frame.data));
+        }
         if frame.data.trim_ascii() == b"[DONE]" {
             return Ok(Step::Done);
         }

@@ -629,6 +629,16 @@ mod tests {
     }
 
     #[test]
+    fn an_event_named_error_ends_a_stream_with_the_status_it_tells() {
+        let told = "event: error\ndata: {\"message\":\"busy\",\"code\":503}\n\n";
+        for (dialect, stream) in [(&openai::OPENAI as &dyn Dialect, TEXT), (&chat::CHAT, CHAT)] {
+            let (out, relay) = run(dialect, WISHES, &[told.as_bytes(), stream.as_bytes()]);
+            assert_eq!(relay.failure().unwrap().status(), 503);
+            assert!(out.contains("busy") && !out.contains("[DONE]"));
+        }
+    }
+
+    #[test]
     fn an_event_that_is_no_json_is_an_error() {
         for stream in ["data: nonsense\n\n", "data: {\"choices\":\n\n"] {
             let (out, relay) = run(&openai::OPENAI, WISHES, &[stream.as_bytes()]);
