@@ -16,23 +16,10 @@ use crate::{
     error::Error,
     exchange::output::Output,
     provider::Target,
-    wire::{Form, Frame, Frames},
+    wire::{Form, Frame, Frames, Framing},
 };
 
-pub use super::wishes::{Counts, Wishes};
-
-/// How the upstream answered, and how the client wants it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// A stream for a client that wants a stream.
-    Stream,
-    /// One JSON object for a client that wants one: held until it is whole and understood.
-    Whole,
-    /// One JSON object for a client that wants a stream.
-    WholeAsStream,
-    /// A status that is no success.
-    Error(StatusCode),
-}
+pub use super::wishes::{Answer, Counts, Wishes};
 
 /// One answer on its way to the client.
 #[derive(Debug)]
@@ -44,6 +31,8 @@ pub struct Relay {
     /// Whose answer this is; takes the key out of what it says of itself.
     target: Option<Arc<Target>>,
     failure: Option<Error>,
+    /// A byte that is not blank has come.
+    begun: bool,
 }
 
 #[derive(Debug)]
@@ -72,6 +61,7 @@ impl Relay {
             mode,
             target: None,
             failure: None,
+            begun: false,
         }
     }
 
@@ -105,6 +95,9 @@ impl Relay {
         if self.failure.is_some() || self.partial.done {
             return Bytes::new();
         }
+        if !self.begun {
+            self.begin(&input);
+        }
         match &mut self.mode {
             Mode::Whole(body, _) => {
                 if body.len().saturating_add(input.len()) > MAX_REPLY_BYTES {
@@ -124,6 +117,26 @@ impl Relay {
                 Bytes::new()
             }
             Mode::Stream(_) => self.push_events(input),
+        }
+    }
+
+    /// An answer to a stream request may have the wrong label, or none: its first byte tells a JSON object from events.
+    fn begin(&mut self, input: &[u8]) {
+        let Some(first) = input.trim_ascii_start().first() else {
+            return;
+        };
+        self.begun = true;
+        match &self.mode {
+            Mode::Stream(Frames::Sse(_)) if *first == b'{' => {
+                self.mode = Mode::Whole(BytesMut::new(), Answer::WholeAsStream);
+            }
+            Mode::Whole(_, Answer::WholeAsStream)
+                if self.dialect.framing() == Framing::Sse && EVENT_STARTS.contains(first) =>
+            {
+                let frames = Frames::new(Framing::Sse, self.wishes.max_event_bytes);
+                self.mode = Mode::Stream(frames);
+            }
+            Mode::Stream(_) | Mode::Whole(..) | Mode::Error(..) => {}
         }
     }
 
@@ -292,20 +305,11 @@ impl Relay {
             Form::Canonical if told => tell_native(&frame.raw, out.buffer()),
             Form::Canonical => out.pass(&frame.raw),
             Form::Comment => out.buffer().extend_from_slice(b":\n\n"),
+            Form::Other | Form::Exception | Form::Error if told => {
+                out.write_data(|buffer| tell_native(&frame.data, buffer));
+            }
             Form::Other | Form::Exception | Form::Error => {
-                let buffer = out.buffer();
-                // One line: the data of an event that was let through is a JSON object, where a line end means nothing.
-                buffer.extend_from_slice(b"data: ");
-                let start = buffer.len();
-                if told {
-                    tell_native(&frame.data, buffer);
-                } else {
-                    buffer.extend_from_slice(&frame.data);
-                }
-                for byte in buffer.iter_mut().skip(start).filter(|byte| **byte == b'\n') {
-                    *byte = b' ';
-                }
-                buffer.extend_from_slice(b"\n\n");
+                out.write_data(|buffer| buffer.extend_from_slice(&frame.data));
             }
         }
     }
@@ -386,6 +390,8 @@ fn too_deep() -> Error {
     ))
 }
 
+/// How events start: a comment, or one of the fields `data`, `event`, `id`, `retry`. JSON starts with none of these.
+const EVENT_STARTS: &[u8] = b":deir";
 /// A reply is held whole to be translated. 128 choices of 128k tokens are below it.
 const MAX_REPLY_BYTES: usize = 64 << 20;
 /// Error objects are a few hundred bytes.
@@ -723,6 +729,40 @@ mod tests {
                 && text.contains("\"choices\":[],\"usage\"")
                 && text.ends_with("data: [DONE]\n\n")
         );
+    }
+
+    #[test]
+    fn the_first_byte_of_an_answer_wins_over_its_label() {
+        let reply =
+            r#" {"id":"c","choices":[{"message":{"content":"hi"},"finish_reason":"stop"}]}"#;
+        let feed = |answer, body: &str, size: usize| {
+            let mut relay = Relay::new(&chat::CHAT, seeded(), WISHES, answer);
+            let pieces = body.as_bytes().chunks(size);
+            let out: Vec<u8> = pieces
+                .flat_map(|piece| relay.push(Bytes::copy_from_slice(piece)))
+                .collect();
+            assert!(relay.is_stream());
+            (out, relay.finish())
+        };
+        for size in [1, 7, 1000] {
+            for body in [reply, CHAT] {
+                let [labelled, other] = [Answer::Stream, Answer::WholeAsStream].map(|answer| {
+                    let (mut out, rest) = feed(answer, body, size);
+                    out.extend(rest.unwrap());
+                    String::from_utf8(out).unwrap()
+                });
+                assert!(labelled.ends_with("data: [DONE]\n\n"), "{labelled}");
+                assert_eq!(labelled, other);
+            }
+            for (body, status) in [
+                (r#"{"error":{"message":"busy","code":429}}"#, 429),
+                ("{\"cut\":", 502),
+            ] {
+                let (out, rest) = feed(Answer::Stream, body, size);
+                assert!(out.is_empty());
+                assert_eq!(rest.unwrap_err().status(), status);
+            }
+        }
     }
 
     #[test]
