@@ -25,6 +25,7 @@
 //! | room | what it holds |
 //! |---|---|
 //! | [`Error`] | the one error: whose fault, which status, what the client is told |
+//! | `depth` | how deep JSON is nested |
 //! | `wire` | bytes ⇄ frames: server-sent events, cut anywhere |
 //! | [`completion`] | the request and the answer of the API page, and the set of its parameters |
 //! | [`dialect`] | how one family of APIs says "completion"; the table of what it can carry |
@@ -68,6 +69,7 @@ pub mod completion;
 mod conductor;
 mod config;
 mod context;
+mod depth;
 pub mod dialect;
 mod door;
 mod downstream;

@@ -2,6 +2,8 @@
 //!
 //! Source: the API page of `POST /v1/completions`. A chunk and a whole reply share one type.
 
+mod fields;
+pub mod finished;
 pub mod parameter;
 pub mod prompt;
 pub mod request;
@@ -13,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 pub use self::{
+    finished::Finished,
     parameter::{Parameter, Support},
     prompt::Prompt,
     request::CompletionRequest,
@@ -127,7 +130,7 @@ pub struct Partial {
     /// The last valid count seen; `None` while the provider has told none.
     pub usage: Option<Usage>,
     /// Choices whose finish reason has been seen.
-    pub finished: u32,
+    pub finished: Finished,
     /// The provider's end marker has been seen.
     pub done: bool,
     /// `id`, `created` and `model` are the upstream's.
@@ -192,9 +195,16 @@ impl Partial {
 
 /// Copies JSON of the page's own shape, and says each finish reason that it tells once more as `native_finish_reason`.
 ///
-/// A scan: the quoted name cannot occur inside a JSON string unescaped.
+/// A scan: the quoted names cannot occur inside a JSON string unescaped. A provider that tells its own reasons is a router
+/// that knows them better.
 pub fn tell_native(page: &[u8], out: &mut Vec<u8>) {
     const NAME: &[u8] = b"\"finish_reason\"";
+    const NATIVE: &[u8] = b"\"native_finish_reason\"";
+    let mut natives = memchr::memmem::find_iter(page, NATIVE);
+    if natives.any(|at| value_behind(page, at + NATIVE.len()).is_some()) {
+        out.extend_from_slice(page);
+        return;
+    }
     let mut copied = 0;
     for at in memchr::memmem::find_iter(page, NAME) {
         let Some(value) = told_value(page, at + NAME.len()) else {
@@ -208,13 +218,17 @@ pub fn tell_native(page: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(page.get(copied..).unwrap_or_default());
 }
 
+/// The value behind the colon at `from`, and all that follows it; `None`: no colon is there.
+fn value_behind(json: &[u8], from: usize) -> Option<&[u8]> {
+    let rest = json.get(from..)?.trim_ascii_start();
+    Some(rest.strip_prefix(b":")?.trim_ascii_start())
+}
+
 /// Where the string behind the colon at `from` stands; `None`: it is no string.
 fn told_value(json: &[u8], from: usize) -> Option<std::ops::Range<usize>> {
-    let rest = json.get(from..)?;
-    let value = rest.trim_ascii_start().strip_prefix(b":")?;
-    let value = value.trim_ascii_start();
+    let value = value_behind(json, from)?;
     let length = memchr::memchr(b'"', value.strip_prefix(b"\"")?)? + 2;
-    let start = from + rest.len() - value.len();
+    let start = json.len() - value.len();
     Some(start..start + length)
 }
 
@@ -321,6 +335,14 @@ mod tests {
             (
                 r#"{"choices":[{"text":"\"finish_reason\":\"x\"","finish_reason": "stop","a":1},{"finish_reason":"length"}]}"#,
                 r#"{"choices":[{"text":"\"finish_reason\":\"x\"","finish_reason": "stop","native_finish_reason":"stop","a":1},{"finish_reason":"length","native_finish_reason":"length"}]}"#,
+            ),
+            (
+                r#"{"native_finish_reason":"eos","finish_reason":"stop"}"#,
+                r#"{"native_finish_reason":"eos","finish_reason":"stop"}"#,
+            ),
+            (
+                r#"{"text":"native_finish_reason","finish_reason":"stop"}"#,
+                r#"{"text":"native_finish_reason","finish_reason":"stop","native_finish_reason":"stop"}"#,
             ),
             (r#"{"finish_reason":null}"#, r#"{"finish_reason":null}"#),
             (r#"{"finish_reason":"sto"#, r#"{"finish_reason":"sto"#),

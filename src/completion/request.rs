@@ -7,15 +7,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use serde::{
-    Deserialize, Serialize,
-    de::{DeserializeOwned, MapAccess, Visitor},
-};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Number, value::RawValue};
 
 use crate::{
-    completion::{parameter::Parameter, prompt::Prompt},
-    error::{Error, Kind},
+    completion::{fields, parameter::Parameter, prompt::Prompt},
+    error::Error,
 };
 
 /// A checked request.
@@ -75,6 +72,7 @@ impl StreamOptions {
             Some(value) => read("stream_options", &value, "an object of true or false")?,
             None => None,
         };
+        extra.retain(|_, value| value.get() != "null");
         Ok(Some(Self {
             include_usage: include_usage.unwrap_or_default(),
             extra,
@@ -93,12 +91,11 @@ impl CompletionRequest {
         body: Bytes,
         overrides: &BTreeMap<String, Box<RawValue>>,
     ) -> Result<Self, Error> {
-        let fields: Fields<'_> =
-            serde_json::from_slice(&body).map_err(|error| not_an_object(&error))?;
+        let fields = fields::read(&body)?;
         let mut request = Self::default();
         let mut nulls = false;
-        for (name, value) in &fields.0 {
-            if !overrides.contains_key(name) {
+        for (name, value) in &fields {
+            if !is_overridden(name, overrides) {
                 request.set(name, value)?;
                 nulls |= value.get() == "null";
             }
@@ -106,9 +103,11 @@ impl CompletionRequest {
         for (name, value) in overrides {
             request.set(name, value)?;
         }
+        request.settle_limit()?;
         request.check()?;
         // Null is absent here, but an error to some servers.
-        request.source = (overrides.is_empty() && !nulls).then_some(body);
+        let renamed = fields.iter().any(|(name, _)| name == LIMIT);
+        request.source = (overrides.is_empty() && !nulls && !renamed).then_some(body);
         Ok(request)
     }
 
@@ -129,9 +128,9 @@ impl CompletionRequest {
             | Parameter::MaxTokens
             | Parameter::Temperature
             | Parameter::Logprobs
-            | Parameter::User
             | Parameter::Seed
             | Parameter::StreamOptions => false,
+            Parameter::User => self.user.take().is_some(),
             Parameter::TopP => self.top_p.take().is_some(),
             Parameter::N => self.n.take().is_some(),
             Parameter::Stop | Parameter::Stream => true,
@@ -208,7 +207,7 @@ impl CompletionRequest {
             Parameter::Echo => self.echo == Some(true),
             Parameter::BestOf => self.best_of.is_some_and(|n| n > 1),
             Parameter::Logprobs => self.logprobs.is_some(),
-            Parameter::User => self.user.is_some(),
+            Parameter::User => self.user.as_ref().is_some_and(|user| !user.is_empty()),
             Parameter::Seed => self.seed.is_some(),
             Parameter::LogitBias => self
                 .logit_bias
@@ -249,10 +248,26 @@ impl CompletionRequest {
             "seed" => self.seed = read(name, value, "a whole number")?,
             "logit_bias" => self.logit_bias = read(name, value, "an object of numbers")?,
             "stream_options" => self.stream_options = StreamOptions::read(value)?,
+            // To a server that refuses what it does not know, a null is a field too.
+            _ if value.get() == "null" => {}
             other => {
                 self.extra.insert(other.to_owned(), value.to_owned());
             }
         }
+        Ok(())
+    }
+
+    /// `max_completion_tokens` is chat's word for `max_tokens`: beside another figure it is a contradiction.
+    fn settle_limit(&mut self) -> Result<(), Error> {
+        let Some(told) = self.extra.remove(LIMIT) else {
+            return Ok(());
+        };
+        let limit = read(LIMIT, &told, "a whole number of at least 0")?;
+        if self.max_tokens.is_some_and(|tokens| Some(tokens) != limit) {
+            let message = format!("`{LIMIT}` and `max_tokens` name the same limit and differ.");
+            return Err(Error::invalid(LIMIT, message));
+        }
+        self.max_tokens = limit;
         Ok(())
     }
 
@@ -273,7 +288,7 @@ impl CompletionRequest {
         }
         if self
             .best_of
-            .is_some_and(|best| best > 1 && best < self.n.unwrap_or(1))
+            .is_some_and(|best| best.max(1) < self.n.unwrap_or(1))
         {
             return Err(Error::invalid("best_of", "`best_of` must be at least `n`."));
         }
@@ -287,44 +302,12 @@ impl CompletionRequest {
     }
 }
 
-/// The fields of a JSON object in their order, values unparsed.
-struct Fields<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = Fields<'de>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut fields: Vec<(String, &'de RawValue)> = Vec::with_capacity(8);
-                while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
-                    if fields.len() >= MAX_FIELDS || fields.iter().any(|(seen, _)| *seen == name) {
-                        return Err(serde::de::Error::custom(DUPLICATE));
-                    }
-                    fields.push((name, value));
-                }
-                Ok(Fields(fields))
-            }
-        }
-        deserializer.deserialize_map(Object)
-    }
-}
-
-fn not_an_object(error: &serde_json::Error) -> Error {
-    let message = if error.to_string().starts_with(DUPLICATE) {
-        format!("The request body names a field twice, or more than {MAX_FIELDS} fields.")
-    } else if error.is_data() {
-        "The request body must be a JSON object.".to_owned()
-    } else {
-        let (line, column) = (error.line(), error.column());
-        format!("The request body is not valid JSON (line {line}, column {column}).")
-    };
-    Error::new(Kind::Invalid, message)
+/// An override of a limit wins over the client's, whichever of its two names either used.
+fn is_overridden(name: &str, overrides: &BTreeMap<String, Box<RawValue>>) -> bool {
+    let limits = ["max_tokens", LIMIT];
+    let is_limit = limits.contains(&name);
+    overrides.contains_key(name)
+        || is_limit && limits.iter().any(|limit| overrides.contains_key(*limit))
 }
 
 fn read<T: DeserializeOwned>(
@@ -367,14 +350,12 @@ fn within(name: &'static str, value: Option<f64>, least: f64, most: f64) -> Resu
 
 /// The page's default for `max_tokens`.
 pub const DEFAULT_MAX_TOKENS: u64 = 16;
+const LIMIT: &str = "max_completion_tokens";
 /// The page: "up to 4 sequences".
 pub const MAX_STOPS: usize = 4;
 /// OpenAI's limits.
 const MAX_N: u32 = 128;
 const MAX_BEST_OF: u32 = 20;
-/// More than any API has; duplicates are found by walking the list, so it must stay short.
-const MAX_FIELDS: usize = 256;
-const DUPLICATE: &str = "duplicate field";
 
 #[cfg(test)]
 mod tests {
@@ -403,6 +384,12 @@ mod tests {
             (r#"{"echo":1}"#, "echo"),
             (r#"{"best_of":21}"#, "best_of"),
             (r#"{"best_of":2,"n":3}"#, "best_of"),
+            (r#"{"best_of":1,"n":3}"#, "best_of"),
+            (r#"{"max_completion_tokens":-1}"#, "max_completion_tokens"),
+            (
+                r#"{"max_completion_tokens":1,"max_tokens":2}"#,
+                "max_completion_tokens",
+            ),
             (r#"{"best_of":2,"stream":true}"#, "best_of"),
             (r#"{"logprobs":-1}"#, "logprobs"),
             (r#"{"user":{}}"#, "user"),
@@ -441,6 +428,21 @@ mod tests {
     }
 
     #[test]
+    fn a_body_nested_too_deep_is_refused_wherever_it_is() {
+        for name in ["zz", "prompt", "logit_bias"] {
+            let nested = |depth: usize| {
+                let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+                format!(r#"{{"{name}":{open}{close}}}"#)
+            };
+            let error = read_str(&nested(1_000_000)).unwrap_err();
+            assert_eq!(error.status(), 400);
+            assert!(error.message().contains("128 levels"), "{name}");
+        }
+        let extra = format!(r#"{{"zz":{}{}}}"#, "[".repeat(127), "]".repeat(127));
+        assert!(read_str(&extra).is_ok());
+    }
+
+    #[test]
     fn null_is_absent() {
         let request = read_str(
             r#"{"n":null,"stop":null,"logprobs":null,"stream":null,"echo":null,"seed":null,"suffix":null,"prompt":null}"#,
@@ -453,6 +455,46 @@ mod tests {
         );
         assert!(matches!(request.prompt, Prompt::Absent));
         assert!(request.source().is_none());
+    }
+
+    #[test]
+    fn chats_word_for_max_tokens_stands_for_it() {
+        for (body, limit, is_source) in [
+            (r#"{"max_completion_tokens":5}"#, Some(5), false),
+            (
+                r#"{"max_completion_tokens":5,"max_tokens":5}"#,
+                Some(5),
+                false,
+            ),
+            (
+                r#"{"max_completion_tokens":5,"max_tokens":null}"#,
+                Some(5),
+                false,
+            ),
+            (r#"{"max_completion_tokens":null}"#, None, false),
+            (r#"{"max_tokens":5}"#, Some(5), true),
+        ] {
+            let request = read_str(body).unwrap();
+            assert_eq!(request.max_tokens, limit, "{body}");
+            assert_eq!(request.source().is_some(), is_source, "{body}");
+            assert!(request.extra.is_empty());
+        }
+        let overrides =
+            BTreeMap::from([(LIMIT.to_owned(), RawValue::from_string("7".into()).unwrap())]);
+        for body in [r#"{"max_completion_tokens":5}"#, r#"{"max_tokens":5}"#] {
+            let body = Bytes::from_static(body.as_bytes());
+            let request = CompletionRequest::read_with(body, &overrides).unwrap();
+            assert_eq!(request.max_tokens, Some(7));
+        }
+    }
+
+    #[test]
+    fn unknown_nulls_are_left_out() {
+        let body = r#"{"messages":null,"x":null,"y":1,"stream_options":{"z":null}}"#;
+        let request = read_str(body).unwrap();
+        assert_eq!(request.extra.keys().collect::<Vec<_>>(), ["y"]);
+        assert!(request.stream_options.unwrap().extra.is_empty());
+        assert!(request.source.is_none());
     }
 
     #[test]
@@ -475,7 +517,7 @@ mod tests {
 
     #[test]
     fn neutral_values_can_be_left_out_and_the_others_cannot() {
-        let neutral = r#"{"prompt":["a"],"n":1,"top_p":1,"best_of":1,"presence_penalty":0,"frequency_penalty":0,"logit_bias":{},"suffix":""}"#;
+        let neutral = r#"{"prompt":["a"],"n":1,"top_p":1,"best_of":1,"presence_penalty":0,"frequency_penalty":0,"logit_bias":{},"suffix":"","user":""}"#;
         let mut request = read_str(neutral).unwrap();
         for parameter in Parameter::ALL {
             request.leave_out(parameter);
@@ -484,6 +526,7 @@ mod tests {
         assert!(request.n.is_none() && request.top_p.is_none() && request.best_of.is_none());
         assert!(request.presence_penalty.is_none() && request.frequency_penalty.is_none());
         assert!(request.logit_bias.is_none() && request.suffix.is_none());
+        assert!(request.user.is_none());
         assert!(request.source().is_none());
         let mut request = read_str(r#"{"n":2,"logit_bias":{"1":-100}}"#).unwrap();
         request.leave_out(Parameter::N);
@@ -496,7 +539,7 @@ mod tests {
     #[test]
     fn neutral_values_ask_for_nothing() {
         let request = read_str(
-            r#"{"n":1,"best_of":1,"echo":false,"top_p":1,"presence_penalty":0,"frequency_penalty":0.0,"logit_bias":{},"stop":[],"suffix":""}"#,
+            r#"{"user":"","n":1,"best_of":1,"echo":false,"top_p":1,"presence_penalty":0,"frequency_penalty":0.0,"logit_bias":{},"stop":[],"suffix":""}"#,
         )
         .unwrap();
         assert!(

@@ -287,7 +287,7 @@ impl<'a> Event<'a> {
         };
         let change: Change<'a> = serde_json::from_str(delta.get()).map_err(not_the_shape)?;
         // "One or more message_delta events": the reason is told once.
-        let reason = change.stop_reason.filter(|_| partial.finished == 0);
+        let reason = change.stop_reason.filter(|_| partial.finished.is_empty());
         Ok(Step::from(vec![Choice {
             finish: reason.map(|reason| finish(reason, partial)),
             ..Choice::default()
@@ -304,7 +304,7 @@ fn read_piece(piece: &RawValue) -> Result<Step<'_>, Error> {
 }
 
 fn finish<'a>(reason: Cow<'a, str>, partial: &mut Partial) -> Finish<'a> {
-    partial.finished += 1;
+    partial.finished.end(0);
     Finish::from_native(reason)
 }
 
@@ -480,7 +480,7 @@ mod tests {
             let reply = ANTHROPIC.read_reply(body.as_bytes(), &mut partial).unwrap();
             let finish = reply.choices[0].finish.as_ref().unwrap();
             assert_eq!((finish.reason, &*finish.native), (reason, native));
-            assert_eq!((partial.finished, partial.usage), (1, None));
+            assert_eq!((partial.finished.count(), partial.usage), (1, None));
         }
     }
 

@@ -68,7 +68,7 @@ impl Dialect for Bedrock {
     ) -> Result<Completion<'b>, Error> {
         let reply: Reply<'b> = serde_json::from_slice(body).map_err(not_the_shape)?;
         count(reply.usage, partial);
-        partial.finished += 1;
+        partial.finished.end(0);
         let content = reply.output.message.content.into_iter();
         Ok(Completion {
             choices: vec![Choice {
@@ -267,7 +267,7 @@ fn read_stop<'a>(data: &'a [u8], partial: &mut Partial) -> Result<Step<'a>, Erro
         stop_reason: Cow<'a, str>,
     }
     let event: Stop<'a> = serde_json::from_slice(data).map_err(not_the_shape)?;
-    partial.finished += 1;
+    partial.finished.end(0);
     Ok(Step::from(vec![Choice {
         finish: Some(Finish::from_native(event.stop_reason)),
         ..Choice::default()
@@ -283,7 +283,7 @@ fn read_metadata<'a>(data: &'a [u8], partial: &mut Partial) -> Result<Step<'a>, 
     }
     let event: Metadata<'a> = serde_json::from_slice(data).map_err(not_the_shape)?;
     count(event.usage, partial);
-    Ok(if partial.finished > 0 {
+    Ok(if !partial.finished.is_empty() {
         Step::Done
     } else {
         Step::Skip
@@ -474,7 +474,7 @@ mod tests {
             let reply = BEDROCK.read_reply(body.as_bytes(), &mut partial).unwrap();
             let finish = reply.choices[0].finish.as_ref().unwrap();
             assert_eq!((finish.reason, &*finish.native), (reason, native));
-            assert_eq!((partial.finished, partial.usage), (1, None));
+            assert_eq!((partial.finished.count(), partial.usage), (1, None));
         }
     }
 

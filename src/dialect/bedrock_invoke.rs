@@ -103,7 +103,7 @@ impl Dialect for BedrockInvoke {
         let is_last = reply.metrics.is_some();
         let choices = reply.into_choices(partial);
         let choices: Vec<_> = choices.into_iter().map(into_owned).collect();
-        Ok(if is_last && partial.finished > 0 {
+        Ok(if is_last && !partial.finished.is_empty() {
             Step::Last(Completion { choices })
         } else {
             Step::from(choices)
@@ -322,7 +322,9 @@ impl<'a> Piece<'a> {
 
     fn into_choice(self, index: u32, partial: &mut Partial) -> Choice<'a> {
         let reason = self.stop_reason.filter(|reason| !reason.is_empty());
-        partial.finished += u32::from(reason.is_some());
+        if reason.is_some() {
+            partial.finished.end(index);
+        }
         Choice {
             index,
             text: self.text,
@@ -552,7 +554,7 @@ mod tests {
                 (&*choice.text, finish.reason, &*finish.native),
                 ("a", reason, native)
             );
-            assert_eq!((partial.finished, partial.usage), (1, usage));
+            assert_eq!((partial.finished.count(), partial.usage), (1, usage));
         }
     }
 

@@ -16,9 +16,11 @@ use crate::{
         request::StreamOptions,
     },
     dialect::{
-        Dialect, Extras, Step, Text, UpstreamRequest, not_the_shape,
-        openai::{learn_head, stream_options},
-        openai_error::{read_error, read_stream_error},
+        Dialect, Extras, Step, UpstreamRequest,
+        lenient::{Field, Map, Text, learn, read_object},
+        not_the_shape,
+        openai::stream_options,
+        openai_error::{read_error, read_error_event, read_stream_error},
         read_usage, to_body,
     },
     error::Error,
@@ -112,7 +114,8 @@ impl Dialect for Chat {
         body: &'b [u8],
         partial: &mut Partial,
     ) -> Result<Completion<'b>, Error> {
-        let reply: Event<'b> = serde_json::from_slice(body).map_err(not_the_shape)?;
+        let reply: Event<'b> = read_object(body)?;
+        reply.check_whole()?;
         let choices = reply.read(partial)?;
         if choices.is_empty() {
             return Err(Error::broken("The provider's answer holds no choices."));
@@ -121,13 +124,16 @@ impl Dialect for Chat {
     }
 
     fn read_frame<'f>(&self, frame: &'f Frame, partial: &mut Partial) -> Result<Step<'f>, Error> {
+        if &*frame.event == b"error" && frame.form == Form::Other {
+            return Err(read_error_event(&frame.data));
+        }
         if frame.form == Form::Comment {
             return Ok(Step::Skip);
         }
         if frame.data.trim_ascii() == b"[DONE]" {
             return Ok(Step::Done);
         }
-        let event: Event<'f> = serde_json::from_slice(&frame.data).map_err(not_the_shape)?;
+        let event: Event<'f> = read_object(&frame.data)?;
         event.read(partial).map(Step::from)
     }
 
@@ -148,6 +154,13 @@ impl Chat {
                 "messages",
                 "`messages` belongs to chat completions; send `prompt`.",
             ));
+        }
+        let seeds = (request.seed, request.extra.contains_key(RANDOM_SEED));
+        if let (Some(_), true) = seeds
+            && self.seed == Seed::RandomSeed
+        {
+            let message = format!("`{RANDOM_SEED}` and `seed` name the same figure; send one.");
+            return Err(Error::invalid(RANDOM_SEED, message));
         }
         to_body(&Body {
             model,
@@ -225,13 +238,13 @@ struct Message<'a> {
 #[derive(Deserialize)]
 struct Event<'a> {
     #[serde(borrow, default)]
-    id: Option<Cow<'a, str>>,
-    #[serde(default)]
-    created: Option<u64>,
+    id: Field<'a>,
     #[serde(borrow, default)]
-    model: Option<Cow<'a, str>>,
+    created: Field<'a>,
     #[serde(borrow, default)]
-    choices: Option<Vec<EventChoice<'a>>>,
+    model: Field<'a>,
+    #[serde(borrow, default)]
+    choices: Option<Vec<Map<EventChoice<'a>>>>,
     #[serde(borrow, default)]
     usage: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -240,16 +253,19 @@ struct Event<'a> {
 
 #[derive(Deserialize)]
 struct EventChoice<'a> {
-    #[serde(default)]
-    index: u32,
+    #[serde(borrow, default)]
+    index: Field<'a>,
     /// Whole replies.
     #[serde(borrow, default)]
     message: Option<Content<'a>>,
     /// Streams.
     #[serde(borrow, default)]
     delta: Option<Content<'a>>,
+    /// The form of text completions: whoever sends it does not speak this API.
     #[serde(borrow, default)]
-    finish_reason: Option<Cow<'a, str>>,
+    text: Field<'a>,
+    #[serde(borrow, default)]
+    finish_reason: Field<'a>,
 }
 
 #[derive(Deserialize)]
@@ -262,34 +278,51 @@ struct Content<'a> {
 #[derive(Deserialize)]
 struct Part<'a> {
     #[serde(borrow, default)]
-    text: Option<Cow<'a, str>>,
+    text: Option<Text<'a>>,
 }
 
 impl<'a> Event<'a> {
+    /// A whole reply without the field for its text has it elsewhere. An event may be a finish reason alone.
+    fn check_whole(&self) -> Result<(), Error> {
+        let mut choices = self.choices.iter().flatten().map(|Map(choice)| choice);
+        match choices.find(|choice| choice.message.is_none() && choice.delta.is_none()) {
+            Some(_) if self.error.is_none() => Err(Error::broken(NO_MESSAGE)),
+            _ => Ok(()),
+        }
+    }
+
     fn read(self, partial: &mut Partial) -> Result<Vec<Choice<'a>>, Error> {
         if let Some(error) = self.error {
             return Err(read_stream_error(error));
         }
-        learn_head(partial, self.id, self.created, self.model);
+        learn(partial, self.id, self.created, self.model);
         partial.usage = read_usage(self.usage).or(partial.usage);
-        let choices = self.choices.unwrap_or_default();
-        choices
-            .into_iter()
-            .map(|choice| choice.read(partial))
+        let choices = self.choices.into_iter().flatten();
+        (0..)
+            .zip(choices)
+            .map(|(place, Map(choice))| choice.read(place, partial))
             .collect()
     }
 }
 
 impl<'a> EventChoice<'a> {
-    fn read(self, partial: &mut Partial) -> Result<Choice<'a>, Error> {
-        let finish = self.finish_reason.filter(|reason| !reason.is_empty());
-        partial.finished += u32::from(finish.is_some());
-        let content = self
-            .message
-            .or(self.delta)
-            .and_then(|holder| holder.content);
+    /// `place`: its index where it tells none.
+    fn read(self, place: u32, partial: &mut Partial) -> Result<Choice<'a>, Error> {
+        let index = self.index.figure().unwrap_or(place);
+        let finish = self
+            .finish_reason
+            .word()
+            .filter(|reason| !reason.is_empty());
+        if finish.is_some() {
+            partial.finished.end(index);
+        }
+        let content = match self.message.or(self.delta) {
+            Some(holder) => holder.content,
+            None if self.text.told().is_some() => return Err(Error::broken(NO_MESSAGE)),
+            None => None,
+        };
         Ok(Choice {
-            index: self.index,
+            index,
             text: content.map_or(Ok(Cow::Borrowed("")), read_content)?,
             logprobs: None,
             finish: finish.map(Finish::from_native),
@@ -303,10 +336,97 @@ fn read_content(content: &RawValue) -> Result<Cow<'_, str>, Error> {
         return Ok(Cow::Owned(
             parts
                 .into_iter()
-                .filter_map(|part| part.text)
+                .filter_map(|part| part.text.map(|text| text.0))
                 .collect::<String>(),
         ));
     }
     let text: Option<Text<'_>> = serde_json::from_str(content.get()).map_err(not_the_shape)?;
     Ok(text.unwrap_or_default().0)
+}
+
+/// Mistral's word for `seed`.
+const RANDOM_SEED: &str = "random_seed";
+const NO_MESSAGE: &str =
+    "The provider's answer is no chat completion: a choice of it has no message.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dialect::settle;
+
+    fn write(dialect: &Chat, fields: &str) -> Result<String, Error> {
+        let body = format!(r#"{{"model":"m","prompt":"a",{fields}}}"#);
+        let mut request = CompletionRequest::read(Bytes::from(body))?;
+        settle(&mut request, dialect, &[Parameter::User], "mistral")?;
+        let body = dialect.write_request(&request)?.body;
+        Ok(String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn a_contradiction_is_refused_by_name_and_nothing_is_sent_twice() {
+        let error = write(&MISTRAL, r#""seed":1,"random_seed":2"#).unwrap_err();
+        assert_eq!(
+            (error.status().as_u16(), error.param()),
+            (400, Some("random_seed"))
+        );
+        let sent = |dialect, fields| write(dialect, fields).unwrap();
+        assert!(sent(&MISTRAL, r#""random_seed":2"#).contains(r#""random_seed":2"#));
+        let limited = sent(&CHAT, r#""max_completion_tokens":500"#);
+        assert!(limited.ends_with(r#""max_tokens":500}"#), "{limited}");
+        let neutral = sent(&MISTRAL, r#""messages":null,"user":"","unknown":null"#);
+        assert!(neutral.ends_with(r#""max_tokens":16}"#), "{neutral}");
+    }
+
+    #[test]
+    fn an_odd_figure_beside_a_good_text_counts_as_absent() {
+        for (good, odd) in [
+            ("\"created\":7", "\"created\":7.5"),
+            ("\"created\":7", "\"created\":\"now\""),
+            ("\"id\":\"c\"", "\"id\":5"),
+            ("\"model\":\"m\"", "\"model\":{}"),
+            ("\"index\":0", "\"index\":null"),
+            ("\"index\":0", "\"index\":\"0\""),
+            ("\"index\":0", "\"index\":-1"),
+            ("\"usage\":null", "\"usage\":null,\"usage\":{}"),
+            ("\"usage\":null", "\"usage\":[]"),
+        ] {
+            let body = r#"{"id":"c","created":7,"model":"m","choices":[{"index":0,"message":{"content":"\ud83d"},"finish_reason":"stop"}],"usage":null}"#;
+            let body = body.replacen(good, odd, 1);
+            assert!(body.contains(odd));
+            let mut partial = Partial::default();
+            let reply = CHAT.read_reply(body.as_bytes(), &mut partial).unwrap();
+            let choice = &reply.choices[0];
+            assert_eq!((choice.index, &*choice.text), (0, "\u{FFFD}"), "{odd}");
+            assert!(partial.finished.covers(1) && partial.usage.is_none());
+        }
+    }
+
+    #[test]
+    fn choices_without_an_index_are_told_apart_by_their_place() {
+        let body = br#"{"choices":[{"message":{"content":"a"}},{"message":{"content":"b"}}]}"#;
+        let reply = CHAT.read_reply(body, &mut Partial::default()).unwrap();
+        assert_eq!((reply.choices[0].index, reply.choices[1].index), (0, 1));
+    }
+
+    #[test]
+    fn an_answer_of_text_completions_is_broken_rather_than_empty() {
+        for choice in [r#"{"text":"lost"}"#, "{}", r#"{"message":null}"#] {
+            let body = format!(r#"{{"choices":[{choice}]}}"#);
+            let error = CHAT.read_reply(body.as_bytes(), &mut Partial::default());
+            assert_eq!(error.unwrap_err().status(), 502, "{choice}");
+        }
+        for (choice, broken) in [
+            (r#"{"text":"lost","finish_reason":"stop"}"#, true),
+            (r#"{"finish_reason":"stop"}"#, false),
+            (r#"{"delta":{}}"#, false),
+        ] {
+            let body = format!(r#"{{"choices":[{choice}]}}"#);
+            let event: Event<'_> = serde_json::from_str(&body).unwrap();
+            assert_eq!(
+                event.read(&mut Partial::default()).is_err(),
+                broken,
+                "{choice}"
+            );
+        }
+    }
 }

@@ -306,7 +306,7 @@ fn finish<'a>(
         "ERROR" => (StatusCode::INTERNAL_SERVER_ERROR, FAILED),
         "TIMEOUT" => (StatusCode::GATEWAY_TIMEOUT, TIMED_OUT),
         _ => {
-            partial.finished += 1;
+            partial.finished.end(0);
             return Ok(Finish::from_native(reason));
         }
     };
@@ -447,7 +447,7 @@ mod tests {
             let reply = COHERE.read_reply(body.as_bytes(), &mut partial).unwrap();
             let finish = reply.choices[0].finish.as_ref().unwrap();
             assert_eq!((finish.reason, &*finish.native), (reason, native));
-            assert_eq!((partial.finished, partial.usage), (1, None));
+            assert_eq!((partial.finished.count(), partial.usage), (1, None));
         }
     }
 
@@ -461,7 +461,10 @@ mod tests {
             let error = COHERE
                 .read_reply(body.as_bytes(), &mut partial)
                 .unwrap_err();
-            assert_eq!((error.status().as_u16(), partial.finished), (status, 0));
+            assert_eq!(
+                (error.status().as_u16(), partial.finished.count()),
+                (status, 0)
+            );
             let told = String::from_utf8(error.body()).unwrap();
             assert!(told.contains(&format!(r#""type":"{native}""#)), "{told}");
         }

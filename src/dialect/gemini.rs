@@ -98,7 +98,7 @@ impl Dialect for Gemini {
             // An error that comes up within a stream may stand in it bare, without a field name.
             return read_told_error(&frame.raw).map_or(Ok(Step::Skip), |error| Err(error.told()));
         }
-        let ended = partial.finished > 0;
+        let ended = !partial.finished.is_empty();
         let mut choices = read(&frame.data)?.into_choices(partial)?;
         // Only one candidate is ever streamed. Its reason can come again, with citations or counts.
         if let Some(choice) = choices.first_mut().filter(|_| ended) {
@@ -188,6 +188,10 @@ struct GenerationConfig<'a> {
 
 impl<'a> Body<'a> {
     fn try_new(request: &'a CompletionRequest) -> Result<Self, Error> {
+        if TOP_K.iter().all(|name| request.extra.contains_key(*name)) {
+            let message = "`topK` and `top_k` name the same figure; send one.";
+            return Err(Error::invalid("top_k", message));
+        }
         let (of_body, of_config) = extras(request).partition(|(name, _)| OF_BODY.contains(name));
         Ok(Self {
             contents: [Content {
@@ -303,8 +307,9 @@ impl<'a> Reply<'a> {
                 ..Choice::default()
             });
         }
-        let finished = choices.iter().filter(|choice| choice.finish.is_some());
-        partial.finished += finished.map(|_| 1).sum::<u32>();
+        for choice in choices.iter().filter(|choice| choice.finish.is_some()) {
+            partial.finished.end(choice.index);
+        }
         Ok(choices)
     }
 }
@@ -362,7 +367,9 @@ const EXTRAS: &[&str] = &[
     "topK",
     "top_k",
 ];
-/// Those of them that stand beside `generationConfig`, not in it. Its JSON takes `topK` in either spelling.
+/// Google's JSON takes either spelling, but not both at once.
+const TOP_K: &[&str] = &["topK", "top_k"];
+/// Those of them that stand beside `generationConfig`, not in it.
 const OF_BODY: &[&str] = &["cachedContent", "safetySettings", "systemInstruction"];
 
 #[cfg(test)]
@@ -424,6 +431,7 @@ mod tests {
             (r#""n":9"#, "n"),
             (r#""n":2,"stream":true"#, "n"),
             (r#""best_of":2"#, "best_of"),
+            (r#""topK":1,"top_k":2"#, "top_k"),
             (r#""echo":true"#, "echo"),
             (r#""suffix":"x""#, "suffix"),
             (r#""logprobs":0"#, "logprobs"),
@@ -496,7 +504,11 @@ mod tests {
             let reply = GEMINI.read_reply(body.as_bytes(), &mut partial).unwrap();
             let finish = reply.choices[0].finish.as_ref();
             assert_eq!(finish.map(|finish| finish.reason), reason, "{native}");
-            assert_eq!(partial.finished, u32::from(reason.is_some()), "{native}");
+            assert_eq!(
+                partial.finished.count(),
+                u32::from(reason.is_some()),
+                "{native}"
+            );
         }
     }
 
@@ -518,7 +530,7 @@ mod tests {
         let reply = GEMINI.read_reply(blocked, &mut partial).unwrap();
         let finish = reply.choices[0].finish.as_ref().unwrap();
         assert_eq!(finish.reason, FinishReason::ContentFilter);
-        assert_eq!(partial.finished, 1);
+        assert_eq!(partial.finished.count(), 1);
     }
 
     #[test]

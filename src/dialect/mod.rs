@@ -12,12 +12,13 @@ pub mod cohere;
 pub mod fim;
 pub mod gemini;
 mod google_error;
+mod lenient;
 pub mod oci;
 mod oci_request;
 pub mod ollama;
 pub mod openai;
 mod openai_error;
-mod openai_reply;
+mod openai_page;
 pub mod replicate;
 pub mod tgi;
 pub mod triton;
@@ -82,7 +83,7 @@ pub trait Dialect: Debug + Send + Sync {
         partial: &mut Partial,
     ) -> Result<Completion<'b>, Error>;
 
-    /// Decides, by a scan, whether a stream frame may pass as it is. Only worth it for APIs of the page's own shape.
+    /// Decides whether a stream frame may pass as it is. Only worth it for APIs of the page's own shape.
     fn tap(&self, _frame: &Frame, _partial: &mut Partial) -> Tap {
         Tap::Translate
     }
@@ -134,17 +135,15 @@ impl<'f> From<Vec<Choice<'f>>> for Step<'f> {
     }
 }
 
-/// What a scan of one frame, or of a whole reply, found.
+/// What a look at one frame, or at a whole reply, found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tap {
-    /// Already what the client should see; it ends this many choices.
+    /// Already what the client should see; it tells this many finish reasons, which `Partial` has taken over.
     Pass { finished: u32 },
     /// The same, with counts beside its choices: for clients that asked for running counts.
     Counted { finished: u32 },
     /// A usage event: for clients that asked for one.
     Usage,
-    /// Nothing for the client.
-    Skip,
     /// The end marker.
     Done,
     /// Read it.
@@ -284,14 +283,9 @@ fn to_body(body: &impl serde::Serialize) -> Result<Bytes, Error> {
 }
 
 /// An upstream's answer that is not the JSON its API documents.
-fn not_the_shape(_: serde_json::Error) -> Error {
+fn not_the_shape(_: impl std::error::Error) -> Error {
     Error::broken("The provider's answer is not in the form its API documents.")
 }
-
-/// A JSON string, borrowed where it holds no escapes.
-#[derive(Debug, Default, Deserialize)]
-#[serde(transparent)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The fields that the page does not know and that ask for something: `null` counts as absent.
 fn extras(request: &CompletionRequest) -> impl Iterator<Item = (&str, &RawValue)> {

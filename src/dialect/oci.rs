@@ -22,7 +22,9 @@ use crate::{
         Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
     },
     dialect::{
-        Dialect, Extras, Step, Text, UpstreamRequest, join, not_the_shape,
+        Dialect, Extras, Step, UpstreamRequest, join,
+        lenient::Text,
+        not_the_shape,
         oci_request::{Format, write_body},
         openai::learn_head,
         openai_error::read_error,
@@ -212,7 +214,9 @@ impl<'a> Event<'a> {
             let kind = Kind::Upstream(StatusCode::BAD_GATEWAY);
             return Err(Error::new(kind, message.into_owned()));
         }
-        partial.finished += u32::from(finish.is_some());
+        if finish.is_some() {
+            partial.finished.end(self.index);
+        }
         let said = self.message.map(read_message).transpose()?;
         Ok(Choice {
             index: self.index,
@@ -405,7 +409,7 @@ mod tests {
                 let choice = &reply.choices[0];
                 assert_eq!(choice.text, "a");
                 assert_eq!(choice.finish.as_ref().unwrap().reason, reason, "{native}");
-                assert_eq!(partial.finished, 1, "{native}");
+                assert_eq!(partial.finished.count(), 1, "{native}");
             }
         }
     }

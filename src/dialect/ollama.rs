@@ -218,7 +218,9 @@ impl<'a> Reply<'a> {
             let said = self.eval_count.unwrap_or_default();
             partial.usage = Some(Usage::new(prompt_tokens, said));
         }
-        partial.finished += u32::from(self.done);
+        if self.done {
+            partial.finished.end(0);
+        }
         Choice {
             text: self.response.unwrap_or_default(),
             finish: self.done.then(|| finish(self.done_reason)),
@@ -335,7 +337,7 @@ mod tests {
             let reply = OLLAMA.read_reply(body.as_bytes(), &mut partial).unwrap();
             let finish = reply.choices[0].finish.as_ref().unwrap();
             assert_eq!((finish.reason, &*finish.native), (reason, native));
-            assert_eq!((partial.finished, partial.usage), (1, None));
+            assert_eq!((partial.finished.count(), partial.usage), (1, None));
         }
     }
 

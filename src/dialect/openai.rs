@@ -1,25 +1,26 @@
 //! OpenAI's own text completions: `POST {base}/completions`, and the many servers that copy it.
 //!
-//! Source: the API page, and <https://platform.openai.com/docs/api-reference/completions>. Replies already have the page's
-//! shape, so they pass as they are: a scan taps usage, finish reasons and errors, and only what the page does not allow (a
-//! finish reason of the vendor's own, say) is read and written anew.
+//! Source: the API page, and <https://platform.openai.com/docs/api-reference/completions>. Replies that keep to
+//! the page pass as they are, once `openai_page` has looked at them; only what the page does not allow (a finish reason of
+//! the vendor's own, say) is read and written anew.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::LazyLock};
+use std::{borrow::Cow, collections::BTreeMap};
 
 use http::StatusCode;
-use memchr::memmem::Finder;
 use serde::{Deserialize, Serialize};
 use serde_json::{Number, value::RawValue};
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Finish, OBJECT, Parameter, Partial, Prompt, Support,
+        Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Prompt, Support,
         request::StreamOptions,
     },
     dialect::{
-        Dialect, Extras, PromptForm, Step, Tap, UpstreamRequest, not_the_shape,
-        openai_error::{nameless_error, read_error, read_stream_error},
-        openai_reply, read_usage, to_body,
+        Dialect, Extras, PromptForm, Step, Tap, UpstreamRequest,
+        lenient::{Field, Map, Text, learn, read_object},
+        not_the_shape,
+        openai_error::{nameless_error, read_error, read_error_event, read_stream_error},
+        openai_page, read_usage, to_body,
     },
     error::Error,
     wire::{Form, Frame, Framing},
@@ -66,7 +67,7 @@ impl Dialect for OpenAi {
     }
 
     fn tap_reply(&self, body: &[u8], partial: &mut Partial) -> Tap {
-        openai_reply::tap(body, partial)
+        openai_page::tap_reply(body, partial)
     }
 
     fn read_reply<'b>(
@@ -74,7 +75,8 @@ impl Dialect for OpenAi {
         body: &'b [u8],
         partial: &mut Partial,
     ) -> Result<Completion<'b>, Error> {
-        let reply: Event<'b> = serde_json::from_slice(body).map_err(not_the_shape)?;
+        let reply: Event<'b> = read_object(body)?;
+        reply.check_whole()?;
         let choices = reply.read(partial)?;
         if choices.is_empty() {
             return Err(Error::broken("The provider's answer holds no choices."));
@@ -85,12 +87,16 @@ impl Dialect for OpenAi {
     fn tap(&self, frame: &Frame, partial: &mut Partial) -> Tap {
         match &*frame.data {
             _ if frame.form == Form::Comment => Tap::Pass { finished: 0 },
+            _ if &*frame.event == b"error" => Tap::Translate,
             b"[DONE]" => Tap::Done,
-            data => tap_event(data, partial),
+            data => openai_page::tap_event(data, partial),
         }
     }
 
     fn read_frame<'f>(&self, frame: &'f Frame, partial: &mut Partial) -> Result<Step<'f>, Error> {
+        if &*frame.event == b"error" && frame.form == Form::Other {
+            return Err(read_error_event(&frame.data));
+        }
         if frame.data.trim_ascii() == b"[DONE]" {
             return Ok(Step::Done);
         }
@@ -98,7 +104,7 @@ impl Dialect for OpenAi {
         if frame.form == Form::Comment || frame.data.trim_ascii() == b"null" {
             return Ok(Step::Skip);
         }
-        let event: Event<'f> = serde_json::from_slice(&frame.data).map_err(not_the_shape)?;
+        let event: Event<'f> = read_object(&frame.data)?;
         let choices = event.read(partial)?;
         Ok(if choices.is_empty() {
             Step::Skip
@@ -111,87 +117,6 @@ impl Dialect for OpenAi {
         read_error(status, body)
     }
 }
-
-/// Looks for the few things in an event that matter. The quoted names cannot occur inside a JSON string unescaped, but
-/// for a string that is exactly the name, which no colon follows.
-fn tap_event(data: &[u8], partial: &mut Partial) -> Tap {
-    if ERROR.find(data).is_some() || !data.starts_with(b"{") || !data.ends_with(b"}") {
-        return Tap::Translate;
-    }
-    let is_ours = values(&OBJECT_NAME, data).any(|value| value.starts_with(OBJECT_VALUE));
-    let mut texts = values(&TEXT, data).peekable();
-    let has_text = texts.peek().is_some() && texts.all(|value| value.starts_with(b"\""));
-    let counted = values(&USAGE, data).any(|value| value.starts_with(b"{"));
-    if counted && !has_text {
-        return tap_usage(data, partial);
-    }
-    if !is_ours || !has_text {
-        return Tap::Translate;
-    }
-    let mut finished = 0;
-    for reason in values(&FINISH_REASON, data) {
-        match known_reason(reason) {
-            Some(Reason::Null) => {}
-            Some(Reason::Told) => finished += 1,
-            None => return Tap::Translate,
-        }
-    }
-    if counted {
-        partial.usage = openai_reply::count(data).or(partial.usage);
-        Tap::Counted { finished }
-    } else {
-        Tap::Pass { finished }
-    }
-}
-
-fn tap_usage(data: &[u8], partial: &mut Partial) -> Tap {
-    let Ok(event) = serde_json::from_slice::<Event<'_>>(data) else {
-        return Tap::Translate;
-    };
-    if event.choices.is_some_and(|choices| !choices.is_empty()) {
-        return Tap::Translate;
-    }
-    learn_head(partial, event.id, event.created, event.model);
-    partial.usage = read_usage(event.usage).or(partial.usage);
-    if event.object.as_deref() == Some(OBJECT) {
-        Tap::Usage
-    } else {
-        Tap::Skip
-    }
-}
-
-enum Reason {
-    Null,
-    Told,
-}
-
-fn known_reason(value: &[u8]) -> Option<Reason> {
-    if value.starts_with(b"null") {
-        return Some(Reason::Null);
-    }
-    let told: [&[u8]; 3] = [b"\"stop\"", b"\"length\"", b"\"content_filter\""];
-    told.iter()
-        .any(|reason| value.starts_with(reason))
-        .then_some(Reason::Told)
-}
-
-/// What stands behind each `"name" :` in `data`.
-fn values<'d>(name: &'d Finder<'static>, data: &'d [u8]) -> impl Iterator<Item = &'d [u8]> {
-    name.find_iter(data).filter_map(move |at| {
-        let rest = data.get(at + name.needle().len()..)?;
-        let value = rest.trim_ascii_start().strip_prefix(b":")?;
-        Some(value.trim_ascii_start())
-    })
-}
-
-static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\""));
-static OBJECT_NAME: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"object\""));
-/// [`OBJECT`], as JSON.
-const OBJECT_VALUE: &[u8] = b"\"text_completion\"";
-static TEXT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"text\""));
-static FINISH_REASON: LazyLock<Finder<'static>> =
-    LazyLock::new(|| Finder::new(b"\"finish_reason\""));
-static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"usage\""));
 
 /// The request body, in the page's order.
 #[derive(Serialize)]
@@ -279,15 +204,15 @@ pub(super) fn stream_options(request: &CompletionRequest) -> Option<StreamOption
 #[derive(Deserialize)]
 struct Event<'a> {
     #[serde(borrow, default)]
-    id: Option<Cow<'a, str>>,
-    #[serde(default)]
-    created: Option<u64>,
+    id: Field<'a>,
     #[serde(borrow, default)]
-    model: Option<Cow<'a, str>>,
+    created: Field<'a>,
     #[serde(borrow, default)]
-    object: Option<Cow<'a, str>>,
+    model: Field<'a>,
     #[serde(borrow, default)]
-    choices: Option<Vec<EventChoice<'a>>>,
+    object: Field<'a>,
+    #[serde(borrow, default)]
+    choices: Option<Vec<Map<EventChoice<'a>>>>,
     #[serde(borrow, default)]
     usage: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -298,57 +223,87 @@ struct Event<'a> {
 
 #[derive(Deserialize)]
 struct EventChoice<'a> {
-    #[serde(default)]
-    index: u32,
     #[serde(borrow, default)]
-    text: Option<Cow<'a, str>>,
+    index: Field<'a>,
+    #[serde(borrow, default)]
+    text: Field<'a>,
     /// Where some servers put a stream's text, in the form of chat.
     #[serde(borrow, default)]
     delta: Option<Delta<'a>>,
+    /// The form of chat for whole replies: whoever sends it does not speak this API.
     #[serde(borrow, default)]
-    logprobs: Option<&'a RawValue>,
+    message: Field<'a>,
     #[serde(borrow, default)]
-    finish_reason: Option<Cow<'a, str>>,
+    logprobs: Field<'a>,
+    #[serde(borrow, default)]
+    finish_reason: Field<'a>,
 }
 
 #[derive(Deserialize)]
 struct Delta<'a> {
     #[serde(borrow, default)]
-    content: Option<Cow<'a, str>>,
+    content: Option<Text<'a>>,
 }
 
 impl<'a> Event<'a> {
+    /// A whole reply without the field for its text has it elsewhere. An event may be a finish reason alone.
+    fn check_whole(&self) -> Result<(), Error> {
+        let told = self.error.is_some() || self.object.word().as_deref() == Some("error");
+        let mut choices = self.choices.iter().flatten().map(|Map(choice)| choice);
+        match choices.find(|choice| choice.text.is_absent() && choice.delta.is_none()) {
+            Some(_) if !told => Err(Error::broken(NO_TEXT)),
+            _ => Ok(()),
+        }
+    }
+
     fn read(self, partial: &mut Partial) -> Result<Vec<Choice<'a>>, Error> {
         if let Some(error) = self.error {
             return Err(read_stream_error(error));
         }
-        if self.object.as_deref() == Some("error") {
+        if self.object.word().as_deref() == Some("error") {
             return Err(self.message.map_or_else(nameless_error, read_stream_error));
         }
-        learn_head(partial, self.id, self.created, self.model);
+        learn(partial, self.id, self.created, self.model);
         partial.usage = read_usage(self.usage).or(partial.usage);
-        let choices = self.choices.unwrap_or_default();
-        Ok(choices
-            .into_iter()
-            .map(|choice| choice.read(partial))
-            .collect())
+        let choices = self.choices.into_iter().flatten();
+        (0..)
+            .zip(choices)
+            .map(|(place, Map(choice))| choice.read(place, partial))
+            .collect()
     }
 }
 
 impl<'a> EventChoice<'a> {
-    fn read(self, partial: &mut Partial) -> Choice<'a> {
-        // Some servers send "" while a choice goes on.
-        let finish = self.finish_reason.filter(|reason| !reason.is_empty());
-        partial.finished += u32::from(finish.is_some());
-        let delta = self.delta.and_then(|delta| delta.content);
-        Choice {
-            index: self.index,
-            text: self.text.or(delta).unwrap_or_default(),
-            logprobs: self.logprobs.filter(|value| value.get() != "null"),
-            finish: finish.map(Finish::from_native),
+    /// `place`: its index where it tells none.
+    fn read(self, place: u32, partial: &mut Partial) -> Result<Choice<'a>, Error> {
+        if self.text.is_absent() && self.message.told().is_some() {
+            return Err(Error::broken(NO_TEXT));
         }
+        let index = self.index.figure().unwrap_or(place);
+        // Some servers send "" while a choice goes on.
+        let finish = self
+            .finish_reason
+            .word()
+            .filter(|reason| !reason.is_empty());
+        if finish.is_some() {
+            partial.finished.end(index);
+        }
+        let text = match self.text.told() {
+            Some(text) => {
+                Some(serde_json::from_str::<Text<'_>>(text.get()).map_err(not_the_shape)?)
+            }
+            None => self.delta.and_then(|delta| delta.content),
+        };
+        Ok(Choice {
+            index,
+            text: text.unwrap_or_default().0,
+            logprobs: self.logprobs.object(),
+            finish: finish.map(Finish::from_native),
+        })
     }
 }
+
+const NO_TEXT: &str = "The provider's answer is no text completion: a choice of it has no `text`.";
 
 /// Takes over what the upstream says of itself. The first id of a stream stays: some servers send a new one each time.
 pub(super) fn learn_head(
@@ -368,4 +323,47 @@ pub(super) fn learn_head(
         partial.model = model.into_owned();
     }
     partial.created = created.unwrap_or(partial.created);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(choice: &str) -> Result<(u32, String, Option<u64>), Error> {
+        let body =
+            format!(r#"{{"created":1.5,"id":7,"choices":[{choice}],"usage":{{}},"usage":null}}"#);
+        let mut partial = Partial::default();
+        let reply = OPENAI.read_reply(body.as_bytes(), &mut partial)?;
+        let choice = &reply.choices[0];
+        let logprobs = choice.logprobs.map(|value| value.get().len() as u64);
+        Ok((choice.index, choice.text.to_string(), logprobs))
+    }
+
+    #[test]
+    fn an_odd_figure_beside_a_good_text_counts_as_absent() {
+        for choice in [
+            r#"{"text":"a","index":null,"logprobs":5,"finish_reason":7}"#,
+            r#"{"text":"a","index":"0","logprobs":[]}"#,
+            r#"{"text":"a","index":0.5}"#,
+            r#"{"delta":{"content":"a"}}"#,
+        ] {
+            assert_eq!(read(choice).unwrap(), (0, "a".to_owned(), None), "{choice}");
+        }
+        assert_eq!(read(r#"{"text":null}"#).unwrap().1, "");
+    }
+
+    #[test]
+    fn an_answer_of_chat_is_broken_rather_than_empty() {
+        for choice in [
+            r#"{"message":{"content":"lost"},"finish_reason":"stop"}"#,
+            r#"{"index":0,"finish_reason":"stop"}"#,
+            r#"{"text":7}"#,
+        ] {
+            assert_eq!(read(choice).unwrap_err().status(), 502, "{choice}");
+        }
+        let event =
+            br#"{"choices":[{"index":0,"message":{"content":"lost"},"finish_reason":"stop"}]}"#;
+        let event: Event<'_> = read_object(event).unwrap();
+        assert!(event.read(&mut Partial::default()).is_err());
+    }
 }

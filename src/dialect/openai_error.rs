@@ -2,13 +2,18 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    dialect::unreadable_error,
+    dialect::{
+        lenient::{Field, Text},
+        unreadable_error,
+    },
     error::{Error, Kind},
+    wire::sse::Events,
 };
 
 /// Reads what stands in place of a completion: an error inside a 200, whole or streamed. It counts as the HTTP error it
@@ -25,8 +30,31 @@ pub fn nameless_error() -> Error {
     unreadable_error(StatusCode::BAD_GATEWAY)
 }
 
-/// Reads the error forms of OpenAI-shaped servers: `{"error":{…}}`, `{"error":"…"}`, `{"message":…}`, `{"detail":…}`.
+/// Reads an event that is named `error`, whose data is the error or holds it.
+pub fn read_error_event(data: &[u8]) -> Error {
+    let status = StatusCode::BAD_GATEWAY;
+    match read_json_error(data) {
+        Some(error) => read_stream_error(error),
+        None => read_sentence_body(data).map_or_else(nameless_error, |sentence| {
+            Error::new(Kind::Upstream(status), sentence)
+        }),
+    }
+}
+
+/// Reads the error forms of OpenAI-shaped servers: `{"error":{…}}`, `{"error":"…"}`, `{"message":…}`, `{"detail":…}`, any of
+/// them as an event of a stream that has not begun, or a plain sentence.
 pub fn read_error(status: StatusCode, body: &[u8]) -> Error {
+    let event = first_event(body);
+    let body = event.as_deref().unwrap_or(body);
+    let told = match read_json_error(body) {
+        Some(error) => read_error_value(status, error.get()),
+        None => read_sentence_body(body).map(|text| Error::new(Kind::Upstream(status), text)),
+    };
+    told.unwrap_or_else(|| unreadable_error(status))
+}
+
+/// The error that a JSON body holds, or is.
+fn read_json_error(body: &[u8]) -> Option<&RawValue> {
     #[derive(Deserialize)]
     struct Reply<'a> {
         #[serde(borrow, default)]
@@ -34,50 +62,84 @@ pub fn read_error(status: StatusCode, body: &[u8]) -> Error {
         #[serde(borrow, default)]
         detail: Option<&'a RawValue>,
     }
-    let read = || {
-        let text = std::str::from_utf8(body).ok()?;
-        let reply: Reply<'_> = serde_json::from_str(text).ok()?;
-        let value = reply.error.or(reply.detail).map_or(text, RawValue::get);
-        read_error_value(status, value)
+    let text = std::str::from_utf8(body).ok()?;
+    let whole: &RawValue = serde_json::from_str(text).ok()?;
+    let held = serde_json::from_str::<Reply<'_>>(text).ok();
+    let held = held.and_then(|reply| reply.error.or(reply.detail));
+    Some(held.unwrap_or(whole))
+}
+
+/// The data of the event that a body starts with; `None`: it is no stream.
+fn first_event(body: &[u8]) -> Option<Bytes> {
+    let names: [&[u8]; 2] = [b"data:", b"event:"];
+    if !names.iter().any(|name| body.starts_with(name)) {
+        return None;
+    }
+    let mut events = Events::new(body.len());
+    events.push(Bytes::copy_from_slice(body));
+    let frame = match events.next() {
+        Some(frame) => frame.ok(),
+        None => events.rest(),
     };
-    read().unwrap_or_else(|| unreadable_error(status))
+    Some(frame?.data)
+}
+
+/// A body that is a plain sentence, as proxies and load balancers send it; `None`: it is a page, or nothing to be read.
+fn read_sentence_body(body: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(body).ok()?.trim();
+    let is_plain = !text.is_empty()
+        && !text.starts_with(['<', '{', '['])
+        && text
+            .chars()
+            .all(|char| !char.is_control() || char.is_whitespace());
+    let end = text.floor_char_boundary(MAX_SENTENCE_BYTES);
+    let text = text.get(..end).filter(|_| is_plain)?;
+    Some(text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 fn read_error_value(status: StatusCode, value: &str) -> Option<Error> {
     let kind = Kind::Upstream(status);
-    if let Ok(message) = serde_json::from_str::<String>(value) {
-        return Some(Error::new(kind, message));
+    if let Ok(Text(message)) = serde_json::from_str::<Text<'_>>(value) {
+        return Some(Error::new(kind, message.into_owned()));
     }
     if let Some(message) = read_findings(value) {
         return Some(Error::new(kind, message));
     }
     let object: Object<'_> = serde_json::from_str(value).ok()?;
-    let mut error = Error::new(kind, read_sentence(object.message?)?);
-    if let Some(api_type) = object.api_type {
+    let mut error = Error::new(kind, read_sentence(object.message.told()?)?);
+    if let Some(api_type) = object.api_type.word() {
         error = error.with_type(api_type.into_owned());
     }
-    if let Some(param) = object.param {
+    if let Some(param) = object.param() {
         error = error.with_param(param.into_owned());
     }
-    match object.code {
-        Some(Code::Word(word)) => Some(error.with_code(word)),
-        Some(Code::Number(number)) => Some(error.with_code(number.to_string())),
-        Some(Code::Other(_)) | None => Some(error),
+    match (object.code.word(), object.code.figure::<i64>()) {
+        (Some(word), _) => Some(error.with_code(word.into_owned())),
+        (None, Some(number)) => Some(error.with_code(number.to_string())),
+        (None, None) => Some(error),
     }
 }
 
-/// An error's sentence, or what a validator found, bare or below `detail`.
+/// An error's sentence, or what a validator found, bare or below `detail` or another `message`.
 fn read_sentence(message: &RawValue) -> Option<String> {
     #[derive(Deserialize)]
     struct Nested<'a> {
-        #[serde(borrow)]
-        detail: &'a RawValue,
+        #[serde(borrow, default)]
+        detail: Field<'a>,
+        #[serde(borrow, default)]
+        message: Field<'a>,
     }
-    let text = message.get();
-    serde_json::from_str(text)
-        .ok()
-        .or_else(|| read_findings(text))
-        .or_else(|| read_findings(serde_json::from_str::<Nested<'_>>(text).ok()?.detail.get()))
+    let read = |told: &RawValue| {
+        let text = told.get();
+        let sentence = serde_json::from_str::<Text<'_>>(text).ok();
+        sentence
+            .map(|sentence| sentence.0.into_owned())
+            .or_else(|| read_findings(text))
+    };
+    read(message).or_else(|| {
+        let nested: Nested<'_> = serde_json::from_str(message.get()).ok()?;
+        read(nested.detail.told().or(nested.message.told())?)
+    })
 }
 
 /// Reads `[{"loc":["body","n"],"msg":"…"}]`, as servers written in Python tell what is wrong with a request. What stands
@@ -118,33 +180,33 @@ fn read_findings(text: &str) -> Option<String> {
 #[derive(Deserialize)]
 struct Object<'a> {
     #[serde(borrow, default)]
-    message: Option<&'a RawValue>,
+    message: Field<'a>,
     #[serde(borrow, default, rename = "type")]
-    api_type: Option<Cow<'a, str>>,
+    api_type: Field<'a>,
     #[serde(borrow, default)]
-    param: Option<Cow<'a, str>>,
-    #[serde(default)]
-    code: Option<Code>,
+    param: Field<'a>,
+    #[serde(borrow, default)]
+    code: Field<'a>,
 }
 
-impl Object<'_> {
+impl<'a> Object<'a> {
     fn status(&self) -> Option<StatusCode> {
-        match self.code {
-            Some(Code::Number(number)) => StatusCode::from_u16(u16::try_from(number).ok()?)
-                .ok()
-                .filter(|status| status.is_client_error() || status.is_server_error()),
-            _ => None,
-        }
+        let status = StatusCode::from_u16(self.code.figure()?).ok()?;
+        (status.is_client_error() || status.is_server_error()).then_some(status)
+    }
+
+    /// The parameter at fault; the first, where it is a list of them.
+    fn param(&self) -> Option<Cow<'a, str>> {
+        let listed = || {
+            let list: Vec<Text<'a>> = serde_json::from_str(self.param.told()?.get()).ok()?;
+            list.into_iter().next().map(|Text(name)| name)
+        };
+        self.param.word().or_else(listed)
     }
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Code {
-    Word(String),
-    Number(i64),
-    Other(serde::de::IgnoredAny),
-}
+/// Enough for a sentence of a proxy's.
+const MAX_SENTENCE_BYTES: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -177,5 +239,71 @@ mod tests {
             let error = read_error(StatusCode::BAD_GATEWAY, body.as_bytes());
             assert!(error.message().contains("502"), "{body}");
         }
+    }
+
+    #[test]
+    fn every_form_that_errors_come_in_is_read() {
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let long = "é".repeat(200);
+        for (body, message, param) in [
+            (
+                r#"{"error":{"message":"no","param":["a","b"]}}"#,
+                "no",
+                Some("a"),
+            ),
+            (
+                r#"{"error":{"message":"no","type":{"x":1},"param":{}}}"#,
+                "no",
+                None,
+            ),
+            (r#"{"error":{"message":{"message":"no"}}}"#, "no", None),
+            (r#"{"message":{"detail":"no"}}"#, "no", None),
+            (r#"{"error":"no"}"#, "no", None),
+            (r#""no""#, "no", None),
+            (
+                "upstream connect error\r\n or reset\n",
+                "upstream connect error or reset",
+                None,
+            ),
+            (&long, &long[..256], None),
+            ("data: {\"error\":{\"message\":\"no\"}}\n\n", "no", None),
+            ("event: error\ndata: {\"message\":\"no\"}", "no", None),
+            ("data: no\n\n", "no", None),
+        ] {
+            let error = read_error(status, body.as_bytes());
+            assert_eq!((error.message(), error.param()), (message, param), "{body}");
+            assert_eq!(error.status(), status);
+        }
+        for body in [
+            &b"<html>no</html>"[..],
+            b"",
+            b"\xff",
+            b"a\0b",
+            b"{\"a\":1}",
+            b"[",
+            b"{",
+            b"7",
+            b"null",
+        ] {
+            let error = read_error(status, body);
+            assert!(error.message().contains("no readable error"), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_named_error_is_one_with_the_status_it_tells() {
+        for (data, message, status) in [
+            (r#"{"message":"busy","code":503}"#, "busy", 503),
+            (r#"{"message":"busy","code":"429"}"#, "busy", 429),
+            (r#"{"error":{"message":"busy","code":"slow"}}"#, "busy", 502),
+            ("busy", "busy", 502),
+        ] {
+            let error = read_error_event(data.as_bytes());
+            assert_eq!(
+                (error.message(), error.status().as_u16()),
+                (message, status)
+            );
+        }
+        assert_eq!(read_error_event(b"{}").status().as_u16(), 502);
     }
 }

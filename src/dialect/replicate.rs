@@ -23,8 +23,8 @@ use crate::{
         Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
     },
     dialect::{
-        Dialect, Extras, PromptForm, Step, Text, UpstreamRequest, extras, join, not_the_shape,
-        openai::learn_head, openai_error::read_error, positive_max_tokens, to_body,
+        Dialect, Extras, PromptForm, Step, UpstreamRequest, extras, join, lenient::Text,
+        not_the_shape, openai::learn_head, openai_error::read_error, positive_max_tokens, to_body,
     },
     error::{Error, Kind},
     wire::{Frame, Framing},
@@ -96,7 +96,7 @@ impl Dialect for Replicate {
         let output = prediction.output()?;
         learn_head(partial, prediction.id, None, prediction.model);
         partial.usage = prediction.metrics.and_then(read_usage);
-        partial.finished += 1;
+        partial.finished.end(0);
         Ok(Completion {
             choices: vec![Choice {
                 text: read_output(output)?,

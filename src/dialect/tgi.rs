@@ -295,7 +295,7 @@ impl Reply<'_> {
 impl<'a> Details<'a> {
     /// The end of a text, whose last piece is `text`.
     fn end(self, text: Cow<'a, str>, partial: &mut Partial) -> Choice<'a> {
-        partial.finished += 1;
+        partial.finished.end(0);
         self.count(partial);
         let stopped = self.finish_reason.as_deref() == Some("stop_sequence");
         let mut text = partial.tail.push(text);
@@ -456,7 +456,7 @@ mod tests {
             let mut partial = Partial::default();
             let (_, finish) = read(&body, &mut partial);
             assert_eq!((finish.reason, &*finish.native), (reason, native));
-            assert_eq!((partial.finished, partial.usage), (1, None));
+            assert_eq!((partial.finished.count(), partial.usage), (1, None));
         }
         let (text, finish) = read(r#"[{"generated_text":"a"}]"#, &mut Partial::default());
         assert_eq!((&*text, finish), ("a", Finish::UNTOLD));
@@ -548,7 +548,7 @@ mod tests {
             };
             assert_eq!(told.as_deref(), text, "{token}");
         }
-        assert_eq!(partial.finished, 1);
+        assert_eq!(partial.finished.count(), 1);
     }
 
     #[test]

@@ -210,7 +210,7 @@ fn read_text<'a>(data: &'a [u8], partial: &mut Partial) -> Result<Cow<'a, str>, 
 }
 
 fn finished<'a>(text: Cow<'a, str>, partial: &mut Partial) -> Completion<'a> {
-    partial.finished += 1;
+    partial.finished.end(0);
     Completion {
         choices: vec![Choice {
             text,
@@ -317,7 +317,7 @@ mod tests {
             let reply = TRITON.read_reply(body.as_bytes(), &mut partial).unwrap();
             assert_eq!(reply.choices[0].text, text);
             assert_eq!(reply.choices[0].finish, Some(Finish::UNTOLD));
-            assert_eq!((partial.finished, partial.usage), (1, None));
+            assert_eq!((partial.finished.count(), partial.usage), (1, None));
             assert_eq!(partial.model, "ensemble");
         }
     }
@@ -329,7 +329,7 @@ mod tests {
         read_text(br#"{"text_output":""}"#, &mut partial).unwrap();
         let end = TRITON.read_end(&mut partial).unwrap();
         assert_eq!(end.choices[0].finish, Some(Finish::UNTOLD));
-        assert_eq!(partial.finished, 1);
+        assert_eq!(partial.finished.count(), 1);
     }
 
     #[test]

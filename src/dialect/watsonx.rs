@@ -284,7 +284,7 @@ fn read_reason(reason: &str, partial: &mut Partial) -> Result<Option<Finish<'sta
         )),
         "cancelled" => Err(Error::broken("The provider cancelled the generation.")),
         _ => {
-            partial.finished += 1;
+            partial.finished.end(0);
             Ok(Some(Finish::from_native(reason)))
         }
     }
@@ -414,7 +414,7 @@ mod tests {
             assert_eq!(finish.reason, reason, "{native}");
             assert_eq!(finish.native, native.to_ascii_lowercase());
             assert_eq!(
-                (partial.finished, partial.usage),
+                (partial.finished.count(), partial.usage),
                 (1, Some(Usage::new(5, 2)))
             );
         }
@@ -427,7 +427,7 @@ mod tests {
             let body = result(native);
             let read = WATSONX.read_reply(body.as_bytes(), &mut partial);
             assert_eq!(read.unwrap_err().status(), status, "{native}");
-            assert_eq!(partial.finished, 0, "{native}");
+            assert_eq!(partial.finished.count(), 0, "{native}");
         }
     }
 

@@ -21,7 +21,9 @@ use crate::{
         Choice, Completion, CompletionRequest, Finish, FinishReason, Parameter, Partial, Support,
     },
     dialect::{
-        Dialect, Extras, PromptForm, Step, Text, UpstreamRequest, extras, not_the_shape,
+        Dialect, Extras, PromptForm, Step, UpstreamRequest, extras,
+        lenient::Text,
+        not_the_shape,
         openai_error::{read_error, read_stream_error},
         positive_max_tokens, read_usage, to_body,
     },
@@ -259,7 +261,9 @@ impl<'a> Said<'a> {
 impl<'a> EventChoice<'a> {
     fn read(self, partial: &mut Partial) -> Choice<'a> {
         let finish = self.finish_reason.filter(|reason| !reason.is_empty());
-        partial.finished += u32::from(finish.is_some());
+        if finish.is_some() {
+            partial.finished.end(self.index);
+        }
         let content = self.message.and_then(|message| message.content);
         Choice {
             index: self.index,
@@ -284,7 +288,7 @@ fn read_text(response: &RawValue) -> Result<Cow<'_, str>, Error> {
 
 /// What the end marker means: all of the end, unless a reason came before.
 fn end<'f>(partial: &mut Partial) -> Step<'f> {
-    if partial.finished > 0 {
+    if !partial.finished.is_empty() {
         return Step::Done;
     }
     let finish = Some(finish(partial));
@@ -298,7 +302,7 @@ fn end<'f>(partial: &mut Partial) -> Step<'f> {
 
 /// Why a text has ended whose provider does not say it.
 fn finish(partial: &mut Partial) -> Finish<'static> {
-    partial.finished += 1;
+    partial.finished.end(0);
     let said = partial.usage.map_or(0, |usage| usage.completion_tokens);
     if partial.limit > 0 && said >= partial.limit {
         Finish {
@@ -467,7 +471,7 @@ mod tests {
                 .unwrap();
             let finish = reply.choices[0].finish.as_ref().unwrap();
             assert_eq!(
-                (finish.reason, partial.finished),
+                (finish.reason, partial.finished.count()),
                 (reason, 1),
                 "{limit} {usage}"
             );
@@ -507,7 +511,7 @@ mod tests {
             assert_eq!(reply.choices[0].text, "a");
             let finish = reply.choices[0].finish.as_ref().unwrap();
             assert_eq!(finish.reason, FinishReason::Length);
-            assert_eq!(partial.finished, 1);
+            assert_eq!(partial.finished.count(), 1);
         }
     }
 

@@ -164,7 +164,7 @@ impl Fixture {
         let ended = |end: &usize| {
             let mut relay = self.relay(WISHES, Answer::Stream);
             relay.push(Bytes::copy_from_slice(&self.input[..*end]));
-            relay.partial().finished > 0
+            !relay.partial().finished.is_empty()
         };
         message_ends(self.input).into_iter().find(ended).unwrap()
     }

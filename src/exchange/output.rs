@@ -33,6 +33,19 @@ impl Output {
         }
     }
 
+    /// Appends an event whose data, a JSON object, `write` writes. Its line ends mean nothing, and become blanks: one line is
+    /// the one form that every client parses.
+    pub fn write_data(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let buffer = self.buffer();
+        buffer.extend_from_slice(b"data: ");
+        let start = buffer.len();
+        write(buffer);
+        for byte in buffer.iter_mut().skip(start).filter(|byte| **byte == b'\n') {
+            *byte = b' ';
+        }
+        buffer.extend_from_slice(b"\n\n");
+    }
+
     /// The buffer to write to; what passed so far is in it.
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         if let Some(passed) = self.input.get(std::mem::take(&mut self.slice)) {

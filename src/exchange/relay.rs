@@ -11,27 +11,15 @@ use http::StatusCode;
 
 use crate::{
     completion::{Completion, Compliance, Finish, Partial, tell_native},
+    depth::{MAX_DEPTH, is_too_deep},
     dialect::{Dialect, Step, Tap},
     error::Error,
     exchange::output::Output,
     provider::Target,
-    wire::{Form, Frame, Frames},
+    wire::{Form, Frame, Frames, Framing},
 };
 
-pub use super::wishes::{Counts, Wishes};
-
-/// How the upstream answered, and how the client wants it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// A stream for a client that wants a stream.
-    Stream,
-    /// One JSON object for a client that wants one: held until it is whole and understood.
-    Whole,
-    /// One JSON object for a client that wants a stream.
-    WholeAsStream,
-    /// A status that is no success.
-    Error(StatusCode),
-}
+pub use super::wishes::{Answer, Counts, Wishes};
 
 /// One answer on its way to the client.
 #[derive(Debug)]
@@ -43,6 +31,8 @@ pub struct Relay {
     /// Whose answer this is; takes the key out of what it says of itself.
     target: Option<Arc<Target>>,
     failure: Option<Error>,
+    /// A byte that is not blank has come.
+    begun: bool,
 }
 
 #[derive(Debug)]
@@ -71,6 +61,7 @@ impl Relay {
             mode,
             target: None,
             failure: None,
+            begun: false,
         }
     }
 
@@ -104,6 +95,9 @@ impl Relay {
         if self.failure.is_some() || self.partial.done {
             return Bytes::new();
         }
+        if !self.begun {
+            self.begin(&input);
+        }
         match &mut self.mode {
             Mode::Whole(body, _) => {
                 if body.len().saturating_add(input.len()) > MAX_REPLY_BYTES {
@@ -123,6 +117,26 @@ impl Relay {
                 Bytes::new()
             }
             Mode::Stream(_) => self.push_events(input),
+        }
+    }
+
+    /// An answer to a stream request may have the wrong label, or none: its first byte tells a JSON object from events.
+    fn begin(&mut self, input: &[u8]) {
+        let Some(first) = input.trim_ascii_start().first() else {
+            return;
+        };
+        self.begun = true;
+        match &self.mode {
+            Mode::Stream(Frames::Sse(_)) if *first == b'{' => {
+                self.mode = Mode::Whole(BytesMut::new(), Answer::WholeAsStream);
+            }
+            Mode::Whole(_, Answer::WholeAsStream)
+                if self.dialect.framing() == Framing::Sse && EVENT_STARTS.contains(first) =>
+            {
+                let frames = Frames::new(Framing::Sse, self.wishes.max_event_bytes);
+                self.mode = Mode::Stream(frames);
+            }
+            Mode::Stream(_) | Mode::Whole(..) | Mode::Error(..) => {}
         }
     }
 
@@ -181,27 +195,24 @@ impl Relay {
         match &self.mode {
             // Told when it happened.
             Mode::Stream(_) => Ok(Bytes::new()),
-            Mode::Whole(_, Answer::WholeAsStream) => Ok(Bytes::from(failure.event())),
             Mode::Whole(..) | Mode::Error(..) => Err(failure),
         }
     }
 
     fn finish_whole(&mut self, body: Bytes, answer: Answer) -> Result<Bytes, Error> {
+        if is_too_deep(&body) {
+            return Err(self.fail_with(too_deep()));
+        }
         if answer == Answer::Whole
-            && let Tap::Pass { finished } = self.dialect.tap_reply(&body, &mut self.partial)
+            && let Tap::Pass { .. } = self.dialect.tap_reply(&body, &mut self.partial)
         {
-            self.partial.finished = finished;
             self.partial.done = true;
             return Ok(self.tell_reason(body));
         }
         let mut reply = match self.dialect.read_reply(&body, &mut self.partial) {
             Ok(reply) => reply,
             Err(error) => {
-                let error = self.fail_with(error);
-                return match answer {
-                    Answer::WholeAsStream => Ok(Bytes::from(error.event())),
-                    Answer::Stream | Answer::Whole | Answer::Error(_) => Err(error),
-                };
+                return Err(self.fail_with(error));
             }
         };
         // The reply is whole: a choice that tells no reason has ended too.
@@ -246,23 +257,32 @@ impl Relay {
     }
 
     fn relay_event(&mut self, frame: &Frame, out: &mut Output) -> Result<(), Error> {
+        if is_too_deep(&frame.data) {
+            return Err(too_deep());
+        }
         match self.dialect.tap(frame, &mut self.partial) {
             Tap::Counted { .. } if self.wishes.counts != Counts::Running => {
                 self.translate_event(frame, out)?;
             }
             Tap::Pass { finished } | Tap::Counted { finished } => {
-                self.partial.finished += finished;
                 self.pass(frame, finished, out);
             }
             Tap::Usage if self.wishes.counts != Counts::None => {
                 self.partial.usage_told = true;
                 self.pass(frame, 0, out);
             }
-            Tap::Usage | Tap::Skip => {}
+            Tap::Usage => {}
             Tap::Done => self.complete(out)?,
             Tap::Translate => self.translate_event(frame, out)?,
         }
         Ok(())
+    }
+
+    fn read_rest(&mut self, frame: &Frame, out: &mut Output) -> Result<(), Error> {
+        if is_too_deep(&frame.data) {
+            return Err(too_deep());
+        }
+        self.translate_event(frame, out)
     }
 
     fn translate_event(&mut self, frame: &Frame, out: &mut Output) -> Result<(), Error> {
@@ -285,20 +305,11 @@ impl Relay {
             Form::Canonical if told => tell_native(&frame.raw, out.buffer()),
             Form::Canonical => out.pass(&frame.raw),
             Form::Comment => out.buffer().extend_from_slice(b":\n\n"),
+            Form::Other | Form::Exception | Form::Error if told => {
+                out.write_data(|buffer| tell_native(&frame.data, buffer));
+            }
             Form::Other | Form::Exception | Form::Error => {
-                let buffer = out.buffer();
-                // One line: the data of an event that was let through is a JSON object, where a line end means nothing.
-                buffer.extend_from_slice(b"data: ");
-                let start = buffer.len();
-                if told {
-                    tell_native(&frame.data, buffer);
-                } else {
-                    buffer.extend_from_slice(&frame.data);
-                }
-                for byte in buffer.iter_mut().skip(start).filter(|byte| **byte == b'\n') {
-                    *byte = b' ';
-                }
-                buffer.extend_from_slice(b"\n\n");
+                out.write_data(|buffer| buffer.extend_from_slice(&frame.data));
             }
         }
     }
@@ -320,9 +331,9 @@ impl Relay {
             .write_chunk(chunk, self.wishes.compliance, out.buffer());
     }
 
-    /// The upstream says that its stream is complete. Without a finish reason it is not: something was lost.
+    /// The upstream says that its stream is complete. It is not before each choice has told why it ended: something was lost.
     fn complete(&mut self, out: &mut Output) -> Result<(), Error> {
-        if self.partial.finished == 0 {
+        if !self.partial.finished.covers(self.wishes.choices) {
             return Err(cut());
         }
         self.partial.done = true;
@@ -352,14 +363,13 @@ impl Relay {
         };
         // An event without its blank line counts if it is whole; half of one is a cut. Only reading it tells: a scan takes
         // a cut behind an inner brace for its end.
-        let rest = rest.map_or(Ok(()), |frame| self.translate_event(&frame?, &mut out));
-        if rest.is_ok() && self.partial.finished == 0 {
+        let rest = rest.map_or(Ok(()), |frame| self.read_rest(&frame?, &mut out));
+        if rest.is_ok() && self.partial.finished.is_empty() {
             self.read_end(&mut out);
         }
         let end = match rest {
             Ok(()) if self.partial.done => return out.into_bytes(),
-            Ok(()) if self.partial.finished >= self.wishes.choices => self.complete(&mut out),
-            Ok(()) => Err(cut()),
+            Ok(()) => self.complete(&mut out),
             Err(error) => Err(error),
         };
         if let Err(error) = end {
@@ -374,6 +384,14 @@ fn cut() -> Error {
     Error::broken("The provider's stream ended before it was complete.")
 }
 
+fn too_deep() -> Error {
+    Error::broken(format!(
+        "The provider's answer is nested more than {MAX_DEPTH} levels deep."
+    ))
+}
+
+/// How events start: a comment, or one of the fields `data`, `event`, `id`, `retry`. JSON starts with none of these.
+const EVENT_STARTS: &[u8] = b":deir";
 /// A reply is held whole to be translated. 128 choices of 128k tokens are below it.
 const MAX_REPLY_BYTES: usize = 64 << 20;
 /// Error objects are a few hundred bytes.
@@ -490,6 +508,113 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_of_several_choices_is_complete_when_each_of_them_has_ended() {
+        let two = Wishes {
+            choices: 2,
+            ..WISHES
+        };
+        let text = |index: u32, reason: &str| {
+            let choice = format!(
+                r#"{{"text":"a","index":{index},"logprobs":null,"finish_reason":{reason}}}"#
+            );
+            format!(
+                "data: {{\"id\":\"c\",\"object\":\"text_completion\",\"created\":1,\"model\":\"m\",\"choices\":[{choice}]}}\n\n"
+            )
+        };
+        let chat = |index: u32, reason: &str| {
+            format!(
+                "data: {{\"choices\":[{{\"index\":{index},\"delta\":{{\"content\":\"a\"}},\"finish_reason\":{reason}}}]}}\n\n"
+            )
+        };
+        let (open, stop) = ("null", "\"stop\"");
+        for dialect in [&openai::OPENAI as &dyn Dialect, &chat::CHAT] {
+            for (events, complete) in [
+                (vec![(0, open), (1, open), (0, stop), (0, stop)], false),
+                (vec![(0, open), (1, open), (0, stop)], false),
+                (vec![(0, stop), (u32::MAX, stop)], false),
+                (vec![(1, stop), (0, stop)], true),
+            ] {
+                let stream: String = events
+                    .iter()
+                    .map(|&(index, reason)| match dialect.name() {
+                        "openai" => text(index, reason),
+                        _ => chat(index, reason),
+                    })
+                    .collect();
+                for end in ["", "data: [DONE]\n\n"] {
+                    let (out, relay) = run(dialect, two, &[format!("{stream}{end}").as_bytes()]);
+                    assert_eq!(out.ends_with("data: [DONE]\n\n"), complete, "{out}");
+                    assert_ne!(relay.failure().is_some(), complete, "{out}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_leaves_is_json_of_the_pages_shape_whatever_came() {
+        let first = TEXT.split_inclusive("\n\n").next().unwrap();
+        let rest = TEXT.strip_prefix(first).unwrap();
+        for (page, strays, broken) in [
+            (
+                &b"\"text\":\"\xc3\xa9\""[..],
+                &b"\"text\":\"a\" oops"[..],
+                true,
+            ),
+            (b"\"\xc3\xa9\"", b"\"\xff\xfe\"", true),
+            (b"\"\xc3\xa9\"", b"\"a", true),
+            (b"}]}", b"}]}{}", true),
+            (b"\"id\":\"c\"", b"\"fp\":\"\xff\"", true),
+            (b"\"id\":\"c\",", b"", false),
+            (b"\"created\":1,", b"", false),
+            (b"\"index\":0,", b"", false),
+            (b"\"logprobs\":null,", b"", false),
+            (b"\"logprobs\":null", b"\"logprobs\":5", false),
+            (b",\"finish_reason\":null", b"", false),
+            (b"\"choices\":[", b"\"choices\":[{\"index\":0},", false),
+        ] {
+            let at = memchr::memmem::find(first.as_bytes(), page).unwrap();
+            let (before, after) = first.as_bytes().split_at(at);
+            let stream = [before, strays, &after[page.len()..], rest.as_bytes()].concat();
+            let (out, relay) = run(&openai::OPENAI, WISHES, &[&stream]);
+            assert_eq!(relay.failure().is_some(), broken, "{out}");
+            for event in out
+                .split_terminator("\n\n")
+                .filter(|event| !event.contains("[DONE]"))
+            {
+                let data = event.strip_prefix("data: ").unwrap();
+                let event: serde_json::Value = serde_json::from_str(data).unwrap();
+                for choice in event["choices"].as_array().into_iter().flatten() {
+                    assert!(
+                        choice["text"].is_string() && choice["index"].is_u64(),
+                        "{out}"
+                    );
+                    assert!(choice["logprobs"].is_null(), "{out}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_nested_too_deep_is_an_error() {
+        let deep = |depth: usize| format!("\"x\":{}{}", "[".repeat(depth), "]".repeat(depth));
+        let reply = r#"{"id":"c","object":"text_completion","created":1,"model":"m","choices":[{"text":"a","index":0,"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}"#;
+        let (first, rest) = TEXT.split_at(TEXT.find("\"id\"").unwrap());
+        for (depth, broken) in [(127, false), (128, true), (100_000, true)] {
+            let deep = deep(depth);
+            let mut relay = Relay::new(&openai::OPENAI, seeded(), WISHES, Answer::Whole);
+            relay.push(Bytes::from(format!("{{{deep},{}", &reply[1..])));
+            assert_eq!(relay.finish().is_err(), broken, "{depth}");
+            let stream = format!("{first}{deep},{rest}");
+            let (out, relay) = run(&openai::OPENAI, WISHES, &[stream.as_bytes()]);
+            assert_eq!(relay.failure().is_some(), broken, "{depth}");
+            assert_eq!(out.contains("\"x\":["), !broken, "{depth}");
+            let unended = stream.split("\n\n").next().unwrap();
+            let (out, _) = run(&openai::OPENAI, WISHES, &[unended.as_bytes()]);
+            assert!(!out.contains("[["), "{depth}");
+        }
+    }
+
+    #[test]
     fn nothing_follows_the_end_marker() {
         let twice = format!("{TEXT}data: [DONE]\n\ndata: {{\"late\":1}}\n\n");
         let (out, _) = run(&openai::OPENAI, WISHES, &[twice.as_bytes()]);
@@ -507,6 +632,16 @@ mod tests {
         assert_eq!(relay.failure().unwrap().status(), 503);
         assert!(out.contains("\"message\":\"busy\",\"type\":\"overloaded\""));
         assert!(!out.contains("[DONE]"));
+    }
+
+    #[test]
+    fn an_event_named_error_ends_a_stream_with_the_status_it_tells() {
+        let told = "event: error\ndata: {\"message\":\"busy\",\"code\":503}\n\n";
+        for (dialect, stream) in [(&openai::OPENAI as &dyn Dialect, TEXT), (&chat::CHAT, CHAT)] {
+            let (out, relay) = run(dialect, WISHES, &[told.as_bytes(), stream.as_bytes()]);
+            assert_eq!(relay.failure().unwrap().status(), 503);
+            assert!(out.contains("busy") && !out.contains("[DONE]"));
+        }
     }
 
     #[test]
@@ -594,5 +729,54 @@ mod tests {
                 && text.contains("\"choices\":[],\"usage\"")
                 && text.ends_with("data: [DONE]\n\n")
         );
+    }
+
+    #[test]
+    fn the_first_byte_of_an_answer_wins_over_its_label() {
+        let reply =
+            r#" {"id":"c","choices":[{"message":{"content":"hi"},"finish_reason":"stop"}]}"#;
+        let feed = |answer, body: &str, size: usize| {
+            let mut relay = Relay::new(&chat::CHAT, seeded(), WISHES, answer);
+            let pieces = body.as_bytes().chunks(size);
+            let out: Vec<u8> = pieces
+                .flat_map(|piece| relay.push(Bytes::copy_from_slice(piece)))
+                .collect();
+            assert!(relay.is_stream());
+            (out, relay.finish())
+        };
+        for size in [1, 7, 1000] {
+            for body in [reply, CHAT] {
+                let [labelled, other] = [Answer::Stream, Answer::WholeAsStream].map(|answer| {
+                    let (mut out, rest) = feed(answer, body, size);
+                    out.extend(rest.unwrap());
+                    String::from_utf8(out).unwrap()
+                });
+                assert!(labelled.ends_with("data: [DONE]\n\n"), "{labelled}");
+                assert_eq!(labelled, other);
+            }
+            for (body, status) in [
+                (r#"{"error":{"message":"busy","code":429}}"#, 429),
+                ("{\"cut\":", 502),
+            ] {
+                let (out, rest) = feed(Answer::Stream, body, size);
+                assert!(out.is_empty());
+                assert_eq!(rest.unwrap_err().status(), status);
+            }
+        }
+    }
+
+    #[test]
+    fn a_whole_answer_that_is_none_is_an_error_with_its_status_for_a_stream_too() {
+        for (body, status) in [
+            (r#"{"error":{"message":"busy","code":429}}"#, 429),
+            (r#"{"choices":[]}"#, 502),
+            ("{", 502),
+            ("", 502),
+        ] {
+            let mut relay = Relay::new(&chat::CHAT, seeded(), WISHES, Answer::WholeAsStream);
+            assert!(relay.push(Bytes::from_static(body.as_bytes())).is_empty());
+            assert_eq!(relay.finish().unwrap_err().status(), status, "{body}");
+            assert_eq!(relay.failure().unwrap().status(), status, "{body}");
+        }
     }
 }

@@ -1,6 +1,21 @@
-//! What a client asked of its answer, beside the text.
+//! How an answer comes, and what a client asked of it beside the text.
+
+use http::StatusCode;
 
 use crate::completion::{CompletionRequest, Compliance, request::StreamOptions};
+
+/// How the upstream answered, and how the client wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A stream for a client that wants a stream.
+    Stream,
+    /// One JSON object for a client that wants one: held until it is whole and understood.
+    Whole,
+    /// One JSON object for a client that wants a stream.
+    WholeAsStream,
+    /// A status that is no success.
+    Error(StatusCode),
+}
 
 /// What the client asked of its answer, beside the text.
 #[derive(Clone, Copy, Debug)]

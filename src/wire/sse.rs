@@ -146,30 +146,31 @@ fn read_frame(raw: Bytes) -> Frame {
         };
     }
     let mut event = Bytes::new();
-    let mut data: Option<BytesMut> = None;
+    let mut data = BytesMut::new();
+    let mut begun = false;
     for line in lines(&raw) {
         let (name, value) = field(line);
         match name {
-            b"data" => match &mut data {
+            b"data" => {
                 // "Append the field value to the data buffer, then append a single LF": the last LF is removed again.
-                Some(data) => {
+                if std::mem::replace(&mut begun, true) {
                     data.extend_from_slice(b"\n");
-                    data.extend_from_slice(value);
                 }
-                None => data = Some(BytesMut::from(value)),
-            },
+                data.extend_from_slice(value);
+            }
             b"event" => event = raw.slice_ref(value),
             _ => {}
         }
     }
     Frame {
         event,
-        form: if data.is_some() {
-            Form::Other
-        } else {
+        // "If the data buffer is an empty string", the event is none, whatever its name.
+        form: if data.is_empty() {
             Form::Comment
+        } else {
+            Form::Other
         },
-        data: data.unwrap_or_default().freeze(),
+        data: data.freeze(),
         raw,
     }
 }
@@ -177,9 +178,8 @@ fn read_frame(raw: Bytes) -> Frame {
 /// The payload of an event that is exactly `data: …` LF LF.
 fn canonical_data(raw: &Bytes) -> Option<Bytes> {
     let line = raw.strip_prefix(b"data: ")?.strip_suffix(b"\n\n")?;
-    memchr2(b'\n', b'\r', line)
-        .is_none()
-        .then(|| raw.slice_ref(line))
+    let is_one_line = !line.is_empty() && memchr2(b'\n', b'\r', line).is_none();
+    is_one_line.then(|| raw.slice_ref(line))
 }
 
 fn lines(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -272,7 +272,7 @@ mod tests {
     fn fields_are_read_as_the_standard_says() {
         assert_eq!(
             cut(&[STREAMS[2].as_bytes()]),
-            [("".into(), "one\ntwo".into()), ("e".into(), "".into())]
+            [("".into(), "one\ntwo".into())]
         );
         assert_eq!(
             cut(&[STREAMS[3].as_bytes()]),
@@ -296,8 +296,10 @@ mod tests {
         assert!(events.next().is_none());
         events.push(Bytes::from_static(b"ta: 2\r\n\r"));
         assert_eq!(&*events.next().unwrap().unwrap().data, b"2");
-        events.push(Bytes::from_static(b"\n: c\n\n"));
-        assert_eq!(events.next().unwrap().unwrap().form, Form::Comment);
+        for none in ["\n: c\n\n", "data: \n\n", "event: e\ndata:\n\n"] {
+            events.push(Bytes::from_static(none.as_bytes()));
+            assert_eq!(events.next().unwrap().unwrap().form, Form::Comment);
+        }
     }
 
     #[test]

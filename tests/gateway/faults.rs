@@ -147,9 +147,12 @@ fn a_stream_that_fails_in_its_first_read_has_the_failure_s_own_status() {
 #[test]
 fn an_error_inside_a_stream_reaches_the_client_in_one_shape() {
     let told = "data: {\"error\":{\"message\":\"overloaded\",\"type\":\"overloaded_error\"}}\n\n";
+    // In the forms of both APIs at once, as Together sends it.
+    let both = r#"{"delta":{"content":" a"},"text""#;
+    let first = event(" a", None).replacen("{\"text\"", both, 1);
     let upstream = Upstream::start(move |_, stream| {
         stream
-            .write_all(&[STREAM, &chunk(event(" a", None)), &chunk(told)].concat())
+            .write_all(&[STREAM, &chunk(&first), &chunk(told)].concat())
             .unwrap();
         // The upstream goes on saying nothing; the gateway must not wait for it.
         wait_for_close(stream).unwrap();

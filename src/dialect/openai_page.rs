@@ -1,0 +1,347 @@
+//! Replies and stream events that keep to the page: they pass as they came, with whatever stands beside it.
+//!
+//! Source: the API page. What passes is never written anew, so that this is all that stands between an upstream and a
+//! client: every byte is read, as UTF-8 and as JSON, and every field that the page promises is looked at. An event is read
+//! without an allocation.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, IgnoredAny, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use crate::{
+    completion::{Finished, Partial, Usage},
+    dialect::{Tap, lenient::Map, openai::learn_head, read_usage},
+};
+
+/// Reads a whole reply's token counts, and whether all that the page promises is there.
+pub fn tap_reply(body: &[u8], partial: &mut Partial) -> Tap {
+    let page = read(body).filter(|page| page.choices.are_over());
+    let Some((choices, usage)) = page.and_then(|page| Some((page.choices, page.usage?.0?))) else {
+        partial.usage = count(body).or(partial.usage);
+        return Tap::Translate;
+    };
+    partial.usage = Some(usage);
+    partial.finished.join(&choices.finished);
+    Tap::Pass {
+        finished: choices.told,
+    }
+}
+
+/// The same of one stream event.
+pub fn tap_event(data: &[u8], partial: &mut Partial) -> Tap {
+    let Some(page) = read(data) else {
+        return Tap::Translate;
+    };
+    let finished = page.choices.told;
+    match page.usage {
+        None if page.choices.count == 0 => return Tap::Translate,
+        None => {}
+        Some(Counts(None)) => return Tap::Translate,
+        Some(Counts(usage)) => partial.usage = usage,
+    }
+    if page.choices.count == 0 {
+        page.head(partial);
+        return Tap::Usage;
+    }
+    partial.finished.join(&page.choices.finished);
+    if page.usage.is_some() {
+        Tap::Counted { finished }
+    } else {
+        Tap::Pass { finished }
+    }
+}
+
+/// The token counts of a reply or an event, whatever else is in it.
+fn count(body: &[u8]) -> Option<Usage> {
+    #[derive(Deserialize)]
+    struct Reply<'a> {
+        #[serde(borrow, default)]
+        usage: Option<&'a RawValue>,
+    }
+    read_usage(serde_json::from_slice::<Reply<'_>>(body).ok()?.usage)
+}
+
+/// `None`: it strays from the page.
+fn read(json: &[u8]) -> Option<Page<'_>> {
+    let text = std::str::from_utf8(json).ok()?;
+    let Map(page): Map<Page<'_>> = serde_json::from_str(text).ok()?;
+    page.error.is_none().then_some(page)
+}
+
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(borrow)]
+    id: Literal<'a>,
+    #[serde(rename = "object")]
+    _object: Object,
+    created: u64,
+    #[serde(borrow)]
+    model: Literal<'a>,
+    choices: Choices,
+    #[serde(default)]
+    usage: Option<Counts>,
+    #[serde(default)]
+    error: Option<IgnoredAny>,
+}
+
+impl Page<'_> {
+    fn head(&self, partial: &mut Partial) {
+        let created = Some(self.created);
+        learn_head(partial, self.id.decode(), created, self.model.decode());
+    }
+}
+
+/// A JSON string as it stands.
+struct Literal<'a>(&'a RawValue);
+
+impl Literal<'_> {
+    fn decode(&self) -> Option<Cow<'_, str>> {
+        serde_json::from_str(self.0.get()).ok().map(Cow::Owned)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Literal<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = <&RawValue>::deserialize(deserializer)?;
+        let is_text = value.get().starts_with('"');
+        is_text.then_some(Self(value)).ok_or_else(strays)
+    }
+}
+
+/// `"text_completion"`.
+struct Object;
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = <&RawValue>::deserialize(deserializer)?;
+        let is_ours = value.get() == OBJECT_LITERAL;
+        is_ours.then_some(Self).ok_or_else(strays)
+    }
+}
+
+/// Token counts; `None`: odd ones.
+struct Counts(Option<Usage>);
+
+impl<'de> Deserialize<'de> for Counts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = <&RawValue>::deserialize(deserializer)?;
+        Ok(Self(serde_json::from_str(value.get()).ok()))
+    }
+}
+
+/// What the choices come to; each of them has been looked at.
+#[derive(Default)]
+struct Choices {
+    count: u32,
+    /// Reasons told; more than `finished` where one choice tells two.
+    told: u32,
+    finished: Finished,
+}
+
+impl Choices {
+    /// Whether there are some and each has told why it ended.
+    fn are_over(&self) -> bool {
+        self.count > 0 && self.told == self.count
+    }
+}
+
+impl<'de> Deserialize<'de> for Choices {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ChoiceList)
+    }
+}
+
+struct ChoiceList;
+
+impl<'de> Visitor<'de> for ChoiceList {
+    type Value = Choices;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the page's choices")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Choices, A::Error> {
+        let mut choices = Choices::default();
+        while let Some(Map(choice)) = list.next_element::<Map<Choice<'de>>>()? {
+            choices.count = choices.count.saturating_add(1);
+            if choice.is_over().ok_or_else(strays)? {
+                choices.told = choices.told.saturating_add(1);
+                choices.finished.end(choice.index);
+            }
+        }
+        Ok(choices)
+    }
+}
+
+#[derive(Deserialize)]
+struct Choice<'a> {
+    #[serde(borrow, rename = "text")]
+    _text: Literal<'a>,
+    index: u32,
+    /// Taken raw, as those below: an `Option` would not tell an absent field from a null.
+    #[serde(borrow)]
+    logprobs: &'a RawValue,
+    #[serde(borrow)]
+    finish_reason: &'a RawValue,
+}
+
+impl Choice<'_> {
+    /// Whether it tells its reason. `None`: it strays from the page.
+    fn is_over(&self) -> Option<bool> {
+        let logprobs = self.logprobs.get();
+        let is_ours =
+            logprobs == "null" || (logprobs.starts_with('{') && logprobs.contains(LEGACY));
+        let is_over = match self.finish_reason.get() {
+            "null" => false,
+            "\"stop\"" | "\"length\"" | "\"content_filter\"" => true,
+            _ => return None,
+        };
+        is_ours.then_some(is_over)
+    }
+}
+
+fn strays<E: Error>() -> E {
+    E::custom("not the page's")
+}
+
+/// [`crate::completion::OBJECT`], as JSON.
+const OBJECT_LITERAL: &str = "\"text_completion\"";
+/// A field of the page's log-probabilities that those of chat do not have.
+const LEGACY: &str = "\"token_logprobs\"";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REPLY: &str = r#"{"id":"c","object":"text_completion","created":1,"model":"m","system_fingerprint":"f","choices":[{"text":"a","index":0,"logprobs":null,"finish_reason":"stop","stop_reason":null}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}"#;
+    const EVENT: &str = r#"{"id":"c","object":"text_completion","created":1,"model":"m","choices":[{"text":"\u00e9 \ud83d","index":0,"logprobs":null,"finish_reason":null},{"text":"","index":1,"logprobs":{"token_logprobs":[]},"finish_reason":"stop"}],"usage":null,"x":[[{}]]}"#;
+
+    #[test]
+    fn a_reply_with_all_that_the_page_promises_passes() {
+        let mut partial = Partial::default();
+        let passes = Tap::Pass { finished: 1 };
+        assert_eq!(tap_reply(REPLY.as_bytes(), &mut partial), passes);
+        assert_eq!(partial.usage.unwrap().total_tokens, 3);
+        assert!(partial.finished.covers(1));
+    }
+
+    #[test]
+    fn a_reply_that_strays_from_the_page_is_read_and_counted_all_the_same() {
+        for (page, strays) in [
+            ("\"stop\"", "\"eos\""),
+            ("\"stop\"", "null"),
+            ("\"text\":\"a\"", "\"text\":null"),
+            ("\"text\":\"a\",", ""),
+            ("\"index\":0,", ""),
+            ("\"logprobs\":null,", ""),
+            ("\"logprobs\":null", "\"logprobs\":{\"content\":[]}"),
+            ("text_completion", "chat.completion"),
+            ("\"id\":\"c\",", ""),
+            ("\"created\":1", "\"created\":\"now\""),
+            ("{\"id\"", "{\"error\":{\"message\":\"no\"},\"id\""),
+        ] {
+            let reply = REPLY.replacen(page, strays, 1);
+            assert_ne!(reply, REPLY, "{page}");
+            let mut partial = Partial::default();
+            assert_eq!(
+                tap_reply(reply.as_bytes(), &mut partial),
+                Tap::Translate,
+                "{reply}"
+            );
+            assert_eq!(partial.usage.unwrap().total_tokens, 3, "{reply}");
+        }
+        let mut partial = Partial::default();
+        for broken in ["", "{", "[]", r#"{"choices":[]}"#] {
+            assert_eq!(tap_reply(broken.as_bytes(), &mut partial), Tap::Translate);
+        }
+        assert!(partial.usage.is_none());
+    }
+
+    #[test]
+    fn what_is_no_utf8_does_not_pass_wherever_it_stands() {
+        let mut partial = Partial::default();
+        for (page, field) in [(REPLY, "\"f\""), (REPLY, "\"a\""), (EVENT, "\"\"")] {
+            let (before, after) = page.split_once(field).unwrap();
+            let broken = [before.as_bytes(), b"\"\xff\"", after.as_bytes()].concat();
+            assert_eq!(tap_reply(&broken, &mut partial), Tap::Translate);
+            assert_eq!(tap_event(&broken, &mut partial), Tap::Translate);
+        }
+    }
+
+    #[test]
+    fn an_event_that_keeps_to_the_page_passes_without_an_allocation() {
+        let partial = std::cell::RefCell::new(Partial::default());
+        let allocated = allocation_counter::measure(|| {
+            let tapped = tap_event(EVENT.as_bytes(), &mut partial.borrow_mut());
+            assert_eq!(tapped, Tap::Pass { finished: 1 });
+        });
+        assert_eq!(allocated.count_total, 1, "the list in `logprobs`");
+        let plain = EVENT.replace("{\"token_logprobs\":[]}", "null");
+        let plain = plain.replace("[[{}]]", "[1]");
+        let allocated = allocation_counter::measure(|| {
+            tap_event(plain.as_bytes(), &mut partial.borrow_mut());
+        });
+        assert_eq!(allocated.count_total, 0);
+        let partial = partial.into_inner();
+        assert!(!partial.finished.covers(2) && partial.finished.count() == 1);
+    }
+
+    #[test]
+    fn an_event_that_strays_from_the_page_does_not_pass() {
+        for (page, strays) in [
+            ("\"id\":\"c\",", ""),
+            ("\"id\":\"c\"", "\"id\":7"),
+            ("text_completion", "completion.chunk"),
+            ("\"created\":1,", ""),
+            ("\"created\":1", "\"created\":1.5"),
+            ("\"model\":\"m\",", ""),
+            ("\"text\":\"\",", ""),
+            ("\"text\":\"\"", "\"text\":null"),
+            ("\"text\":\"\"", "\"text\":\"a\" oops"),
+            ("\"text\":\"\"", "\"text\":\"\\x\""),
+            ("\"text\":\"\"", "\"text\":\"a,"),
+            ("\"index\":1,", ""),
+            ("\"index\":1", "\"index\":\"1\""),
+            ("\"index\":1", "\"index\":1,\"index\":1"),
+            (",\"finish_reason\":\"stop\"", ""),
+            ("\"stop\"", "\"eos\""),
+            ("\"logprobs\":null,", ""),
+            ("\"logprobs\":null", "\"logprobs\":5"),
+            ("\"usage\":null", "\"usage\":{\"prompt_tokens\":1.5}"),
+            ("\"usage\":null", "\"error\":{}"),
+            ("{\"text\"", "[\"a\",0,null,null],{\"text\""),
+            ("[[{}]]}", "[[{}]}"),
+            ("[[{}]]}", "[[{}]]}{}"),
+            ("[[{}]]}", "01}"),
+        ] {
+            let event = EVENT.replacen(page, strays, 1);
+            assert_ne!(event, EVENT, "{page}");
+            let tapped = tap_event(event.as_bytes(), &mut Partial::default());
+            assert_eq!(tapped, Tap::Translate, "{event}");
+        }
+    }
+
+    #[test]
+    fn counts_are_told_apart_by_whether_choices_stand_beside_them() {
+        let mut partial = Partial::default();
+        let counted = EVENT.replace(
+            "\"usage\":null",
+            r#""usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}"#,
+        );
+        let tapped = tap_event(counted.as_bytes(), &mut partial);
+        assert_eq!(tapped, Tap::Counted { finished: 1 });
+        assert_eq!(partial.usage, Some(Usage::new(1, 2)));
+        let (before, after) = REPLY.split_once("{\"text\"").unwrap();
+        let (_, after) = after.split_once('}').unwrap();
+        let alone = format!("{before}{after}");
+        assert_eq!(tap_event(alone.as_bytes(), &mut partial), Tap::Usage);
+        assert_eq!((&*partial.id, partial.created), ("c", 1));
+        let nothing =
+            r#"{"id":"c","object":"text_completion","created":1,"model":"m","choices":[]}"#;
+        assert_eq!(tap_event(nothing.as_bytes(), &mut partial), Tap::Translate);
+    }
+}
