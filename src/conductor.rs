@@ -153,13 +153,15 @@ impl<'c> Conductor<'c> {
         call: &mut Call,
     ) -> Result<(Bytes, End), Error> {
         loop {
-            let (out, end) = self.relay_one(exchange, call).await?;
-            if let Some(error) = exchange.relay().and_then(Relay::failure).cloned() {
-                self.refuse(&error, call).await;
-                return Err(error);
-            }
-            if !out.is_empty() || end == End::Complete {
-                return Ok((out, end));
+            let relayed = self.relay_one(exchange, call).await;
+            let failure = exchange.relay().and_then(Relay::failure).cloned();
+            match failure.map_or(relayed, Err) {
+                Err(error) => {
+                    self.refuse(&error, call).await;
+                    return Err(error);
+                }
+                Ok((out, end)) if !out.is_empty() || end == End::Complete => return Ok((out, end)),
+                Ok(_) => {}
             }
         }
     }
