@@ -1,5 +1,7 @@
 //! A request's arrival: its head is admitted, its body read, its exchange made, and it is settled who carries it.
 
+use std::sync::Arc;
+
 use http::HeaderValue;
 use pingora::proxy::Session;
 
@@ -44,6 +46,7 @@ impl Gateway {
                 if let Some(token) = self.tokens.settle(&passage.target).await? {
                     passage.settle(token)?;
                 }
+                context.ticket.target = Some(Arc::new(passage.target.clone()));
                 // What fails is a head that was read and cannot be written.
                 arrival::keep_protected(session.req_header_mut())
                     .map_err(|error| arrival::failure(&error))?;
@@ -76,6 +79,7 @@ impl Gateway {
         if exchange.target().grant().is_some() {
             self.settle(session, &mut exchange).await?;
         }
+        context.ticket.target = Some(exchange.target().clone());
         let next = match exchange.road(replay) {
             Road::Phases => Ok(Next::Proxy),
             Road::Conductor => {

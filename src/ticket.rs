@@ -1,11 +1,14 @@
 //! What every answer to one request carries, whoever makes it.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::{HeaderName, HeaderValue};
 use pingora::http::ResponseHeader;
 
-use crate::config::headers;
+use crate::{config::headers, provider::Target};
 
 /// What every answer to one request carries: who it came from, and by which ids it can be found again.
 #[derive(Debug)]
@@ -14,6 +17,8 @@ pub struct Ticket {
     pub trace_id: HeaderValue,
     pub request_id: HeaderValue,
     pub provider: Option<HeaderValue>,
+    /// Whom the call goes to, for what must not come back from there.
+    pub target: Option<Arc<Target>>,
     /// Which of a config's targets answers.
     pub option: HeaderValue,
     /// In which form the prompt went upstream.
@@ -33,6 +38,7 @@ impl Ticket {
             trace_id: or_empty(trace_id.to_string()),
             request_id: or_empty(format!("req_{draw:032x}")),
             provider: None,
+            target: None,
             option: HeaderValue::from_static("config"),
             sent_as: None,
             first_byte: None,
@@ -59,8 +65,23 @@ impl Ticket {
         }
     }
 
+    /// Takes out the headers of an upstream that repeat a credential: some echo what they were sent.
+    fn withhold(&self, head: &mut ResponseHeader) {
+        let Some(target) = &self.target else {
+            return;
+        };
+        let betraying = |(name, value): (&HeaderName, &HeaderValue)| {
+            target.betrays(value).then(|| name.clone())
+        };
+        let betraying: Vec<_> = head.headers.iter().filter_map(betraying).collect();
+        for name in &betraying {
+            head.remove_header(name);
+        }
+    }
+
     /// Puts the gateway's own headers on an answer. An upstream's `x-request-id` stays: its support asks for that one.
     pub fn stamp(&self, head: &mut ResponseHeader) -> pingora::Result<()> {
+        self.withhold(head);
         head.insert_header(TRACE_ID, self.trace_id.clone())?;
         if !head.headers.contains_key(REQUEST_ID) {
             head.insert_header(REQUEST_ID, self.request_id.clone())?;

@@ -149,7 +149,7 @@ impl Exchange {
         }
     }
 
-    pub fn target(&self) -> &Target {
+    pub fn target(&self) -> &Arc<Target> {
         &self.target
     }
 

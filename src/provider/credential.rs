@@ -110,19 +110,24 @@ impl Credential {
         }
     }
 
-    /// Takes what must not be told out of `error`.
-    pub fn redact(&self, error: Error) -> Error {
-        let without = |error: Error, secret: &Secret| error.without(secret.expose());
-        match self {
-            Self::Key(key) | Self::Bearer(key) => without(error, key),
+    /// All that must not be told of what goes to the provider.
+    pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        let held = match self {
+            Self::Key(key) | Self::Bearer(key) => [Some(key), None, None],
             Self::Aws(aws) => match &aws.keys {
-                AwsKeys::Held(keys) => keys.secrets().fold(error, without),
-                AwsKeys::Assumed(role) => role.secrets().fold(error, without),
+                AwsKeys::Held(keys) => three(keys.secrets()),
+                AwsKeys::Assumed(role) => three(role.secrets()),
             },
             // Of these, only a token ever goes to the provider.
-            Self::Google(_) | Self::Azure(_) | Self::Oci(_) => error,
-        }
+            Self::Google(_) | Self::Azure(_) | Self::Oci(_) => [None; 3],
+        };
+        held.into_iter().flatten()
     }
+}
+
+/// An identity of AWS has three parts at most.
+fn three<'a>(mut secrets: impl Iterator<Item = &'a Secret>) -> [Option<&'a Secret>; 3] {
+    [secrets.next(), secrets.next(), secrets.next()]
 }
 
 /// A carrier that forgot to settle: the call is not made without its credential.

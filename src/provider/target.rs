@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use http::header::HOST;
+use http::{HeaderValue, header::HOST};
 
 use crate::{
     error::{Error, Kind},
     provider::{
-        Base, Credential, Provider,
+        Base, Credential, Provider, Secret,
         credential::Header,
         grant::{Grant, Token},
         place::{Filled, NamedBy, Slot},
@@ -124,22 +124,29 @@ impl Target {
 
     /// `error` as the client may see it: an upstream's own under the provider's name, and no error with a secret in it.
     pub fn attribute(&self, mut error: Error) -> Error {
-        if let Some(credential) = &self.credential {
-            error = credential.redact(error);
-        }
-        let told = self.provider.headers.iter();
-        for value in told.filter_map(|(_, value)| value.to_str().ok()) {
-            if value.len() >= MIN_SECRET_BYTES {
-                error = error.without(value);
-            }
-        }
-        for secret in self.token.iter().flat_map(Token::secrets) {
-            error = error.without(secret.expose());
+        for secret in self.secrets() {
+            error = error.without(secret);
         }
         match error.kind() {
             Kind::Upstream(_) => error.with_provider(&self.provider.name),
             _ => error,
         }
+    }
+
+    /// Whether `value`, an upstream's, repeats what was sent to it in confidence.
+    pub fn betrays(&self, value: &HeaderValue) -> bool {
+        let value = value.as_bytes();
+        let mut secrets = self.secrets().filter(|secret| !secret.is_empty());
+        secrets.any(|secret| memchr::memmem::find(value, secret.as_bytes()).is_some())
+    }
+
+    fn secrets(&self) -> impl Iterator<Item = &str> {
+        let credential = self.credential.iter().flat_map(Credential::secrets);
+        let token = self.token.iter().flat_map(Token::secrets);
+        let told = self.provider.headers.iter();
+        let headers = told.filter_map(|(_, value)| value.to_str().ok());
+        let headers = headers.filter(|value| value.len() >= MIN_SECRET_BYTES);
+        credential.chain(token).map(Secret::expose).chain(headers)
     }
 }
 

@@ -661,3 +661,24 @@ fn a_key_that_the_provider_echoes_is_taken_out() {
         }
     }
 }
+
+#[test]
+fn a_key_in_an_upstream_s_header_reaches_neither_the_client_nor_the_log() {
+    let upstream = sending(
+        "HTTP/1.1 429 X\r\nx-request-id: for sk-echo-1\r\nrequest-id: r-1\r\ncontent-length: 2\r\n\r\n{}",
+    );
+    let gateway = Gateway::before(&upstream.address);
+    for body in [PLAIN, STREAMED] {
+        for answer in on_both(&gateway, &[("authorization", "Bearer sk-echo-1")], body) {
+            assert!(answer.header("x-request-id").unwrap().starts_with("req_"));
+            assert_eq!(answer.header("request-id"), Some("r-1"));
+        }
+    }
+    let own = [("authorization", "Bearer sk-echo-1")];
+    let mut client = Client::connect(&gateway.address);
+    client.send(request("GET", "/v1/models", &own, ""));
+    let passed = client.read();
+    assert!(passed.header("x-request-id").unwrap().starts_with("req_"));
+    let logged = gateway.wait_for_log("kind=pass");
+    assert!(!logged.contains("sk-echo"), "{logged}");
+}
