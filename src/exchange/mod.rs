@@ -137,14 +137,18 @@ impl Exchange {
     }
 
     /// The carrier that can do what this exchange needs. Pingora's phases carry streams, unless
-    /// * the request body is past what they can send again, or
+    /// * the request body is past what they can send again,
+    /// * it is so large that their one deadline for all of it would end an upload that moves, or
     /// * the client set a deadline for the whole call, which they do not have.
     ///
     /// A whole reply is the conductor's: its status line cannot be known before its last byte, since a 200 that turns out
     /// to hold an error or half an object has to reach the client as that error.
     pub fn road(&self, replay: Replay) -> Road {
+        let is_plain = replay == Replay::Held
+            && self.request.body.len() <= MAX_PHASES_BYTES
+            && self.timeout.is_none();
         match self.reply {
-            ReplyForm::Stream if replay == Replay::Held && self.timeout.is_none() => Road::Phases,
+            ReplyForm::Stream if is_plain => Road::Phases,
             ReplyForm::Stream | ReplyForm::Whole => Road::Conductor,
         }
     }
@@ -338,6 +342,9 @@ const STREAMS: &[&str] = &[
     Framing::EventStream.media_type(),
 ];
 
+/// The largest request body for Pingora's phases.
+const MAX_PHASES_BYTES: usize = 1 << 20;
+
 /// The gateway's own; a client's is not sent on.
 const USER_AGENT: &str = concat!("pingora-completions/", env!("CARGO_PKG_VERSION"));
 
@@ -448,6 +455,9 @@ mod tests {
             assert_eq!(road(stream, Replay::Held), Road::Phases);
             assert_eq!(road(stream, Replay::Lost), Road::Conductor);
             assert_eq!(road(PLAIN, Replay::Held), Road::Conductor);
+            let large = stream.replace("hi", &"x".repeat(MAX_PHASES_BYTES));
+            let large: &'static str = large.leak();
+            assert_eq!(road(large, Replay::Held), Road::Conductor);
         }
     }
 }

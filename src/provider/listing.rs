@@ -10,6 +10,7 @@ use crate::{
     provider::{
         Auth, Row,
         place::{Default, Place, Slot},
+        scheme::Part,
         table::ROWS,
     },
 };
@@ -97,6 +98,8 @@ struct Entry {
     base_url: Option<&'static str>,
     /// What a client or a conf can, or has to, name.
     options: Vec<OptionEntry>,
+    /// Credentials of several parts, as `auth` names them. A part without a header is for the conf alone.
+    credentials: Vec<PartEntry>,
     /// Its service has closed: what to use instead.
     retired: Option<&'static str>,
     parameters: BTreeMap<&'static str, &'static str>,
@@ -107,6 +110,21 @@ struct OptionEntry {
     name: &'static str,
     header: &'static str,
     required: bool,
+}
+
+#[derive(Serialize)]
+struct PartEntry {
+    name: &'static str,
+    header: Option<&'static str>,
+}
+
+impl From<&'static Part> for PartEntry {
+    fn from(part: &'static Part) -> Self {
+        Self {
+            name: part.name,
+            header: (!part.header.is_empty()).then_some(part.header),
+        }
+    }
 }
 
 impl From<&'static Slot> for OptionEntry {
@@ -132,6 +150,7 @@ impl From<&'static Row> for Entry {
                 Place::Own(_) | Place::Retired(_) => None,
             },
             options: row.place.slots().map(OptionEntry::from).collect(),
+            credentials: row.scheme.parts().iter().map(PartEntry::from).collect(),
             retired: match row.place {
                 Place::Retired(instead) => Some(instead),
                 Place::At(_) | Place::With(_) | Place::Own(_) => None,
@@ -162,6 +181,12 @@ mod tests {
             .find(|entry| entry["name"] == "openai")
             .unwrap();
         assert_eq!(openai["parameters"]["echo"], "native");
+        let bedrock = entries
+            .iter()
+            .find(|entry| entry["name"] == "bedrock")
+            .unwrap();
+        let key_id = &bedrock["credentials"][0];
+        assert_eq!(key_id["header"], "x-portkey-aws-access-key-id");
     }
 
     #[test]
