@@ -22,7 +22,7 @@ use crate::{
     },
     dialect::{
         Dialect, Extras, Step, UpstreamRequest, extras, join, not_the_shape, openai::learn_head,
-        openai_error::read_error, positive_max_tokens, to_body,
+        openai_error::read_error, positive_max_tokens, to_body, unsigned_seed,
     },
     error::{Error, Kind},
     wire::{Form, Frame, Framing},
@@ -181,7 +181,7 @@ impl<'a> Body<'a> {
             stop_sequences: &request.stop,
             temperature: request.temperature,
             p,
-            seed: seed(request)?,
+            seed: unsigned_seed(request)?,
             presence_penalty,
             frequency_penalty,
             stream: request.stream,
@@ -198,12 +198,6 @@ fn within(name: &'static str, value: Option<f64>, least: f64, most: f64) -> Resu
         )),
         _ => Ok(()),
     }
-}
-
-/// The page's schema starts at 0.
-fn seed(request: &CompletionRequest) -> Result<Option<u64>, Error> {
-    let wrong = |_| Error::invalid("seed", "`seed` must be at least 0 for this provider.");
-    request.seed.map(u64::try_from).transpose().map_err(wrong)
 }
 
 #[derive(Deserialize)]

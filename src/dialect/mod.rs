@@ -307,6 +307,12 @@ fn positive_max_tokens(request: &CompletionRequest) -> Result<u64, Error> {
     }
 }
 
+/// The seed of an API whose own starts at 0.
+fn unsigned_seed(request: &CompletionRequest) -> Result<Option<u64>, Error> {
+    let wrong = |_| Error::invalid("seed", "`seed` must be at least 0 for this provider.");
+    request.seed.map(u64::try_from).transpose().map_err(wrong)
+}
+
 /// The pieces of a text as one; a sole piece stays borrowed.
 fn join<'a>(pieces: impl Iterator<Item = Cow<'a, str>>) -> Cow<'a, str> {
     pieces

@@ -23,7 +23,7 @@ use crate::{
     },
     dialect::{
         Dialect, Extras, PromptForm, Step, UpstreamRequest, extras, not_the_shape, openai_error,
-        positive_max_tokens, to_body,
+        positive_max_tokens, to_body, unsigned_seed,
     },
     error::{Error, Kind},
     wire::{Form, Frame, Framing},
@@ -199,7 +199,7 @@ impl<'a> Body<'a> {
                 temperature: request.temperature.filter(|_| !greedy),
                 top_p: top_p(request)?.filter(|_| !greedy),
                 stop: &request.stop,
-                seed: seed(request)?,
+                seed: unsigned_seed(request)?,
                 frequency_penalty: request.frequency_penalty.filter(|&p| p != 0.0),
                 best_of: request.best_of.filter(|&n| n > 1),
                 return_full_text: echo,
@@ -218,11 +218,6 @@ fn top_p(request: &CompletionRequest) -> Result<Option<f64>, Error> {
         )),
         p => Ok(p.filter(|&p| p < 1.0)),
     }
-}
-
-fn seed(request: &CompletionRequest) -> Result<Option<u64>, Error> {
-    let wrong = |_| Error::invalid("seed", "`seed` must be at least 0 for this provider.");
-    request.seed.map(u64::try_from).transpose().map_err(wrong)
 }
 
 /// A whole reply or one event; an error in its place is read too.

@@ -24,7 +24,7 @@ use crate::{
     completion::{Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support},
     dialect::{
         Dialect, Extras, PromptForm, Step, UpstreamRequest, extras, not_the_shape,
-        openai::learn_head, openai_error::read_error, positive_max_tokens, to_body,
+        openai::learn_head, openai_error::read_error, positive_max_tokens, to_body, unsigned_seed,
     },
     error::Error,
     wire::{Form, Frame, Framing},
@@ -173,17 +173,11 @@ impl<'a> Body<'a> {
             stop_words: &request.stop,
             presence_penalty: request.presence_penalty.filter(|&p| p != 0.0),
             frequency_penalty: request.frequency_penalty.filter(|&p| p != 0.0),
-            random_seed: random_seed(request)?,
+            random_seed: unsigned_seed(request)?,
             stream: request.stream,
             extra: extras(request).collect(),
         })
     }
-}
-
-/// An unsigned number of 64 bits.
-fn random_seed(request: &CompletionRequest) -> Result<Option<u64>, Error> {
-    let wrong = |_| Error::invalid("seed", "`seed` must be at least 0 for this provider.");
-    request.seed.map(u64::try_from).transpose().map_err(wrong)
 }
 
 /// A whole reply or one event; an error in its place is read too.
