@@ -1,7 +1,12 @@
 //! Every provider answers, whole, streamed and with its errors, through the demo's emulator; and no value of a client's
 //! breaks out of a provider's URL.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    io::Write,
+    process::Command,
+    sync::{Arc, Mutex},
+};
 
 use serde_json::Value;
 
@@ -9,7 +14,7 @@ use crate::support::{
     BINARY, Gateway,
     client::{Answer, ask},
     free_address,
-    upstream::{TEXT, Upstream, json},
+    upstream::{After, TEXT, Upstream, json},
 };
 
 fn listed() -> Vec<Value> {
@@ -29,16 +34,15 @@ fn demo() -> Gateway {
 }
 
 fn call(gateway: &Gateway, provider: &Value, key: &str, stream: bool) -> Answer {
-    let body = format!(
-        r#"{{"model":"{}","prompt":"Write a tagline for an ice cream shop.","max_tokens":20{}{}}}"#,
-        model(provider),
-        needed(provider),
-        if stream {
-            r#","stream":true,"stream_options":{"include_usage":true}"#
-        } else {
-            ""
-        }
-    );
+    let fields = r#""prompt":"Write a tagline for an ice cream shop.","max_tokens":20"#;
+    let streamed = r#","stream":true,"stream_options":{"include_usage":true}"#;
+    let fields = [fields, if stream { streamed } else { "" }].concat();
+    send(gateway, provider, key, &fields)
+}
+
+fn send(gateway: &Gateway, provider: &Value, key: &str, fields: &str) -> Answer {
+    let (model, needed) = (model(provider), needed(provider));
+    let body = format!(r#"{{"model":"{model}",{fields}{needed}}}"#);
     let bearer = format!("Bearer {key}");
     let name = provider["name"].as_str().unwrap();
     let mut headers = vec![
@@ -69,7 +73,7 @@ fn model(provider: &Value) -> &'static str {
         "mistral" | "fim" => "codestral-latest",
         "workers-ai" => "@cf/meta/llama-3.1-8b-instruct",
         "bedrock" => "anthropic.claude-3-5-haiku-20241022-v1:0",
-        "bedrock-invoke" => "meta.llama3-70b-instruct-v1:0",
+        "bedrock-invoke" => "mistral.mistral-7b-instruct-v0:2",
         "replicate" => "meta/meta-llama-3-8b",
         _ => "emulated-1",
     }
@@ -211,4 +215,102 @@ fn no_value_breaks_out_of_its_place_in_a_url() {
         }
     }
     assert!(upstream.seen().is_empty());
+}
+
+/// Each parameter, a request without it, and the same with it.
+const PARAMETERS: &[(&str, &str, &str)] = &[
+    ("prompt: list", PLAIN, r#""prompt":["a","b"]"#),
+    ("prompt: token ids", PLAIN, r#""prompt":[1,2]"#),
+    ("max_tokens", PLAIN, r#""prompt":"a","max_tokens":21"#),
+    ("temperature", PLAIN, r#""prompt":"a","temperature":0.5"#),
+    ("top_p", PLAIN, r#""prompt":"a","top_p":0.5"#),
+    ("n", PLAIN, r#""prompt":"a","n":2"#),
+    ("stream", PLAIN, r#""prompt":"a","stream":true"#),
+    ("stop", PLAIN, r#""prompt":"a","stop":["x"]"#),
+    (
+        "presence_penalty",
+        PLAIN,
+        r#""prompt":"a","presence_penalty":0.5"#,
+    ),
+    (
+        "frequency_penalty",
+        PLAIN,
+        r#""prompt":"a","frequency_penalty":0.5"#,
+    ),
+    ("suffix", PLAIN, r#""prompt":"a","suffix":"b""#),
+    ("echo", PLAIN, r#""prompt":"a","echo":true"#),
+    ("best_of", PLAIN, r#""prompt":"a","best_of":2"#),
+    ("logprobs", PLAIN, r#""prompt":"a","logprobs":1"#),
+    ("user", PLAIN, r#""prompt":"a","user":"u-1""#),
+    ("seed", PLAIN, r#""prompt":"a","seed":7"#),
+    ("logit_bias", PLAIN, r#""prompt":"a","logit_bias":{"50":1}"#),
+    (
+        "stream_options",
+        r#""prompt":"a","stream":true"#,
+        r#""prompt":"a","stream":true,"stream_options":{"include_usage":true}"#,
+    ),
+];
+const PLAIN: &str = r#""prompt":"a""#;
+
+#[test]
+fn the_table_says_what_happens_on_the_wire() {
+    let listed = listed();
+    let living = || {
+        listed
+            .iter()
+            .filter(|provider| provider["retired"].is_null())
+    };
+    let arrived = Arc::new(Mutex::new(None));
+    let arrival = arrived.clone();
+    let upstream = Upstream::start(move |request, stream| {
+        *arrival.lock().unwrap() = Some((request.path.clone(), request.body.clone()));
+        stream.write_all(&json(500, "{}")).unwrap();
+        After::Keep
+    });
+    let rows = living().map(|provider| {
+        let name = provider["name"].as_str().unwrap();
+        format!(
+            "    {name}: {{ base_url: \"http://{}\" }}\n",
+            upstream.address
+        )
+    });
+    let gateway = Gateway::start(&format!("  providers:\n{}", rows.collect::<String>()));
+    let sent = |provider, fields| {
+        let answer = send(&gateway, provider, "sk-1", fields);
+        (answer, arrived.lock().unwrap().take())
+    };
+    let mut wrong = Vec::new();
+    for provider in living() {
+        assert_eq!(
+            provider["parameters"].as_object().unwrap().len(),
+            PARAMETERS.len()
+        );
+        for &(parameter, without, with) in PARAMETERS {
+            let field = parameter.split(':').next().unwrap();
+            let (_, plain) = sent(provider, without);
+            let (answer, told) = sent(provider, with);
+            let holds = match provider["parameters"][parameter].as_str().unwrap() {
+                "native" => told.is_some_and(|told| {
+                    // A stream's counts are asked for whoever wants them.
+                    let named = String::from_utf8_lossy(&told.1).contains(&format!("\"{field}\":"));
+                    named || Some(told) != plain
+                }),
+                "emulated" => told.is_some(),
+                "refused" => {
+                    told.is_none()
+                        && answer.status == 400
+                        && answer.json()["error"]["param"] == field
+                }
+                other => panic!("{other}"),
+            };
+            if !holds {
+                wrong.push(format!(
+                    "{} {parameter}: {}",
+                    provider["name"],
+                    answer.text()
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
