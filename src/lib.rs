@@ -18,7 +18,8 @@
 //!
 //! **Everything between the sockets is free of IO**: bytes in, bytes out, with the time and a random number as arguments.
 //! That is what lets a test feed a stream at every possible cut. **Two carriers move the bytes, and decide nothing**:
-//! Pingora's own phases, and a conductor for what those cannot do. Both interpret the same exchange.
+//! Pingora's own phases, which carry streams, and a conductor for whole replies and what the phases cannot do. Both interpret
+//! the same exchange.
 //!
 //! # A tour
 //!
@@ -26,7 +27,7 @@
 //! |---|---|
 //! | [`Error`] | the one error: whose fault, which status, what the client is told |
 //! | `depth` | how deep JSON is nested |
-//! | `wire` | bytes ⇄ frames: server-sent events, cut anywhere |
+//! | `wire` | bytes ⇄ frames: server-sent events, JSON lines, AWS event streams, cut anywhere |
 //! | [`completion`] | the request and the answer of the API page, and the set of its parameters |
 //! | [`dialect`] | how one family of APIs says "completion"; the table of what it can carry |
 //! | [`provider`] | where a call goes and as whom: one row per provider |
