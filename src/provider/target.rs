@@ -133,10 +133,12 @@ impl Target {
         }
     }
 
-    /// Whether `value`, an upstream's, repeats what was sent to it in confidence.
+    /// Whether `value`, of an upstream's header, repeats what was sent to it in confidence.
     pub fn betrays(&self, value: &HeaderValue) -> bool {
         let value = value.as_bytes();
-        let mut secrets = self.secrets().filter(|secret| !secret.is_empty());
+        let mut secrets = self
+            .secrets()
+            .filter(|secret| secret.len() >= MIN_KEY_BYTES);
         secrets.any(|secret| memchr::memmem::find(value, secret.as_bytes()).is_some())
     }
 
@@ -150,6 +152,9 @@ impl Target {
     }
 }
 
+/// A key that is shorter is a placeholder for an upstream that wants none; any header may hold it by chance, the lengths and
+/// types among them.
+const MIN_KEY_BYTES: usize = 8;
 /// A header of the conf that is shorter is a word, not a secret.
 const MIN_SECRET_BYTES: usize = 12;
 /// The slot whose value a signature has to name too.
