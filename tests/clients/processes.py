@@ -1,6 +1,7 @@
 """The processes that the tests talk to: gateways, and llama.cpp's server. Each is the test run's own, on loopback."""
 
 import http.client
+import itertools
 import os
 import re
 import socket
@@ -114,9 +115,16 @@ def answers(port: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses now; held all at once, so that they differ."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [held.getsockname()[1] for held in sockets]
-    for held in sockets:
-        held.close()
-    return ports
+    """Ports that nobody uses now; from below the kernel's ephemeral ones, so that no connection is given one by chance."""
+    return list(itertools.islice(filter(is_free, CANDIDATES), count))
+
+
+def is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+CANDIDATES = itertools.count(10_000 + os.getpid() * 37 % 2_000)

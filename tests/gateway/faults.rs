@@ -604,14 +604,31 @@ fn an_event_over_the_limit_is_an_error_and_one_below_it_passes() {
     let upstream = Upstream::answering([STREAM, &chunk(&large), &chunk(DONE), LAST_CHUNK].concat());
     let gateway = Gateway::before(&upstream.address);
     for answer in on_both(&gateway, &[], STREAMED) {
-        assert!(answer.text() == large.clone() + DONE);
+        let (got, wanted) = (answer.text(), large.clone() + DONE);
+        let same = got
+            .bytes()
+            .zip(wanted.bytes())
+            .take_while(|(got, wanted)| got == wanted)
+            .count();
+        assert!(
+            got == wanted,
+            "{} of {} bytes as they came, then: {:.300}\n{}",
+            same,
+            wanted.len(),
+            got.get(same..).unwrap_or_default(),
+            gateway.logged()
+        );
     }
     let strict =
         Gateway::start(&(providers_at(&upstream.address) + "  limits: { event_bytes: 100000 }\n"));
     for answer in on_both(&strict, &[], STREAMED) {
         assert!(
             answer.text().contains(r#""code":"broken_upstream""#)
-                && !answer.text().contains("[DONE]")
+                && !answer.text().contains("[DONE]"),
+            "{} {:.300}\n{}",
+            answer.status,
+            answer.text(),
+            strict.logged()
         );
     }
 }

@@ -120,11 +120,22 @@ pub fn wait_for<T>(mut find: impl FnMut() -> Option<T>) -> Option<T> {
     None
 }
 
-/// An address that nothing listens on.
+/// An address that nothing listens on, and that no neighbour is given by chance: the kernel takes the port of an unbound
+/// socket from above these, so that between this test's look and the gateway's bind only the same range can collide.
 pub fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(211);
+    let free = (0..PORTS).find_map(|_| {
+        let turn = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let address = format!("127.0.0.1:{}", FIRST_PORT + turn % PORTS);
+        TcpListener::bind(&address).is_ok().then_some(address)
+    });
+    free.expect("a free port")
 }
+
+/// Below Linux' ephemeral ports.
+const FIRST_PORT: u32 = 12_000;
+const PORTS: u32 = 20_000;
 
 /// A new file name for this test.
 pub fn scratch(kind: &str) -> PathBuf {
