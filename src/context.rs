@@ -13,7 +13,7 @@ use crate::{
     completion::Parameter,
     downstream::{self, is_answered},
     error::{CLIENT_GONE, Deadline, Error, Kind},
-    exchange::{Exchange, ReplyForm},
+    exchange::{Exchange, ReplyForm, Report, fan_out::FanOut},
     gateway::{Passage, State},
     metrics::{Ended, Metrics},
     provider::Target,
@@ -48,6 +48,8 @@ pub enum Call {
     Own,
     Pass(Box<Passage>),
     Complete(Box<Exchange>),
+    /// Answered by several calls.
+    Many(Box<FanOut>),
 }
 
 impl Call {
@@ -56,6 +58,16 @@ impl Call {
             Self::Own => None,
             Self::Pass(passage) => Some(&passage.target),
             Self::Complete(exchange) => Some(exchange.target()),
+            Self::Many(fan_out) => Some(fan_out.target()),
+        }
+    }
+
+    /// What a completion came to.
+    fn report(&self) -> Option<Report<'_>> {
+        match self {
+            Self::Own | Self::Pass(_) => None,
+            Self::Complete(exchange) => Some(exchange.report()),
+            Self::Many(fan_out) => Some(fan_out.report()),
         }
     }
 }
@@ -117,7 +129,7 @@ impl Context {
         }
         match &mut self.call {
             Call::Complete(exchange) if !is_answered(session) => broke_off(exchange, error),
-            Call::Complete(_) | Call::Own | Call::Pass(_) => error,
+            Call::Complete(_) | Call::Many(_) | Call::Own | Call::Pass(_) => error,
         }
     }
 
@@ -145,7 +157,7 @@ impl Context {
         }
         match &mut self.call {
             Call::Complete(exchange) => exchange.relay_mut()?.fail(error.clone()),
-            Call::Own | Call::Pass(_) => None,
+            Call::Own | Call::Pass(_) | Call::Many(_) => None,
         }
     }
 
@@ -178,30 +190,23 @@ struct Entry<'a> {
 
 impl Entry<'_> {
     fn kind(&self) -> &'static str {
-        match &self.context.call {
-            Call::Own => "own",
-            Call::Pass(_) => "pass",
-            Call::Complete(exchange) => match exchange.report().reply {
-                ReplyForm::Whole => "whole",
-                ReplyForm::Stream => "stream",
-            },
+        let reply = self.context.call.report().map(|report| report.reply);
+        match (&self.context.call, reply) {
+            (_, Some(ReplyForm::Whole)) => "whole",
+            (_, Some(ReplyForm::Stream)) => "stream",
+            (Call::Pass(_), None) => "pass",
+            (Call::Own | Call::Complete(_) | Call::Many(_), None) => "own",
         }
     }
 
     fn failure(&self) -> Option<&Error> {
-        let told = match &self.context.call {
-            Call::Complete(exchange) => exchange.report().failure,
-            Call::Own | Call::Pass(_) => None,
-        };
+        let told = self.context.call.report().and_then(|report| report.failure);
         self.context.failure.as_ref().or(told)
     }
 
     fn provider(&self) -> &str {
-        match &self.context.call {
-            Call::Own => "none",
-            Call::Pass(passage) => &passage.target.provider.name,
-            Call::Complete(exchange) => exchange.report().provider,
-        }
+        let target = self.context.call.target();
+        target.map_or("none", |target| &target.provider.name)
     }
 
     fn ended(&self) -> Ended<'_> {
@@ -210,10 +215,7 @@ impl Entry<'_> {
             kind: self.kind(),
             status: self.status,
             failure: self.failure().map(Error::label),
-            usage: match &self.context.call {
-                Call::Complete(exchange) => exchange.report().usage,
-                Call::Own | Call::Pass(_) => None,
-            },
+            usage: self.context.call.report().and_then(|report| report.usage),
             total: self.context.ticket.started.elapsed(),
             first_byte: self.context.ticket.first_byte,
         }
@@ -240,8 +242,11 @@ impl fmt::Display for Entry<'_> {
         if let Some(first_byte) = ended.first_byte {
             write!(f, " first_byte_ms={}", first_byte.as_millis())?;
         }
-        if let Call::Complete(exchange) = &self.context.call {
-            write!(f, " model={}", Quoted(exchange.report().model))?;
+        if let Some(report) = self.context.call.report() {
+            write!(f, " model={}", Quoted(report.model))?;
+            if report.calls > 1 {
+                write!(f, " calls={}", report.calls)?;
+            }
         }
         if let Some(usage) = ended.usage {
             let (prompt, completion) = (usage.prompt_tokens, usage.completion_tokens);

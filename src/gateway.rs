@@ -12,9 +12,9 @@ use crate::{
         headers::{self, Directives},
         host::custom_base,
     },
-    dialect,
+    dialect::settle::{self, Settled, settle},
     error::{Error, Kind},
-    exchange::{Exchange, Seed, Terms},
+    exchange::{Seed, Terms, Work, fan_out::FanOutLimits, split::split},
     metrics::Metrics,
     provider::{
         Auth, Base, Credential, Provider, Secret, Target,
@@ -50,6 +50,13 @@ pub enum Admission {
     Pass(Box<Passage>),
     /// `POST /v1/completions`: its body decides the rest.
     Complete(Box<Directives>),
+}
+
+/// What an admitted completion takes, and what of it is not its provider's doing.
+#[derive(Debug)]
+pub struct Completing {
+    pub work: Work,
+    pub settled: Settled,
 }
 
 /// A request of the transparent proxy: unchanged but for credentials, host and the path's prefix.
@@ -114,29 +121,43 @@ impl State {
         }
     }
 
-    /// Makes the exchange of an admitted completion.
+    /// Decides what an admitted completion takes.
     pub fn complete(
         &self,
         directives: Directives,
         headers: &HeaderMap,
         body: Bytes,
         seed: Seed,
-    ) -> Result<Exchange, Error> {
+    ) -> Result<Completing, Error> {
         let mut request = CompletionRequest::read_with(body, &directives.overrides)?;
         let mut provider = self.choose(&directives, &mut request)?;
         if let Some(dialect) = provider.dialect.for_model(request.model()) {
             Arc::make_mut(&mut provider).dialect = dialect;
         }
-        let (dialect, refused) = (provider.dialect, provider.refuses);
-        dialect::settle(&mut request, dialect, refused, &provider.name)?;
+        let settled = settle(
+            &mut request,
+            settle::Terms {
+                dialect: provider.dialect,
+                refused: provider.refuses,
+                provider: &provider.name,
+                unsupported: directives.unsupported.unwrap_or(self.config.unsupported),
+            },
+        )?;
+        let limits = &self.config.limits;
         let terms = Terms {
             compliance: directives.compliance,
             timeout: directives.timeout,
             forwarded: forwarded(&directives.forward, &provider, headers),
-            max_event_bytes: self.config.limits.event_bytes,
+            max_event_bytes: limits.event_bytes,
+            fan_out: FanOutLimits {
+                concurrent_calls: limits.concurrent_calls,
+                bytes: limits.body_bytes.saturating_mul(BODIES),
+            },
         };
         let target = self.target(provider, request.model(), directives, headers)?;
-        Exchange::try_new(&request, target, terms, seed)
+        let shares = split(request, &settled, limits.calls)?;
+        let work = Work::try_new(shares, target, terms, seed)?;
+        Ok(Completing { work, settled })
     }
 
     fn target(
@@ -348,6 +369,8 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Error> {
 
 /// The path that this gateway exists for.
 pub const COMPLETIONS: &str = "/v1/completions";
+/// How much larger than a client's body the bodies of its calls may be together: each repeats what is not the prompt.
+const BODIES: usize = 4;
 /// What Portkey's SDK sends where its user named no model.
 const NO_MODEL: &str = "portkey-default";
 const OPENAI_ACCOUNT: [(&str, &str); 3] = [
@@ -360,6 +383,7 @@ const OPENAI_ACCOUNT: [(&str, &str); 3] = [
 mod tests {
     use super::*;
     use crate::provider::{azure, oci};
+    use crate::{dialect, exchange::Exchange};
 
     fn state(change: impl FnOnce(&mut Config)) -> State {
         let mut config = Config::default();
@@ -390,7 +414,13 @@ mod tests {
         match state.admit(head)? {
             Admission::Complete(directives) => {
                 let body = Bytes::copy_from_slice(body.as_bytes());
-                state.complete(*directives, &headers, body, Seed { now: 1, draw: 1 })
+                match state
+                    .complete(*directives, &headers, body, Seed { now: 1, draw: 1 })?
+                    .work
+                {
+                    Work::One(exchange) => Ok(*exchange),
+                    Work::Many(_) => panic!("one call"),
+                }
             }
             other => panic!("{other:?}"),
         }
@@ -433,7 +463,10 @@ mod tests {
         let chosen = |pairs: &[(&'static str, &str)], body: &str| {
             let exchange = complete(&state, pairs, body).unwrap();
             let report = exchange.report();
-            (report.provider.to_owned(), report.model.to_owned())
+            (
+                exchange.target().provider.name.clone(),
+                report.model.to_owned(),
+            )
         };
         let llama = r#"{"model":"llama","prompt":"x"}"#;
         let config = (headers::CONFIG, r#"{"provider":"groq"}"#);
@@ -588,7 +621,7 @@ mod tests {
         let error = complete(
             &state,
             &[(headers::PROVIDER, "groq")],
-            r#"{"model":"m","prompt":["a","b"]}"#,
+            r#"{"model":"m","prompt":[1,2]}"#,
         )
         .unwrap_err();
         assert_eq!(

@@ -78,6 +78,8 @@ mod emulator;
 mod error;
 mod exchange;
 mod gateway;
+mod gather;
+mod lanes;
 mod metrics;
 pub mod provider;
 mod proxy;

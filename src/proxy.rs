@@ -53,7 +53,11 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway under `config`; `conf` sizes the connection pool of its own calls.
     pub fn new(config: Config, conf: &ServerConf) -> Result<Self, Error> {
-        let upstream = Arc::new(Upstream::new(conf, config.timeouts));
+        let upstream = Arc::new(Upstream::new(
+            conf,
+            config.timeouts,
+            config.limits.upstream_calls,
+        ));
         Ok(Self {
             state: Arc::new(State::try_new(config)?),
             tokens: Tokens::try_new(upstream.clone())?,
@@ -130,7 +134,7 @@ impl ProxyHttp for Gateway {
                 .await
                 .and_then(|resolved| resolved),
             // Its body has not been read: the first byte of it would be taken for a client that leaves.
-            Call::Pass(_) | Call::Own => peer.await,
+            Call::Pass(_) | Call::Many(_) | Call::Own => peer.await,
         };
         let mut peer = peer.map_err(|error| context.stop(error))?;
         if context.repeated {
@@ -158,7 +162,7 @@ impl ProxyHttp for Gateway {
                 Ok(())
             }
             Call::Pass(passage) => pass_request(request, passage),
-            Call::Own => Ok(()),
+            Call::Many(_) | Call::Own => Ok(()),
         }
     }
 
@@ -176,7 +180,7 @@ impl ProxyHttp for Gateway {
             Call::Pass(_) if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) => {
                 *body = None;
             }
-            Call::Pass(_) | Call::Own => {}
+            Call::Pass(_) | Call::Many(_) | Call::Own => {}
         }
         Ok(())
     }

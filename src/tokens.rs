@@ -400,7 +400,7 @@ mod tests {
     }
 
     fn tokens() -> Tokens {
-        let upstream = Upstream::new(&ServerConf::default(), Timeouts::default());
+        let upstream = Upstream::new(&ServerConf::default(), Timeouts::default(), 1);
         Tokens::try_new(Arc::new(upstream)).unwrap()
     }
 

@@ -15,7 +15,7 @@ use http::{StatusCode, header};
 use pingora::{ErrorSource, ErrorType, RetryType};
 use pingora::{
     connectors::{ConnectorOptions, TransportConnector},
-    http::RequestHeader,
+    http::{RequestHeader, ResponseHeader},
     protocols::ALPN,
     server::configuration::ServerConf,
     upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, Peer},
@@ -26,8 +26,9 @@ use crate::{
     call::Call,
     config::Timeouts,
     error::{Deadline, Error, Kind},
-    exchange::Exchange,
+    exchange::{Exchange, UpstreamHead},
     gateway::Passage,
+    lanes::Lanes,
     provider::{Base, base::Scheme},
 };
 
@@ -36,19 +37,25 @@ pub struct Upstream {
     resolver: Arc<Resolver>,
     connector: TransportConnector,
     timeouts: Timeouts,
+    lanes: Lanes,
 }
 
 impl Upstream {
-    pub fn new(conf: &ServerConf, timeouts: Timeouts) -> Self {
+    pub fn new(conf: &ServerConf, timeouts: Timeouts, lanes: usize) -> Self {
         Self {
             resolver: Arc::default(),
             connector: TransportConnector::new(Some(ConnectorOptions::from_server_conf(conf))),
             timeouts,
+            lanes: Lanes::new(lanes),
         }
     }
 
     pub fn timeouts(&self) -> &Timeouts {
         &self.timeouts
+    }
+
+    pub fn lanes(&self) -> &Lanes {
+        &self.lanes
     }
 
     /// The peer of `base`: an address, and how to talk to it.
@@ -124,6 +131,16 @@ pub fn request_head(exchange: &Exchange) -> Result<Box<RequestHeader>, Error> {
         exchange.sign(&mut parts.headers, unix_now())?;
     }
     Ok(Box::new(RequestHeader::from(parts)))
+}
+
+/// Hands an answer's head to its exchange.
+pub fn take_head(exchange: &mut Exchange, head: Option<&ResponseHeader>) -> Result<(), Error> {
+    let head = head.ok_or_else(|| Error::broken("The provider's answer has no head."))?;
+    let answer = UpstreamHead {
+        status: head.status,
+        headers: &head.headers,
+    };
+    exchange.answer(answer).map(drop)
 }
 
 /// Unix time, seconds.
@@ -342,7 +359,8 @@ mod tests {
     use crate::{
         completion::{CompletionRequest, Compliance},
         config::Config,
-        exchange::{Seed, Terms},
+        dialect::settle::Settled,
+        exchange::{Seed, Terms, Work, fan_out::FanOutLimits, split::split},
         provider::{
             Auth, Credential, Secret, Target,
             azure::Identity,
@@ -387,8 +405,17 @@ mod tests {
                 .into_iter()
                 .collect(),
             max_event_bytes: 1 << 20,
+            fan_out: FanOutLimits {
+                concurrent_calls: 1,
+                bytes: 1 << 20,
+            },
         };
-        Exchange::try_new(&request, target, terms, Seed { now: 1, draw: 2 }).unwrap()
+        let shares = split(request, &Settled::default(), 1).unwrap();
+        let seed = Seed { now: 1, draw: 2 };
+        match Work::try_new(shares, target, terms, seed).unwrap() {
+            Work::One(exchange) => *exchange,
+            Work::Many(_) => panic!("one call"),
+        }
     }
 
     fn text<'h>(head: &'h RequestHeader, name: &str) -> &'h str {
@@ -506,7 +533,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_is_never_without_the_name_that_its_certificate_must_have() {
-        let upstream = Upstream::new(&ServerConf::default(), Timeouts::default());
+        let upstream = Upstream::new(&ServerConf::default(), Timeouts::default(), 1);
         for url in ["https://127.0.0.1", "https://[::1]:8443/v1"] {
             let peer = upstream.peer(&base(url)).await.unwrap();
             assert!(!peer.sni.is_empty() && peer.options.verify_cert);

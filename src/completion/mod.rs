@@ -2,11 +2,13 @@
 //!
 //! Source: the API page of `POST /v1/completions`. A chunk and a whole reply share one type.
 
+mod asked;
 mod fields;
 pub mod finished;
 pub mod parameter;
 pub mod prompt;
 pub mod request;
+pub mod stop;
 pub mod tail;
 
 use std::borrow::Cow;
@@ -113,6 +115,17 @@ impl Usage {
             prompt_tokens,
             completion_tokens,
             total_tokens,
+        }
+    }
+
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            prompt_tokens: self.prompt_tokens.saturating_add(other.prompt_tokens),
+            completion_tokens: self
+                .completion_tokens
+                .saturating_add(other.completion_tokens),
+            total_tokens: self.total_tokens.saturating_add(other.total_tokens),
         }
     }
 }

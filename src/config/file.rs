@@ -9,11 +9,12 @@ use serde::Deserialize;
 
 use crate::{
     config::{
-        Config, ConfigError, Emulator, Limits, Timeouts, credentials,
+        Config, ConfigError, Emulator, credentials,
+        limits::{LimitsFile, TimeoutsFile},
         source::Source,
-        text::{AuthText, BaseText, DialectText, DurationText, HostText, Unique},
+        text::{AuthText, BaseText, DialectText, HostText, Unique},
     },
-    dialect::openai::OPENAI,
+    dialect::{openai::OPENAI, settle::Unsupported},
     provider::{Auth, Base, Provider, place::Place, scheme::Scheme},
     route::{ModelRule, Models},
 };
@@ -56,6 +57,7 @@ struct GatewayFile {
     allowed_hosts: Vec<HostText>,
     limits: LimitsFile,
     timeouts: TimeoutsFile,
+    unsupported: Unsupported,
     emulator: Option<EmulatorFile>,
 }
 
@@ -98,24 +100,6 @@ struct ProviderFile {
 struct ModelFile {
     provider: String,
     model: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct LimitsFile {
-    body_bytes: Option<usize>,
-    header_bytes: Option<usize>,
-    request_seconds: Option<u64>,
-    event_bytes: Option<usize>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct TimeoutsFile {
-    connect: Option<DurationText>,
-    read: Option<DurationText>,
-    write: Option<DurationText>,
-    total: Option<DurationText>,
 }
 
 #[derive(Deserialize)]
@@ -164,6 +148,7 @@ impl GatewayFile {
         config.allowed_hosts = self.allowed_hosts.into_iter().map(|host| host.0).collect();
         self.limits.apply(&mut config.limits);
         self.timeouts.apply(&mut config.timeouts);
+        config.unsupported = self.unsupported;
         if let Some(emulator) = self.emulator {
             emulator.apply(source, config)?;
         }
@@ -249,27 +234,6 @@ fn is_provider_name(name: &str) -> bool {
     let allowed =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
     !name.is_empty() && name.len() <= 64 && name.bytes().all(allowed)
-}
-
-impl LimitsFile {
-    fn apply(self, limits: &mut Limits) {
-        limits.body_bytes = self.body_bytes.unwrap_or(limits.body_bytes);
-        limits.header_bytes = self.header_bytes.unwrap_or(limits.header_bytes);
-        limits.event_bytes = self.event_bytes.unwrap_or(limits.event_bytes);
-        limits.request = self
-            .request_seconds
-            .map_or(limits.request, Duration::from_secs);
-    }
-}
-
-impl TimeoutsFile {
-    fn apply(self, timeouts: &mut Timeouts) {
-        let or = |new: Option<DurationText>, old| new.map_or(old, |duration| duration.0);
-        timeouts.connect = or(self.connect, timeouts.connect);
-        timeouts.read = or(self.read, timeouts.read);
-        timeouts.write = or(self.write, timeouts.write);
-        timeouts.total = or(self.total, timeouts.total);
-    }
 }
 
 impl EmulatorFile {

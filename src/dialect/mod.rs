@@ -20,6 +20,7 @@ pub mod openai;
 mod openai_error;
 mod openai_page;
 pub mod replicate;
+pub mod settle;
 pub mod tgi;
 pub mod triton;
 pub mod vertex;
@@ -34,9 +35,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    completion::{
-        Choice, Completion, CompletionRequest, Parameter, Partial, Prompt, Support, Usage,
-    },
+    completion::{Choice, Completion, CompletionRequest, Parameter, Partial, Support, Usage},
     error::{Error, Kind},
     wire::{Frame, Framing},
 };
@@ -215,65 +214,8 @@ pub fn by_name(name: &str) -> Option<&'static dyn Dialect> {
         .find(|dialect| dialect.name() == name)
 }
 
-/// Refuses what `dialect`, or one provider that speaks it with fewer parameters, cannot carry, and takes the neutral
-/// values of such parameters out.
-pub fn settle(
-    request: &mut CompletionRequest,
-    dialect: &dyn Dialect,
-    refused: &[Parameter],
-    provider: &str,
-) -> Result<(), Error> {
-    for parameter in Parameter::ALL {
-        match support(dialect, refused, parameter) {
-            Support::Native => {}
-            Support::Emulated | Support::Refused if !request.asks(parameter) => {
-                request.leave_out(parameter);
-            }
-            Support::Emulated => {}
-            Support::Refused => return Err(Error::unsupported(parameter.field(), provider)),
-        }
-    }
-    check_stream_options(request, dialect, provider)?;
-    if matches!(request.prompt, Prompt::Absent)
-        && dialect.support(Parameter::TokenIds) != Support::Native
-    {
-        return Err(Error::invalid(
-            "prompt",
-            format!("`prompt` is required by {provider}."),
-        ));
-    }
-    let allowed = dialect.extras();
-    match extras(request).find(|(name, _)| !allowed.allow(name)) {
-        Some((name, _)) => Err(Error::unsupported(name.to_owned(), provider)),
-        None => Ok(()),
-    }
-}
-
-/// The gateway counts for a client by itself; what else stands in `stream_options` takes the provider.
-fn check_stream_options(
-    request: &CompletionRequest,
-    dialect: &dyn Dialect,
-    provider: &str,
-) -> Result<(), Error> {
-    let native = dialect.support(Parameter::StreamOptions) == Support::Native;
-    let options = request.stream_options.as_ref().filter(|_| !native);
-    match options.and_then(|options| options.extra_asked()) {
-        Some(name) => Err(Error::unsupported(
-            format!("stream_options.{name}"),
-            provider,
-        )),
-        None => Ok(()),
-    }
-}
-
-/// One cell of the capability table.
-pub fn support(dialect: &dyn Dialect, refused: &[Parameter], parameter: Parameter) -> Support {
-    if refused.contains(&parameter) {
-        Support::Refused
-    } else {
-        dialect.support(parameter)
-    }
-}
+#[cfg(test)]
+use settle::settle_alone as settle;
 
 /// Serialises an upstream body.
 fn to_body(body: &impl serde::Serialize) -> Result<Bytes, Error> {

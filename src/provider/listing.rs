@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     completion::{Parameter, Support},
-    dialect::support,
+    dialect::settle::support,
     provider::{
         Auth, Row,
         place::{Default, Place, Slot},

@@ -5,6 +5,7 @@ mod canary;
 mod completions;
 mod credentials;
 mod embedding;
+mod fan_out;
 mod faults;
 mod http2;
 mod leaving;
