@@ -44,6 +44,10 @@ impl Dialect for Bedrock {
         support(parameter)
     }
 
+    fn carries(&self, parameter: Parameter, request: &CompletionRequest) -> bool {
+        parameter != Parameter::Stop || !request.stop.iter().any(String::is_empty)
+    }
+
     fn extras(&self) -> Extras {
         Extras::Only(EXTRAS)
     }

@@ -49,6 +49,10 @@ impl Dialect for BedrockInvoke {
         bedrock::support(parameter)
     }
 
+    fn carries(&self, parameter: Parameter, request: &CompletionRequest) -> bool {
+        parameter != Parameter::Stop || !request.stop.iter().any(String::is_empty)
+    }
+
     fn extras(&self) -> Extras {
         Extras::Only(&["top_k"])
     }

@@ -67,6 +67,10 @@ impl Dialect for Gemini {
         }
     }
 
+    fn carries(&self, parameter: Parameter, request: &CompletionRequest) -> bool {
+        parameter != Parameter::N || candidate_count(request).is_ok()
+    }
+
     fn extras(&self) -> Extras {
         Extras::Only(EXTRAS)
     }

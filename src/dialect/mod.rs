@@ -56,6 +56,11 @@ pub trait Dialect: Debug + Send + Sync {
     /// The capability table: how this API carries `parameter`.
     fn support(&self, parameter: Parameter) -> Support;
 
+    /// Whether it carries `parameter`, which it supports, in this very request too.
+    fn carries(&self, _parameter: Parameter, _request: &CompletionRequest) -> bool {
+        true
+    }
+
     /// What becomes of fields that the page does not know.
     fn extras(&self) -> Extras;
 

@@ -68,6 +68,10 @@ impl Dialect for Replicate {
         }
     }
 
+    fn carries(&self, parameter: Parameter, request: &CompletionRequest) -> bool {
+        parameter != Parameter::Stop || request.stop.iter().all(is_apart)
+    }
+
     fn extras(&self) -> Extras {
         Extras::Only(EXTRAS)
     }
@@ -158,11 +162,14 @@ struct Input<'a> {
     extra: BTreeMap<&'a str, &'a RawValue>,
 }
 
+/// "A comma-separated list of sequences to stop generation at."
+fn is_apart(stop: &String) -> bool {
+    !stop.is_empty() && !stop.contains(',')
+}
+
 impl<'a> Input<'a> {
     fn try_new(request: &'a CompletionRequest) -> Result<Self, Error> {
-        // "A comma-separated list of sequences to stop generation at."
-        let apart = |stop: &String| !stop.is_empty() && !stop.contains(',');
-        if !request.stop.iter().all(apart) {
+        if !request.stop.iter().all(is_apart) {
             return Err(Error::invalid(
                 "stop",
                 "`stop` can hold neither a comma nor an empty sequence for this provider.",

@@ -52,7 +52,7 @@ impl Settled {
 pub fn settle(request: &mut CompletionRequest, terms: Terms<'_>) -> Result<Settled, Error> {
     let mut settled = Settled::default();
     for parameter in Parameter::ALL {
-        match support(terms.dialect, terms.refused, parameter) {
+        match terms.support(parameter, request) {
             Support::Native => {}
             Support::Emulated | Support::Refused if !request.asks(parameter) => {
                 request.leave_out(parameter);
@@ -73,6 +73,19 @@ pub fn settle(request: &mut CompletionRequest, terms: Terms<'_>) -> Result<Settl
 }
 
 impl Terms<'_> {
+    fn support(&self, parameter: Parameter, request: &CompletionRequest) -> Support {
+        match support(self.dialect, self.refused, parameter) {
+            Support::Native
+                if is_emulated(parameter)
+                    && request.asks(parameter)
+                    && !self.dialect.carries(parameter, request) =>
+            {
+                Support::Emulated
+            }
+            other => other,
+        }
+    }
+
     fn unsupported(&self, field: impl Into<String>) -> Error {
         Error::unsupported(field.into(), self.provider)
     }

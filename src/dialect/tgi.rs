@@ -67,6 +67,10 @@ impl Dialect for Tgi {
         }
     }
 
+    fn carries(&self, parameter: Parameter, request: &CompletionRequest) -> bool {
+        parameter != Parameter::Echo || !request.stream
+    }
+
     fn extras(&self) -> Extras {
         Extras::Only(EXTRAS)
     }

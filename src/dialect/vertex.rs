@@ -78,6 +78,10 @@ impl Dialect for Vertex {
         self.own().support(parameter)
     }
 
+    fn carries(&self, parameter: Parameter, request: &CompletionRequest) -> bool {
+        self.own().carries(parameter, request)
+    }
+
     fn extras(&self) -> Extras {
         self.own().extras()
     }

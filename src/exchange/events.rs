@@ -180,3 +180,223 @@ impl Relay {
 fn cut() -> Error {
     Error::broken("The provider's stream ended before it was complete.")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::{
+        completion::Partial,
+        dialect::{Dialect, anthropic::ANTHROPIC, chat::CHAT, openai::OPENAI},
+        exchange::{
+            edits::{Plan, Role},
+            relay::{Answer, Wishes},
+        },
+    };
+
+    const WISHES: Wishes = Wishes {
+        compliance: Compliance::Strict,
+        counts: Counts::Final,
+        choices: 1,
+        max_event_bytes: 1 << 20,
+    };
+
+    /// The same text in three ways of streaming it: "one ENtwo END three".
+    const OPENAI_STREAM: &str = concat!(
+        ": hello\n\n",
+        "data: {\"id\":\"c\",\"object\":\"text_completion\",\"created\":1,\"model\":\"m\",\"choices\":[{\"text\":\"one EN\",\"index\":0,\"logprobs\":null,\"finish_reason\":null}]}\n\n",
+        "data: {\"id\":\"c\",\"object\":\"text_completion\",\"created\":1,\"model\":\"m\",\"choices\":[{\"text\":\"two é E\",\"index\":0,\"logprobs\":null,\"finish_reason\":null}]}\n\n",
+        "data: {\"id\":\"c\",\"object\":\"text_completion\",\"created\":1,\"model\":\"m\",\"choices\":[{\"text\":\"ND thr\",\"index\":0,\"logprobs\":null,\"finish_reason\":null}]}\n\n",
+        "data: {\"id\":\"c\",\"object\":\"text_completion\",\"created\":1,\"model\":\"m\",\"choices\":[{\"text\":\"ee\",\"index\":0,\"logprobs\":null,\"finish_reason\":\"length\"}]}\n\n",
+        "data: {\"id\":\"c\",\"object\":\"text_completion\",\"created\":1,\"model\":\"m\",\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":4,\"total_tokens\":5}}\n\n",
+        "data: [DONE]\n\n",
+    );
+    const CHAT_STREAM: &str = concat!(
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\"}}]}\n\n",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"one EN\"}}]}\r\n\r\n",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"two é E\"}}]}\n\n",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"ND three\"}}]}\n\n",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"length\"}]}\n\n",
+        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":4,\"total_tokens\":5}}\n\n",
+        "data: [DONE]\n\n",
+    );
+    const ANTHROPIC_STREAM: &str = concat!(
+        "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m\",\"model\":\"c\",\"usage\":{\"input_tokens\":1,\"output_tokens\":1}}}\n\n",
+        "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"one ENtwo é E\"}}\n\n",
+        "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"ND three\"}}\n\n",
+        "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"max_tokens\"},\"usage\":{\"output_tokens\":4}}\n\n",
+        "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+    );
+    const STREAMS: [(&dyn Dialect, &str); 3] = [
+        (&OPENAI, OPENAI_STREAM),
+        (&CHAT, CHAT_STREAM),
+        (&ANTHROPIC, ANTHROPIC_STREAM),
+    ];
+    const TEXT: &str = "one ENtwo é END three";
+
+    fn relay(dialect: &'static dyn Dialect, plan: Plan) -> Relay {
+        let seed = Partial {
+            id: "cmpl-own".to_owned(),
+            ..Partial::default()
+        };
+        Relay::new(dialect, seed, WISHES, Answer::Stream).with_edits(plan)
+    }
+
+    fn plan(stops: &[&str]) -> Plan {
+        Plan {
+            choices: 1,
+            stops: stops.iter().map(|stop| (*stop).to_owned()).collect(),
+            ..Plan::default()
+        }
+    }
+
+    fn feed(mut relay: Relay, pieces: &[&[u8]]) -> String {
+        let mut out = Vec::new();
+        for piece in pieces {
+            out.extend_from_slice(&relay.push(Bytes::copy_from_slice(piece)));
+        }
+        out.extend_from_slice(&relay.finish().unwrap());
+        String::from_utf8(out).unwrap()
+    }
+
+    /// The text, and the reasons, of what a client got.
+    fn read(out: &str) -> (String, Vec<String>) {
+        let (mut text, mut reasons) = (String::new(), Vec::new());
+        let data = out
+            .split("\n\n")
+            .filter_map(|event| event.strip_prefix("data: "));
+        for event in data.filter(|data| *data != "[DONE]") {
+            let event: Value = serde_json::from_str(event).unwrap();
+            for choice in event["choices"].as_array().unwrap() {
+                text += choice["text"].as_str().unwrap();
+                reasons.extend(choice["finish_reason"].as_str().map(str::to_owned));
+            }
+        }
+        (text, reasons)
+    }
+
+    #[test]
+    fn at_every_cut_a_stream_ends_at_the_first_stop_sequence_and_only_there() {
+        for (dialect, stream) in STREAMS {
+            for stops in [
+                &["END"][..],
+                &["EN", "END"],
+                &["nothing", " é E"],
+                &["three", "wo é END th"],
+                &["ee"],
+                &["threed", ""],
+            ] {
+                let found = stops.iter().filter(|stop| !stop.is_empty());
+                let stop = found.filter_map(|stop| TEXT.find(stop)).min();
+                let wanted = match stop {
+                    Some(at) => (TEXT[..at].to_owned(), vec!["stop".to_owned()]),
+                    None => (TEXT.to_owned(), vec!["length".to_owned()]),
+                };
+                for cut in 0..=stream.len() {
+                    let (first, second) = stream.as_bytes().split_at(cut);
+                    let out = feed(relay(dialect, plan(stops)), &[first, second]);
+                    assert_eq!(read(&out), wanted, "{} {stops:?} {cut}", dialect.name());
+                    assert_eq!(out.matches("data: [DONE]\n\n").count(), 1);
+                    assert!(out.ends_with("data: [DONE]\n\n"), "{out}");
+                }
+                let bytes: Vec<&[u8]> = stream.as_bytes().chunks(1).collect();
+                assert_eq!(read(&feed(relay(dialect, plan(stops)), &bytes)), wanted);
+            }
+        }
+    }
+
+    #[test]
+    fn at_every_cut_the_prompt_comes_once_and_first() {
+        for (dialect, stream) in STREAMS {
+            for cut in 0..=stream.len() {
+                let (first, second) = stream.as_bytes().split_at(cut);
+                let plan = Plan {
+                    echo: Some(Arc::from("an END ")),
+                    ..plan(&["END"])
+                };
+                let out = feed(relay(dialect, plan), &[first, second]);
+                let wanted = "an END one ENtwo é ".to_owned();
+                assert_eq!(read(&out), (wanted, vec!["stop".to_owned()]), "{cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_that_breaks_before_its_stop_sequence_is_no_complete_one() {
+        for (dialect, stream) in STREAMS {
+            let end = stream.find("ND thr").unwrap();
+            for cut in 0..end {
+                let mut relay = relay(dialect, plan(&["END"]));
+                let mut out = relay
+                    .push(Bytes::copy_from_slice(&stream.as_bytes()[..cut]))
+                    .to_vec();
+                out.extend_from_slice(&relay.finish().unwrap());
+                let out = String::from_utf8(out).unwrap();
+                assert!(
+                    !out.contains("[DONE]") && out.contains("\"error\""),
+                    "{cut}: {out}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_has_the_answer_s_id_its_own_place_and_no_end() {
+        for (dialect, stream) in STREAMS {
+            let part = Plan {
+                shift: 5,
+                role: Role::Part,
+                ..plan(&[])
+            };
+            let out = feed(relay(dialect, part), &[stream.as_bytes()]);
+            assert_eq!(read(&out), (TEXT.to_owned(), vec!["length".to_owned()]));
+            assert!(!out.contains("[DONE]") && !out.contains("usage"), "{out}");
+            let events: Vec<&str> = out.split_terminator("\n\n").collect();
+            assert!(
+                events
+                    .iter()
+                    .all(|event| event.contains("\"cmpl-own\"") && event.contains("\"index\":5"))
+            );
+        }
+    }
+
+    #[test]
+    fn in_whatever_order_the_parts_come_their_choices_are_the_same() {
+        let mut random = fastrand::Rng::with_seed(11);
+        for _ in 0..300 {
+            let mut parts: Vec<(Relay, &[u8])> = (0..5)
+                .map(|at: u32| {
+                    let (dialect, stream) = STREAMS[at as usize % STREAMS.len()];
+                    let part = Plan {
+                        shift: at,
+                        echo: Some(Arc::from(format!("{at}:"))),
+                        role: Role::Part,
+                        ..plan(&["END"])
+                    };
+                    (relay(dialect, part), stream.as_bytes())
+                })
+                .collect();
+            let mut out = Vec::new();
+            while parts.iter().any(|(_, rest)| !rest.is_empty()) {
+                let at = random.usize(..parts.len());
+                let (relay, rest) = &mut parts[at];
+                let (piece, after) = rest.split_at(random.usize(0..=rest.len().min(90)));
+                *rest = after;
+                out.extend_from_slice(&relay.push(Bytes::copy_from_slice(piece)));
+            }
+            let mut texts = vec![String::new(); 5];
+            for event in String::from_utf8(out).unwrap().split_terminator("\n\n") {
+                let event: Value =
+                    serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap();
+                let choice = &event["choices"][0];
+                texts[choice["index"].as_u64().unwrap() as usize] +=
+                    choice["text"].as_str().unwrap();
+            }
+            let wanted: Vec<_> = (0..5).map(|at| format!("{at}:one ENtwo é ")).collect();
+            assert_eq!(texts, wanted);
+        }
+    }
+}

@@ -12,11 +12,16 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{
-    Gateway, PATIENCE,
-    client::{Answer, Client, ask, post},
-    providers_at,
-    upstream::{After, CHAT, LAST_CHUNK, Request, STREAM, Upstream, chunk, json, wait_for_close},
+use crate::{
+    providers::{demo, listed, send},
+    support::{
+        Gateway, PATIENCE,
+        client::{Answer, Client, ask, post},
+        providers_at,
+        upstream::{
+            After, CHAT, LAST_CHUNK, Request, STREAM, Upstream, chunk, json, wait_for_close,
+        },
+    },
 };
 
 /// Chat only.
@@ -279,4 +284,48 @@ fn more_calls_than_the_limit_are_refused_before_any_is_made() {
         (400, &"prompt".into())
     );
     assert!(upstream.seen().is_empty());
+}
+
+/// The page's prompt, and what the emulator answers: " Sweet treats for every occasion!".
+const PAGE: &str = "Write a tagline for an ice cream shop.";
+
+/// A list of prompts, `n`, `echo` and `stop` of every provider at once: whoever does which of them, the client cannot tell.
+#[test]
+fn every_provider_brings_all_choices_echoed_and_stopped() {
+    let gateway = demo();
+    for provider in listed()
+        .iter()
+        .filter(|provider| provider["retired"].is_null())
+    {
+        let name = &provider["name"];
+        for parameter in ["prompt: list", "n", "echo", "stop"] {
+            assert_ne!(
+                provider["parameters"][parameter], "refused",
+                "{name} {parameter}"
+            );
+        }
+        for more in ["", STREAMED] {
+            let fields = format!(
+                r#""prompt":["{PAGE}","x"],"n":2,"echo":true,"stop":["r every","zz"],"max_tokens":20{more}"#
+            );
+            let answer = send(&gateway, provider, "sk-demo", &fields);
+            assert_eq!(answer.status, 200, "{name}: {}", answer.text());
+            let choices = choices(&answer);
+            assert_eq!(choices.len(), 4, "{name}: {}", answer.text());
+            assert_eq!(choices[0].1, "stop", "{name}");
+            let text = choices[0]
+                .0
+                .strip_prefix(PAGE)
+                .unwrap_or_else(|| panic!("{name}: {choices:?}"));
+            assert!(text.ends_with("Sweet treats fo"), "{name}: {text:?}");
+            assert!(choices[1].0.starts_with(PAGE), "{name}: {choices:?}");
+            for (text, reason) in &choices[2..] {
+                assert!(text.starts_with('x') && text.len() > 1, "{name}: {text:?}");
+                assert!(
+                    ["stop", "length"].contains(&reason.as_str()),
+                    "{name}: {reason}"
+                );
+            }
+        }
+    }
 }

@@ -17,7 +17,7 @@ use crate::support::{
     upstream::{After, TEXT, Upstream, json},
 };
 
-fn listed() -> Vec<Value> {
+pub fn listed() -> Vec<Value> {
     let output = Command::new(BINARY)
         .arg("--providers=json")
         .output()
@@ -26,7 +26,7 @@ fn listed() -> Vec<Value> {
 }
 
 /// The gateway under `conf/demo.yaml`'s emulator.
-fn demo() -> Gateway {
+pub fn demo() -> Gateway {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/demo.yaml");
     let conf = fs::read_to_string(file).unwrap();
     let (_, lines) = conf.split_once("  emulator:\n").unwrap();
@@ -40,7 +40,7 @@ fn call(gateway: &Gateway, provider: &Value, key: &str, stream: bool) -> Answer 
     send(gateway, provider, key, &fields)
 }
 
-fn send(gateway: &Gateway, provider: &Value, key: &str, fields: &str) -> Answer {
+pub fn send(gateway: &Gateway, provider: &Value, key: &str, fields: &str) -> Answer {
     let (model, needed) = (model(provider), needed(provider));
     let body = format!(r#"{{"model":"{model}",{fields}{needed}}}"#);
     let bearer = format!("Bearer {key}");
