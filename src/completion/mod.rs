@@ -171,8 +171,23 @@ impl Partial {
 
     /// Appends one stream event.
     pub fn write_chunk(&self, chunk: &Completion<'_>, how: Compliance, out: &mut Vec<u8>) {
+        self.write_event(chunk, None, how, out);
+    }
+
+    /// The same, with the counts so far.
+    pub fn write_counted_chunk(&self, chunk: &Completion<'_>, how: Compliance, out: &mut Vec<u8>) {
+        self.write_event(chunk, self.usage, how, out);
+    }
+
+    fn write_event(
+        &self,
+        chunk: &Completion<'_>,
+        usage: Option<Usage>,
+        how: Compliance,
+        out: &mut Vec<u8>,
+    ) {
         out.extend_from_slice(b"data: ");
-        self.write(&chunk.choices, None, how, out);
+        self.write(&chunk.choices, usage, how, out);
         out.extend_from_slice(b"\n\n");
     }
 
