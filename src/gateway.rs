@@ -18,7 +18,7 @@ use crate::{
     metrics::Metrics,
     provider::{
         Auth, Base, Credential, Provider, Secret, Target,
-        grant::Token,
+        live::LiveToken,
         place::Slot,
         scheme::{Part, Parts},
         target::Choice,
@@ -74,7 +74,7 @@ impl Passage {
     }
 
     /// Takes the token that the credential was exchanged for.
-    pub fn settle(&mut self, token: Token) -> Result<(), Error> {
+    pub fn settle(&mut self, token: impl Into<LiveToken>) -> Result<(), Error> {
         self.target.settle(token);
         self.headers = self.target.headers()?;
         Ok(())
@@ -265,7 +265,7 @@ fn client_credential(
     let region = provider.options.get("aws_region");
     let made = provider.scheme.read(&Parts {
         named: &named,
-        workload: None,
+        own: None,
         region: region.map_or("us-east-1", String::as_str),
     })?;
     let key = || {
@@ -359,7 +359,7 @@ const OPENAI_ACCOUNT: [(&str, &str); 3] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::{azure, oci};
+    use crate::provider::{azure, grant::Token, oci};
 
     fn state(change: impl FnOnce(&mut Config)) -> State {
         let mut config = Config::default();

@@ -194,6 +194,9 @@ impl ProxyHttp for Gateway {
                 _ => Err(context.stop(interim_flood())),
             };
         }
+        if let Call::Pass(passage) = &context.call {
+            passage.target.heed(head.status, &head.headers);
+        }
         let Call::Complete(exchange) = &mut context.call else {
             return match head.status {
                 StatusCode::SWITCHING_PROTOCOLS => Err(context.stop(unasked_upgrade())),

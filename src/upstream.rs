@@ -347,7 +347,7 @@ mod tests {
             Auth, Credential, Secret, Target,
             azure::Identity,
             credential::{Aws, AwsKeys},
-            grant::Token,
+            grant::{Grant, Token},
             oci::Signer,
             sigv4::{Credentials, Scope},
             sts::AssumeRole,
@@ -432,7 +432,9 @@ mod tests {
     #[test]
     fn an_assumed_role_signs_with_its_own_keys() {
         let role = AssumeRole::try_new(keys("AKID"), "arn:aws:iam::1:role/r", "us-east-1");
-        let mut exchange = exchange(aws(AwsKeys::Assumed(Arc::new(role.unwrap()))));
+        let mut exchange = exchange(aws(AwsKeys::Granted(Grant::AssumeRole(Arc::new(
+            role.unwrap(),
+        )))));
         assert_eq!(request_head(&exchange).unwrap_err().kind(), Kind::Internal);
         exchange.settle(Token::Aws(keys("ASIA")));
         let head = request_head(&exchange).unwrap();

@@ -27,7 +27,7 @@ use crate::{
     dialect::UpstreamRequest,
     error::Error,
     exchange::relay::{Answer, Counts, Relay, Wishes},
-    provider::{Provider, Target, grant::Token, sigv4::Unsigned},
+    provider::{Provider, Target, live::LiveToken, sigv4::Unsigned},
     wire::Framing,
 };
 
@@ -158,7 +158,7 @@ impl Exchange {
     }
 
     /// Takes the token that the target's credential was exchanged for; before the head is written.
-    pub fn settle(&mut self, token: Token) {
+    pub fn settle(&mut self, token: impl Into<LiveToken>) {
         Arc::make_mut(&mut self.target).settle(token);
     }
 
@@ -229,6 +229,7 @@ impl Exchange {
 
     /// Takes the upstream's response head and decides how its body is read. `Err`: the client gets this instead.
     pub fn answer(&mut self, head: UpstreamHead<'_>) -> Result<&Relay, Error> {
+        self.target.heed(head.status, head.headers);
         let answer = self
             .read_head(head)
             .map_err(|error| self.target.attribute(error))?;

@@ -1,0 +1,194 @@
+//! AWS credentials of several parts: where keys come from, and the roles that are assumed with them.
+//!
+//! | `aws_auth_mode` | keys |
+//! |---|---|
+//! | none | the parts `aws_access_key_id` and `aws_secret_access_key` |
+//! | `web-identity` | a role's, for a federated token (IRSA of EKS, GitHub and others) |
+//! | `container` | of the container's agent: ECS, EKS Pod Identity |
+//! | `instance` | of EC2's instance profile |
+//!
+//! The last three are the gateway's own identity: only a conf may choose them. Their variables are those that AWS's own SDKs
+//! read: <https://docs.aws.amazon.com/sdkref/latest/guide/settings-reference.html>.
+
+use std::sync::Arc;
+
+use crate::{
+    error::Error,
+    provider::{
+        Credential, FreshSecret, Secret,
+        aws_metadata::Metadata,
+        credential::{Aws, AwsKeys},
+        grant::Grant,
+        scheme::{Own, Part, Parts, part},
+        sigv4::{Credentials, Scope},
+        sts::{AssumeRole, Proof},
+    },
+};
+
+/// The credential for `service` that `parts` make; `None`: they name nothing of one.
+pub(super) fn read(service: &'static str, parts: &Parts<'_>) -> Result<Option<Credential>, Error> {
+    let mode = parts.get("aws_auth_mode", PARTS)?;
+    let mode = mode.as_ref().map(Secret::expose);
+    let keys = match (mode, parts.own) {
+        (None, _) => match held(parts)? {
+            Some(keys) => first_role(AwsKeys::Held(keys), parts)?,
+            None => return Ok(None),
+        },
+        (Some(_), _) if names_keys(parts)? => {
+            return Err(wrong_mode("it and `aws_access_key_id` exclude each other"));
+        }
+        (Some("web-identity"), Some(own)) => web_identity(parts, own)?,
+        (Some("container"), Some(own)) => {
+            first_role(AwsKeys::Granted(container(parts, own)?), parts)?
+        }
+        (Some("instance"), Some(own)) => {
+            first_role(AwsKeys::Granted(instance(parts, own)?), parts)?
+        }
+        _ => {
+            return Err(wrong_mode(
+                "it must be `web-identity`, `container` or `instance`",
+            ));
+        }
+    };
+    let keys = assumed(
+        keys,
+        ["aws_chained_role_arn", "aws_chained_external_id"],
+        parts,
+    )?;
+    let scope = Scope::try_new(parts.region, service)?;
+    Ok(Some(Credential::Aws(Arc::new(Aws { scope, keys }))))
+}
+
+fn names_keys(parts: &Parts<'_>) -> Result<bool, Error> {
+    let id = parts.get("aws_access_key_id", PARTS)?;
+    Ok(id.is_some() || parts.get("aws_secret_access_key", PARTS)?.is_some())
+}
+
+fn held(parts: &Parts<'_>) -> Result<Option<Credentials>, Error> {
+    if !names_keys(parts)? {
+        return Ok(None);
+    }
+    Ok(Some(Credentials {
+        access_key: parts.need("aws_access_key_id", PARTS)?,
+        secret_key: parts.need("aws_secret_access_key", PARTS)?,
+        session_token: parts.get("aws_session_token", PARTS)?,
+    }))
+}
+
+fn first_role(keys: AwsKeys, parts: &Parts<'_>) -> Result<AwsKeys, Error> {
+    assumed(keys, ["aws_role_arn", "aws_external_id"], parts)
+}
+
+/// The keys of the role that `parts` name for `keys`; without one, `keys` themselves.
+fn assumed(
+    keys: AwsKeys,
+    [role, external]: [&'static str; 2],
+    parts: &Parts<'_>,
+) -> Result<AwsKeys, Error> {
+    let Some(role) = parts.get(role, PARTS)? else {
+        return Ok(keys);
+    };
+    let proof = match keys {
+        AwsKeys::Held(keys) => Proof::Keys(keys),
+        AwsKeys::Granted(grant) => Proof::Granted(grant),
+    };
+    let external = parts.get(external, PARTS)?;
+    let role = taken(proof, role.expose(), parts)?;
+    let role = role.with_external_id(external.as_ref().map(Secret::expose));
+    Ok(AwsKeys::Granted(Grant::AssumeRole(Arc::new(role))))
+}
+
+fn taken(proof: Proof, role_arn: &str, parts: &Parts<'_>) -> Result<AssumeRole, Error> {
+    let role = AssumeRole::try_new(proof, role_arn, parts.region)?;
+    Ok(match parts.base("aws_sts_endpoint", PARTS)? {
+        Some(endpoint) => role.at(endpoint),
+        None => role,
+    })
+}
+
+/// <https://docs.aws.amazon.com/eks/latest/userguide/iam-roles-for-service-accounts.html>: EKS names both in the
+/// environment.
+fn web_identity(parts: &Parts<'_>, own: Own<'_>) -> Result<AwsKeys, Error> {
+    if parts.get("aws_external_id", PARTS)?.is_some() {
+        let message = "A role that is taken with a web identity has no external id.";
+        return Err(Error::invalid("aws_external_id", message));
+    }
+    let role = either(parts, "aws_role_arn", own, "AWS_ROLE_ARN")?;
+    let role = role.ok_or_else(|| missing("aws_role_arn"))?;
+    let file = "aws_web_identity_token_file";
+    let named = either(parts, file, own, "AWS_WEB_IDENTITY_TOKEN_FILE")?;
+    let token = (own.file)(&named.ok_or_else(|| missing(file))?);
+    let role = taken(Proof::Federated(token), &role, parts)?;
+    Ok(AwsKeys::Granted(Grant::AssumeRole(Arc::new(role))))
+}
+
+fn container(parts: &Parts<'_>, own: Own<'_>) -> Result<Grant, Error> {
+    let name = "aws_container_credentials_uri";
+    let named = either(parts, name, own, "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")?;
+    let named = named.or_else(|| (own.variable)("AWS_CONTAINER_CREDENTIALS_FULL_URI"));
+    let uri = named.ok_or_else(|| missing(name))?;
+    let metadata = Metadata::container(&uri, container_token(parts, own)?)?;
+    Ok(Grant::Metadata(Arc::new(metadata)))
+}
+
+/// A file counts before a fixed token, and what the conf names before what the environment does.
+fn container_token(parts: &Parts<'_>, own: Own<'_>) -> Result<Option<FreshSecret>, Error> {
+    let fixed = |token: Secret| FreshSecret::new("token", move || Some(token.clone()));
+    if let Some(file) = parts.get("aws_container_authorization_token_file", PARTS)? {
+        return Ok(Some((own.file)(file.expose())));
+    }
+    if let Some(token) = parts.get("aws_container_authorization_token", PARTS)? {
+        return Ok(Some(fixed(token)));
+    }
+    if let Some(file) = (own.variable)("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE") {
+        return Ok(Some((own.file)(&file)));
+    }
+    let token = (own.variable)("AWS_CONTAINER_AUTHORIZATION_TOKEN");
+    Ok(token.and_then(|token| Secret::try_new(&token)).map(fixed))
+}
+
+fn instance(parts: &Parts<'_>, own: Own<'_>) -> Result<Grant, Error> {
+    let variable = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
+    let endpoint = either(parts, "aws_metadata_endpoint", own, variable)?;
+    let metadata = Metadata::instance(endpoint.as_deref())?;
+    Ok(Grant::Metadata(Arc::new(metadata)))
+}
+
+/// The conf's word, or the environment's.
+fn either(
+    parts: &Parts<'_>,
+    name: &str,
+    own: Own<'_>,
+    variable: &str,
+) -> Result<Option<String>, Error> {
+    let named = parts.get(name, PARTS)?;
+    let named = named.map(|value| value.expose().to_owned());
+    Ok(named.or_else(|| (own.variable)(variable).filter(|value| !value.is_empty())))
+}
+
+fn missing(name: &'static str) -> Error {
+    let message = format!("`{name}` is required, and the environment does not say it either.");
+    Error::invalid(name, message)
+}
+
+fn wrong_mode(why: &str) -> Error {
+    let message = format!("`aws_auth_mode` cannot be used: {why}.");
+    Error::invalid("aws_auth_mode", message)
+}
+
+pub(super) const PARTS: &[Part] = &[
+    part("aws_access_key_id", "x-portkey-aws-access-key-id"),
+    part("aws_secret_access_key", "x-portkey-aws-secret-access-key"),
+    part("aws_session_token", "x-portkey-aws-session-token"),
+    part("aws_role_arn", "x-portkey-aws-role-arn"),
+    part("aws_external_id", "x-portkey-aws-external-id"),
+    part("aws_auth_mode", ""),
+    part("aws_web_identity_token_file", ""),
+    part("aws_container_credentials_uri", ""),
+    part("aws_container_authorization_token", ""),
+    part("aws_container_authorization_token_file", ""),
+    part("aws_metadata_endpoint", ""),
+    part("aws_sts_endpoint", ""),
+    part("aws_chained_role_arn", ""),
+    part("aws_chained_external_id", ""),
+];
