@@ -19,20 +19,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::StatusCode;
-use pingora::http::RequestHeader;
 use ring::{hmac, rand::SystemRandom};
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    call::Call,
-    error::{Deadline, Error, Kind},
+    error::{Error, Kind},
+    issuer,
     provider::{
         Target,
-        grant::{Grant, GrantId, Issued, Step, TokenReply, TokenRequest},
+        grant::{Grant, GrantId, Issued},
         live::LiveToken,
     },
-    upstream::{Upstream, failure, unix_now},
+    upstream::Upstream,
 };
 
 /// Every token of the process. Clones share them.
@@ -294,90 +292,8 @@ impl Shared {
             Some(source) => Some(Tokens(self.clone()).token(source).await?),
             None => None,
         };
-        let fetching = tokio::time::timeout(PATIENCE, self.walk(grant, source.as_ref()));
-        let issued = match fetching.await {
-            Ok(walked) => walked.map_err(|error| of_source(error, source.as_ref()))?,
-            Err(_) => {
-                let late = "It did not answer in time.";
-                let late = Error::new(Kind::Timeout(Deadline::Total), late);
-                return Err(unreachable_endpoint(&late));
-            }
-        };
-        if issued.lifetime.is_zero() {
-            let message = "The token endpoint's token had ended when it came.";
-            return Err(Error::broken(message));
-        }
-        Ok(issued)
+        issuer::fetch(&self.upstream, grant, source.as_ref()).await
     }
-
-    /// From question to question, as the answers lead.
-    async fn walk(&self, grant: &Grant, source: Option<&LiveToken>) -> Result<Issued, Error> {
-        let mut request = grant.request(unix_now(), source.map(LiveToken::token))?;
-        loop {
-            let asked = self.ask(&request).await;
-            let (status, body) = asked.map_err(|error| unreachable_endpoint(&error))?;
-            let reply = TokenReply {
-                status,
-                body: &body,
-                now: unix_now(),
-            };
-            request = match grant.read_reply(&request, reply)? {
-                Step::Issued(issued) => return Ok(issued),
-                Step::Ask(next) => next,
-            };
-        }
-    }
-
-    async fn ask(&self, request: &TokenRequest) -> Result<(StatusCode, Vec<u8>), Error> {
-        let peer = self.upstream.peer(&request.base).await?;
-        let head = request_head(request)?;
-        let mut call = self
-            .upstream
-            .call(&request.base, &peer, &head, &request.body)
-            .await?;
-        let status = call.head().map(|head| head.status);
-        let status = status.ok_or_else(|| Error::broken("It answered without a head."))?;
-        let body = read_body(&mut call).await?;
-        self.upstream.release(call, &peer).await;
-        Ok((status, body))
-    }
-}
-
-async fn read_body(call: &mut Call) -> Result<Vec<u8>, Error> {
-    let mut body = Vec::new();
-    while let Some(piece) = call.read().await.map_err(|error| failure(&error))? {
-        if body.len() + piece.len() > MAX_REPLY_BYTES {
-            return Err(Error::broken("Its answer is too large."));
-        }
-        body.extend_from_slice(&piece);
-    }
-    Ok(body)
-}
-
-fn request_head(request: &TokenRequest) -> Result<RequestHeader, Error> {
-    let wrong = |_| Error::new(Kind::Internal, "The token request could not be written.");
-    let head = http::Request::builder()
-        .method(&request.method)
-        .uri(&request.path);
-    let (mut parts, ()) = head.body(()).map_err(wrong)?.into_parts();
-    parts.headers = request.headers.clone();
-    Ok(RequestHeader::from(parts))
-}
-
-/// A failure of a grant that was asked for with `source`, which is let go if it was that which was refused.
-fn of_source(error: Error, source: Option<&LiveToken>) -> Error {
-    let Some(source) = source else { return error };
-    if EXPIRED.iter().any(|code| error.message().contains(code)) {
-        source.refuse();
-    }
-    let secrets = source.token().secrets().into_iter();
-    secrets.fold(error, |error, secret| error.without(secret.expose()))
-}
-
-/// The failure is the token endpoint's, not that of the provider's API.
-fn unreachable_endpoint(error: &Error) -> Error {
-    let message = format!("No token could be fetched. {}", error.message());
-    Error::new(error.kind(), message)
 }
 
 fn forget_oldest(slots: &mut HashMap<GrantId, Slot>) {
@@ -403,16 +319,10 @@ fn retry_after(left: Duration, draw: u32) -> Duration {
 
 /// Client-made identities must not fill the memory. Beyond this, the one not used for longest is fetched anew when asked for.
 const MAX_TOKENS: usize = 1024;
-/// A token has some kilobytes.
-const MAX_REPLY_BYTES: usize = 64 << 10;
-/// How long one fetch may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 const MARGIN: Duration = Duration::from_secs(300);
 const RETRY: Duration = Duration::from_secs(5);
 /// Between two tokens of a grant that are let go because they were refused.
 const FLOOR: Duration = Duration::from_secs(10);
-/// How STS says that it does not take a role's keys any more.
-const EXPIRED: [&str; 2] = [": ExpiredToken", ": InvalidClientTokenId"];
 
 #[cfg(test)]
 mod tests {
@@ -679,7 +589,7 @@ mod tests {
                 (200, r#"{"access_token":"t","expires_in":0}"#.to_owned()),
                 502,
             ),
-            ((200, "x".repeat(MAX_REPLY_BYTES + 1)), 502),
+            ((200, "x".repeat(1 << 20)), 502),
         ] {
             let first = answer.clone();
             let endpoint = Endpoint::start(move |turn| match turn {

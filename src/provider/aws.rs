@@ -192,3 +192,209 @@ pub(super) const PARTS: &[Part] = &[
     part("aws_chained_role_arn", ""),
     part("aws_chained_external_id", ""),
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashSet};
+
+    use ring::hmac;
+
+    use super::*;
+    use crate::provider::{
+        grant::{GrantId, Token},
+        scheme::Scheme,
+    };
+
+    const KEYS: [(&str, &str); 2] = [
+        ("aws_access_key_id", "AKID"),
+        ("aws_secret_access_key", "s"),
+    ];
+    const ROLE: (&str, &str) = ("aws_role_arn", "arn:aws:iam::1:role/first");
+    const CHAINED: (&str, &str) = ("aws_chained_role_arn", "arn:aws:iam::1:role/second");
+
+    fn try_read(
+        values: &[(&'static str, &str)],
+        variables: &[(&'static str, &str)],
+    ) -> Result<Option<Credential>, Error> {
+        let values: BTreeMap<_, _> = values.iter().copied().collect();
+        let variables: BTreeMap<_, _> = variables.iter().copied().collect();
+        Scheme::Aws("bedrock").read(&Parts {
+            named: &|part| {
+                Ok(values
+                    .get(part.name)
+                    .and_then(|value| Secret::try_new(value)))
+            },
+            own: Some(Own {
+                variable: &|name| variables.get(name).map(|value| (*value).to_owned()),
+                file: &|file| FreshSecret::new(file, || Secret::try_new("eyJ")),
+            }),
+            region: "eu-west-1",
+        })
+    }
+
+    fn grant(values: &[(&'static str, &str)], variables: &[(&'static str, &str)]) -> Grant {
+        let read = try_read(values, variables).unwrap();
+        read.unwrap().grant().unwrap()
+    }
+
+    fn body(grant: &Grant, source: Option<&Token>) -> String {
+        let request = grant.request(1_766_592_000, source).unwrap();
+        let signed = request.headers.contains_key("authorization");
+        assert_eq!(signed, source.is_some(), "{request:?}");
+        String::from_utf8(request.body.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_web_identity_is_named_by_the_environment_or_the_conf() {
+        let variables = [
+            ("AWS_ROLE_ARN", "arn:aws:iam::1:role/irsa"),
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/token"),
+        ];
+        let mode = ("aws_auth_mode", "web-identity");
+        let by_environment = grant(&[mode], &variables);
+        let form = "Action=AssumeRoleWithWebIdentity&Version=2011-06-15&RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Firsa&RoleSessionName=pingora-completions&WebIdentityToken=eyJ";
+        assert_eq!(body(&by_environment, None), form);
+        let by_conf = grant(
+            &[mode, ROLE, ("aws_web_identity_token_file", "/t")],
+            &variables,
+        );
+        assert!(body(&by_conf, None).contains("role%2Ffirst"));
+        for (values, variables, missing) in [
+            (&[mode][..], &variables[..1], "aws_web_identity_token_file"),
+            (&[mode], &variables[1..], "aws_role_arn"),
+            (
+                &[mode, ("aws_external_id", "x")],
+                &variables,
+                "aws_external_id",
+            ),
+        ] {
+            let error = try_read(values, variables).unwrap_err();
+            assert_eq!(error.param(), Some(missing));
+        }
+    }
+
+    #[test]
+    fn a_container_s_variables_are_those_of_aws_s_own_tools() {
+        let mode = ("aws_auth_mode", "container");
+        let full = (
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+            "http://127.0.0.1:9/full",
+        );
+        let relative = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/relative");
+        let token = ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "fixed");
+        let file = ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "/t");
+        let conf = ("aws_container_credentials_uri", "http://127.0.0.1:9/conf");
+        for (values, variables, path, authorization) in [
+            (&[mode][..], &[full][..], "/full", ""),
+            (&[mode], &[full, relative], "/relative", ""),
+            (&[mode], &[full, token], "/full", "fixed"),
+            (&[mode], &[full, token, file], "/full", "eyJ"),
+            (&[mode, conf], &[relative], "/conf", ""),
+            (
+                &[mode, conf, ("aws_container_authorization_token", "own")],
+                &[file],
+                "/conf",
+                "own",
+            ),
+            (
+                &[mode, conf, ("aws_container_authorization_token_file", "/o")],
+                &[token],
+                "/conf",
+                "eyJ",
+            ),
+        ] {
+            let request = grant(values, variables).request(1, None).unwrap();
+            assert_eq!(request.path, path);
+            let sent = request.headers.get("authorization");
+            assert_eq!(
+                sent.map_or("", |value| value.to_str().unwrap()),
+                authorization
+            );
+        }
+        let error = try_read(&[mode], &[]).unwrap_err();
+        assert_eq!(error.param(), Some("aws_container_credentials_uri"));
+    }
+
+    #[test]
+    fn roles_are_assumed_one_with_the_other() {
+        let chained = [
+            KEYS[0],
+            KEYS[1],
+            ROLE,
+            CHAINED,
+            ("aws_chained_external_id", "x"),
+        ];
+        let second = grant(&chained, &[]);
+        let first = second.source().unwrap();
+        assert!(first.source().is_none());
+        let keys = Token::Aws(Credentials {
+            access_key: Secret::try_new("ASIA").unwrap(),
+            secret_key: Secret::try_new("s2").unwrap(),
+            session_token: Secret::try_new("t2"),
+        });
+        let form = body(&second, Some(&keys));
+        assert!(
+            form.contains("role%2Fsecond") && form.ends_with("&ExternalId=x"),
+            "{form}"
+        );
+        assert!(second.request(1, None).is_err());
+        let request = first.request(1, None).unwrap();
+        let signed = request.headers["authorization"].to_str().unwrap();
+        assert!(signed.contains("Credential=AKID/"));
+        // The keys at the chain's end are kept out of what is told.
+        let told = second.redact(Error::broken("AKID"));
+        assert_eq!(told.message(), "[redacted]");
+        let instance = ("aws_auth_mode", "instance");
+        assert!(matches!(grant(&[instance], &[]), Grant::Metadata(_)));
+        let role = grant(&[instance, ROLE, CHAINED], &[]);
+        let source = role.source().and_then(|first| first.source());
+        assert!(matches!(source, Some(Grant::Metadata(_))));
+    }
+
+    #[test]
+    fn every_source_of_keys_has_a_token_of_its_own() {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, b"key");
+        let instance = ("aws_auth_mode", "instance");
+        let container = ("aws_auth_mode", "container");
+        let web = ("aws_auth_mode", "web-identity");
+        let uri = ("aws_container_credentials_uri", "/c");
+        let all: &[&[(&'static str, &str)]] = &[
+            &[KEYS[0], KEYS[1], ROLE],
+            &[KEYS[0], KEYS[1], CHAINED],
+            &[KEYS[0], KEYS[1], ROLE, CHAINED],
+            &[instance],
+            &[instance, ("aws_metadata_endpoint", "http://127.0.0.1:9")],
+            &[instance, ROLE],
+            &[instance, ROLE, ("aws_external_id", "x")],
+            &[instance, ROLE, ("aws_sts_endpoint", "http://127.0.0.1:9")],
+            &[instance, ROLE, CHAINED],
+            &[container, uri],
+            &[container, ("aws_container_credentials_uri", "/d")],
+            &[
+                container,
+                uri,
+                ("aws_container_authorization_token_file", "/t"),
+            ],
+            &[container, uri, ROLE],
+            &[web, ROLE, ("aws_web_identity_token_file", "/t")],
+            &[web, ROLE, ("aws_web_identity_token_file", "/u")],
+        ];
+        let ids: HashSet<GrantId> = all
+            .iter()
+            .map(|values| grant(values, &[]).id(&key))
+            .collect();
+        assert_eq!(ids.len(), all.len());
+    }
+
+    #[test]
+    fn modes_exclude_keys_and_other_words() {
+        for values in [
+            &[("aws_auth_mode", "instance"), KEYS[0]][..],
+            &[("aws_auth_mode", "instance"), KEYS[1]],
+            &[("aws_auth_mode", "imds")],
+        ] {
+            let error = try_read(values, &[]).unwrap_err();
+            assert_eq!(error.param(), Some("aws_auth_mode"));
+        }
+    }
+}

@@ -49,7 +49,7 @@ impl Metadata {
             None => split(uri),
         };
         let base = Base::try_new(origin, CONTAINER_URI)?;
-        let is_own = OWN_HOSTS.contains(&&*base.host) || is_loopback(&base.host);
+        let is_own = OWN_HOSTS.contains(&&*base.host);
         if base.scheme == Scheme::Http && !is_own {
             let message = "Keys come without TLS from this machine, ECS's agent or EKS's alone.";
             return Err(Error::invalid(CONTAINER_URI, message));
@@ -151,11 +151,6 @@ fn split(uri: &str) -> (&str, &str) {
     }
 }
 
-fn is_loopback(host: &str) -> bool {
-    let address = host.parse::<std::net::IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-}
-
 /// An answer that is a text; `lack` says what another status means.
 fn text<'r>(reply: TokenReply<'r>, lack: &str) -> Result<&'r str, Error> {
     match reply.status {
@@ -233,11 +228,197 @@ const CONTAINER_URI: &str = "aws_container_credentials_uri";
 /// Link-local, without TLS: they never leave the machine.
 const ECS: &str = "http://169.254.170.2";
 const INSTANCE: &str = "http://169.254.169.254";
-/// ECS's agent, and EKS's by both versions of IP.
-const OWN_HOSTS: [&str; 3] = ["169.254.170.2", "169.254.170.23", "fd00:ec2::23"];
+/// Loopback, ECS's agent, and EKS's by both versions of IP.
+const OWN_HOSTS: [&str; 6] = [
+    "localhost",
+    "127.0.0.1",
+    "::1",
+    "169.254.170.2",
+    "169.254.170.23",
+    "fd00:ec2::23",
+];
 const SESSION_PATH: &str = "/latest/api/token";
 const ROLES_PATH: &str = "/latest/meta-data/iam/security-credentials/";
 const SESSION: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token");
 const SESSION_SECONDS: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token-ttl-seconds");
 /// IAM's limit.
 const MAX_ROLE_BYTES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_766_592_000;
+    /// The page's example, in which the instance's service has a `Code` and the container's a `RoleArn`.
+    const KEYS: &str = r#"{"Code":"Success","LastUpdated":"2025-12-24T16:00:00Z","Type":"AWS-HMAC","AccessKeyId":"ASIAEXAMPLE","SecretAccessKey":"SECRET","Token":"SESSION","Expiration":"2025-12-24T22:00:00Z"}"#;
+
+    fn fresh(text: &'static str) -> FreshSecret {
+        FreshSecret::new("/token", move || Secret::try_new(text))
+    }
+
+    fn reply(status: u16, body: &str) -> TokenReply<'_> {
+        TokenReply {
+            status: StatusCode::from_u16(status).unwrap(),
+            body: body.as_bytes(),
+            now: NOW,
+        }
+    }
+
+    fn issued(step: Result<Step, Error>) -> Issued {
+        match step.unwrap() {
+            Step::Issued(issued) => issued,
+            Step::Ask(request) => panic!("{request:?}"),
+        }
+    }
+
+    fn next(step: Result<Step, Error>) -> TokenRequest {
+        match step.unwrap() {
+            Step::Ask(request) => request,
+            Step::Issued(issued) => panic!("{issued:?}"),
+        }
+    }
+
+    #[test]
+    fn a_container_s_agent_is_asked_where_the_platform_says() {
+        for (uri, host, path) in [
+            (
+                "/v2/credentials/u-1",
+                "169.254.170.2",
+                "/v2/credentials/u-1",
+            ),
+            (
+                "http://169.254.170.23/v1/credentials",
+                "169.254.170.23",
+                "/v1/credentials",
+            ),
+            (
+                "http://[fd00:ec2::23]/v1/credentials",
+                "[fd00:ec2::23]",
+                "/v1/credentials",
+            ),
+            ("http://localhost:8080/a/?b=c", "localhost:8080", "/a/?b=c"),
+            ("https://keys.example.com", "keys.example.com", "/"),
+        ] {
+            let request = Metadata::container(uri, Some(fresh("a-1")))
+                .unwrap()
+                .request();
+            let request = request.unwrap();
+            assert_eq!(
+                (&*request.path, request.method.as_str()),
+                (path, "GET"),
+                "{uri}"
+            );
+            assert_eq!(request.headers["host"], host);
+            assert_eq!(request.headers["authorization"], "a-1");
+            assert!(request.headers["authorization"].is_sensitive());
+        }
+        let bare = Metadata::container("/v2/c", None)
+            .unwrap()
+            .request()
+            .unwrap();
+        assert!(!bare.headers.contains_key("authorization"));
+    }
+
+    #[test]
+    fn keys_come_in_clear_from_the_platform_alone() {
+        for uri in [
+            "http://keys.example.com/a",
+            "http://169.254.169.254/a",
+            "http://127.0.0.1@evil.example/a",
+            "ftp://127.0.0.1/a",
+            "/a b",
+            "/a#b",
+            "nothing",
+            "",
+        ] {
+            assert!(Metadata::container(uri, None).is_err(), "{uri}");
+        }
+        for token in ["", "two\nlines"] {
+            let metadata = Metadata::container("/v2/c", Some(fresh(token))).unwrap();
+            assert!(metadata.request().is_err(), "{token:?}");
+        }
+    }
+
+    #[test]
+    fn an_instance_is_asked_for_a_session_its_role_and_the_keys() {
+        let metadata = Metadata::instance(Some("http://[fd00:ec2::254]")).unwrap();
+        let session = metadata.request().unwrap();
+        assert_eq!(
+            (session.method.as_str(), &*session.path),
+            ("PUT", "/latest/api/token")
+        );
+        assert_eq!(
+            session.headers["x-aws-ec2-metadata-token-ttl-seconds"],
+            "21600"
+        );
+        assert_eq!(session.headers["content-length"], "0");
+        let roles = next(metadata.read_reply(&session, reply(200, "s-1")));
+        assert_eq!(roles.path, "/latest/meta-data/iam/security-credentials/");
+        let keys = next(metadata.read_reply(&roles, reply(200, "my-role\n")));
+        assert_eq!(
+            keys.path,
+            "/latest/meta-data/iam/security-credentials/my-role"
+        );
+        for request in [&roles, &keys] {
+            assert_eq!(request.method, "GET");
+            assert_eq!(request.headers["x-aws-ec2-metadata-token"], "s-1");
+        }
+        let issued = issued(metadata.read_reply(&keys, reply(200, KEYS)));
+        assert_eq!(issued.lifetime, Duration::from_secs(6 * 3600));
+        let told = issued.token.secrets();
+        let told: Vec<&str> = told.iter().map(|secret| secret.expose()).collect();
+        assert_eq!(told, ["ASIAEXAMPLE", "SECRET", "SESSION"]);
+        assert!(!format!("{issued:?} {keys:?}").contains("SE"));
+    }
+
+    #[test]
+    fn what_a_metadata_service_lacks_is_told() {
+        let metadata = Metadata::instance(None).unwrap();
+        let session = metadata.request().unwrap();
+        let roles = next(metadata.read_reply(&session, reply(200, "s-1")));
+        let keys = next(metadata.read_reply(&roles, reply(200, "r")));
+        let failed = r#"{"Code":"AssumeRoleUnauthorizedAccess","Message":"no trust"}"#;
+        for (asked, status, body, told, why) in [
+            (&session, 403, "", 403, "status 403"),
+            (&session, 200, "", 502, "cannot be sent"),
+            (&session, 200, "a\u{1}b", 502, "cannot be sent"),
+            (&roles, 404, "<html>", 401, "the instance has no role"),
+            (&roles, 401, "", 401, "status 401"),
+            (&roles, 200, "", 502, "no name"),
+            (&roles, 200, "../x", 502, "no name"),
+            (
+                &keys,
+                200,
+                failed,
+                401,
+                "AssumeRoleUnauthorizedAccess: no trust",
+            ),
+            (&keys, 200, "{}", 502, "no credentials"),
+            (&keys, 200, "<html>", 502, "no credentials"),
+            (&keys, 500, "", 500, "status 500"),
+        ] {
+            let read = metadata.read_reply(asked, reply(status, body));
+            let error = read.map(|_| ()).unwrap_err();
+            assert_eq!(error.status(), told, "{error}");
+            assert!(error.message().contains(why), "{error}");
+        }
+        let container = Metadata::container("/v2/c", None).unwrap();
+        let asked = container.request().unwrap();
+        let refused = r#"{"code":"AccessDeniedException","message":"not you"}"#;
+        let error = container
+            .read_reply(&asked, reply(403, refused))
+            .map(|_| ())
+            .unwrap_err();
+        assert!(
+            error.message().ends_with("AccessDeniedException: not you"),
+            "{error}"
+        );
+        for lacking in ["AccessKeyId", "SecretAccessKey", "Token", "Expiration"] {
+            let without = KEYS.replace(lacking, "Other");
+            let error = container
+                .read_reply(&asked, reply(200, &without))
+                .map(|_| ());
+            assert_eq!(error.unwrap_err().status(), 502, "{lacking}");
+        }
+    }
+}
