@@ -3,7 +3,7 @@
 //! Everything runs in the request's own task: when the client leaves, the future is dropped and with it the upstream's
 //! connection, which is how an HTTP/1 call is cancelled.
 
-use std::pin::Pin;
+use std::{pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -37,11 +37,13 @@ impl<'c> Conductor<'c> {
     ) -> Self {
         let total = upstream.timeouts().total;
         let patience = exchange.timeout().map_or(total, |own| own.min(total));
+        // A wait for the credential's token was a part of it.
+        let waited = ticket.called.map_or(Duration::ZERO, |at| at.elapsed());
         Self {
             session,
             ticket,
             upstream,
-            deadline: Box::pin(tokio::time::sleep(patience)),
+            deadline: Box::pin(tokio::time::sleep(patience.saturating_sub(waited))),
         }
     }
 

@@ -14,6 +14,8 @@ use crate::{config::headers, provider::Target};
 #[derive(Debug)]
 pub struct Ticket {
     pub started: Instant,
+    /// When the request was complete, and its call could begin.
+    pub called: Option<Instant>,
     pub trace_id: HeaderValue,
     pub request_id: HeaderValue,
     pub provider: Option<HeaderValue>,
@@ -35,6 +37,7 @@ impl Ticket {
         };
         Self {
             started: Instant::now(),
+            called: None,
             trace_id: or_empty(trace_id.to_string()),
             request_id: or_empty(format!("req_{draw:032x}")),
             provider: None,

@@ -114,7 +114,7 @@ impl Identity {
 
     fn ask_machine(&self, client_id: Option<&str>) -> TokenRequest {
         // The metadata service knows audiences, not scopes.
-        let resource = self.scope.trim_end_matches(".default");
+        let resource = self.scope.trim_end_matches("/.default");
         let mut pairs = vec![("api-version", "2018-02-01"), ("resource", resource)];
         pairs.extend(client_id.map(|id| ("client_id", id)));
         let path = format!(
@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(request.headers["metadata"], "true");
         assert_eq!(
             request.path,
-            "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fcognitiveservices.azure.com%2F&client_id=id-1"
+            "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fcognitiveservices.azure.com&client_id=id-1"
         );
         assert!(request.body.is_empty() && !request.headers.contains_key("content-length"));
     }

@@ -7,6 +7,7 @@ mod credentials;
 mod embedding;
 mod faults;
 mod http2;
+mod identities;
 mod leaving;
 mod passing;
 mod process;
