@@ -76,7 +76,7 @@ impl Scheme {
     pub fn title(self) -> &'static str {
         match self {
             Self::Key => "",
-            Self::Aws(_) => "SigV4, assumed role, web, container or instance identity",
+            Self::Aws(_) => "SigV4, roles, AWS identity",
             Self::Google => "service account",
             Self::Azure => "Entra, managed or workload identity",
             Self::Oci => "OCI signature",

@@ -39,7 +39,7 @@ fn grant(request: &Request) -> Vec<u8> {
         ("GET", "/latest/meta-data/iam/security-credentials/") => json(200, "my-role"),
         ("GET", "/latest/meta-data/iam/security-credentials/my-role" | "/creds?a=b") => json(
             200,
-            r#"{"Code":"Success","AccessKeyId":"ASIAMETADATA","SecretAccessKey":"s","Token":"metadata-session","Expiration":"2099-01-01T00:00:00Z"}"#,
+            r#"{"Code":"Success","AccessKeyId":"ASIAMETADATA","SecretAccessKey":"metadata-secret","Token":"metadata-session","Expiration":"2099-01-01T00:00:00Z"}"#,
         ),
         _ => json(200, BEARER),
     }
@@ -413,6 +413,35 @@ fn keys_that_have_expired_at_aws_are_fetched_anew() {
     assert_eq!(metadata.seen().len(), 3);
     ask_all_ways(&gateway, "bedrock");
     assert_eq!(metadata.seen().len(), 6);
+}
+
+#[test]
+fn a_source_s_keys_that_sts_calls_expired_are_fetched_anew() {
+    let (metadata, calls) = (granting(), AtomicUsize::new(0));
+    let expired = "<ErrorResponse><Error><Code>ExpiredToken</Code><Message>of metadata-session</Message></Error></ErrorResponse>";
+    let sts = Upstream::start(move |request, stream| {
+        let first = calls.fetch_add(1, Ordering::Relaxed) == 0;
+        let answer = if first {
+            json(403, expired)
+        } else {
+            grant(request)
+        };
+        stream.write_all(&answer).unwrap();
+        After::Keep
+    });
+    let upstream = serving(|_| None);
+    let mut parts = instance(&metadata);
+    parts.extend([("aws_role_arn", role("r")), ("aws_sts_endpoint", at(&sts))]);
+    let gateway = start(&[provider("bedrock", &upstream, &parts)]);
+    let told = ask(&gateway.address, &[named("bedrock")], PLAIN);
+    assert_eq!(told.status, 403);
+    assert!(
+        told.text().contains("ExpiredToken: of [redacted]"),
+        "{}",
+        told.text()
+    );
+    ask_all_ways(&gateway, "bedrock");
+    assert_eq!((metadata.seen().len(), sts.seen().len()), (6, 2));
 }
 
 #[test]
