@@ -45,16 +45,24 @@ impl fmt::Debug for Secret {
 /// use.
 #[derive(Clone)]
 pub struct FreshSecret {
-    place: Arc<str>,
+    /// What tells it from others; the secret itself, if it is one that does not change.
+    place: Secret,
     read: Arc<dyn Fn() -> Option<Secret> + Send + Sync>,
 }
 
 impl FreshSecret {
-    /// `place` tells it from others; it is no secret.
+    /// `place` tells it from others.
     pub fn new(place: &str, read: impl Fn() -> Option<Secret> + Send + Sync + 'static) -> Self {
         Self {
-            place: Arc::from(place),
+            place: Secret(SecretString::from(place)),
             read: Arc::new(read),
+        }
+    }
+
+    pub fn fixed(secret: Secret) -> Self {
+        Self {
+            place: secret.clone(),
+            read: Arc::new(move || Some(secret.clone())),
         }
     }
 
@@ -64,13 +72,13 @@ impl FreshSecret {
     }
 
     pub fn place(&self) -> &str {
-        &self.place
+        self.place.expose()
     }
 }
 
 impl fmt::Debug for FreshSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[secret of {}]", self.place)
+        f.write_str("[secret]")
     }
 }
 

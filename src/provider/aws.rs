@@ -133,18 +133,19 @@ fn container(parts: &Parts<'_>, own: Own<'_>) -> Result<Grant, Error> {
 
 /// A file counts before a fixed token, and what the conf names before what the environment does.
 fn container_token(parts: &Parts<'_>, own: Own<'_>) -> Result<Option<FreshSecret>, Error> {
-    let fixed = |token: Secret| FreshSecret::new("token", move || Some(token.clone()));
     if let Some(file) = parts.get("aws_container_authorization_token_file", PARTS)? {
         return Ok(Some((own.file)(file.expose())));
     }
     if let Some(token) = parts.get("aws_container_authorization_token", PARTS)? {
-        return Ok(Some(fixed(token)));
+        return Ok(Some(FreshSecret::fixed(token)));
     }
     if let Some(file) = (own.variable)("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE") {
         return Ok(Some((own.file)(&file)));
     }
     let token = (own.variable)("AWS_CONTAINER_AUTHORIZATION_TOKEN");
-    Ok(token.and_then(|token| Secret::try_new(&token)).map(fixed))
+    Ok(token
+        .and_then(|token| Secret::try_new(&token))
+        .map(FreshSecret::fixed))
 }
 
 fn instance(parts: &Parts<'_>, own: Own<'_>) -> Result<Grant, Error> {
@@ -375,6 +376,8 @@ mod tests {
                 uri,
                 ("aws_container_authorization_token_file", "/t"),
             ],
+            &[container, uri, ("aws_container_authorization_token", "a")],
+            &[container, uri, ("aws_container_authorization_token", "b")],
             &[container, uri, ROLE],
             &[web, ROLE, ("aws_web_identity_token_file", "/t")],
             &[web, ROLE, ("aws_web_identity_token_file", "/u")],

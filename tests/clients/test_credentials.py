@@ -18,12 +18,14 @@ from contextlib import ExitStack, contextmanager
 import azure.identity
 import boto3
 import botocore.config
+import google.auth.transport.requests
 import pytest
 from azure.core.pipeline.transport import RequestsTransport
 from botocore import UNSIGNED, auth, awsrequest, credentials, utils
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding
 from google.auth import jwt
+from google.oauth2 import service_account
 
 import double
 import processes
@@ -308,6 +310,13 @@ def test_google_s_library_verifies_the_assertion(gateways, vendor):
     assert claims["iss"] == EMAIL and claims["scope"] == "https://www.googleapis.com/auth/cloud-platform"
     assert claims["exp"] - claims["iat"] == 3600
     assert call.headers["authorization"] == "Bearer t-1"
+    of_ours = jwt.decode_header(sent["assertion"]), set(claims)
+    info = dict(client_email=EMAIL, private_key=RSA.read_text(), private_key_id="kid-1", token_uri=f"{vendor.url}/token")
+    account = service_account.Credentials.from_service_account_info(info, scopes=[claims["scope"]])
+    account.refresh(google.auth.transport.requests.Request())
+    theirs = form(vendor.last())
+    assert set(theirs) == set(sent) and theirs["grant_type"] == sent["grant_type"]
+    assert of_ours == (jwt.decode_header(theirs["assertion"]), set(jwt.decode(theirs["assertion"], verify=False)))
     with pytest.raises(ValueError):
         jwt.decode(sent["assertion"][:-8] + "AAAAAAAA", certs={"kid-1": public})
 
