@@ -100,6 +100,12 @@ fn assumed(
 
 fn taken(proof: Proof, role_arn: &str, parts: &Parts<'_>) -> Result<AssumeRole, Error> {
     let role = AssumeRole::try_new(proof, role_arn, parts.region)?;
+    let (name, variable) = ("aws_role_session_name", "AWS_ROLE_SESSION_NAME");
+    let named = parts.own.map(|own| either(parts, name, own, variable));
+    let role = match named.transpose()?.flatten() {
+        Some(name) => role.with_session_name(&name)?,
+        None => role,
+    };
     Ok(match parts.base("aws_sts_endpoint", PARTS)? {
         Some(endpoint) => role.at(endpoint),
         None => role,
@@ -190,6 +196,7 @@ pub(super) const PARTS: &[Part] = &[
     part("aws_container_authorization_token_file", ""),
     part("aws_metadata_endpoint", ""),
     part("aws_sts_endpoint", ""),
+    part("aws_role_session_name", ""),
     part("aws_chained_role_arn", ""),
     part("aws_chained_external_id", ""),
 ];
@@ -260,6 +267,17 @@ mod tests {
             &variables,
         );
         assert!(body(&by_conf, None).contains("role%2Ffirst"));
+        let under = |values: &[(&'static str, &str)], name: &'static str| {
+            let variables = [variables[0], variables[1], ("AWS_ROLE_SESSION_NAME", name)];
+            try_read(values, &variables).map(|read| read.unwrap().grant().unwrap())
+        };
+        let form = body(&under(&[mode], "by-me").unwrap(), None);
+        assert!(form.contains("&RoleSessionName=by-me&"), "{form}");
+        let named = under(&[mode, ("aws_role_session_name", "us@x")], "by-me").unwrap();
+        assert!(body(&named, None).contains("&RoleSessionName=us%40x&"));
+        for wrong in ["a", "a b", "é!"] {
+            assert!(under(&[mode], wrong).is_err(), "{wrong}");
+        }
         for (values, variables, missing) in [
             (&[mode][..], &variables[..1], "aws_web_identity_token_file"),
             (&[mode], &variables[1..], "aws_role_arn"),
@@ -367,6 +385,7 @@ mod tests {
             &[instance, ("aws_metadata_endpoint", "http://127.0.0.1:9")],
             &[instance, ROLE],
             &[instance, ROLE, ("aws_external_id", "x")],
+            &[instance, ROLE, ("aws_role_session_name", "me")],
             &[instance, ROLE, ("aws_sts_endpoint", "http://127.0.0.1:9")],
             &[instance, ROLE, CHAINED],
             &[container, uri],

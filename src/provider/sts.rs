@@ -24,6 +24,7 @@ pub struct AssumeRole {
     proof: Proof,
     role_arn: String,
     external_id: Option<String>,
+    session_name: String,
     scope: Scope,
     endpoint: Arc<Base>,
 }
@@ -63,6 +64,7 @@ impl AssumeRole {
             proof: proof.into(),
             role_arn: role_arn.to_owned(),
             external_id: None,
+            session_name: env!("CARGO_PKG_NAME").to_owned(),
             scope,
             endpoint: Arc::new(endpoint),
         })
@@ -71,6 +73,18 @@ impl AssumeRole {
     pub fn with_external_id(mut self, external_id: Option<&str>) -> Self {
         self.external_id = external_id.map(str::to_owned);
         self
+    }
+
+    /// The same role, whose calls stand under `name` in AWS's logs: `[\w+=,.@-]{2,64}`.
+    pub fn with_session_name(mut self, name: &str) -> Result<Self, Error> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_+=,.@-".contains(&byte);
+        if !(2..=64).contains(&name.len()) || !name.bytes().all(plain) {
+            let message =
+                "The AWS role's session name must be 2 to 64 of letters, digits and `_+=,.@-`.";
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        name.clone_into(&mut self.session_name);
+        Ok(self)
     }
 
     /// The same role with another endpoint, which a conf named.
@@ -114,7 +128,7 @@ impl AssumeRole {
             ("Action", action),
             ("Version", "2011-06-15"),
             ("RoleArn", &self.role_arn),
-            ("RoleSessionName", env!("CARGO_PKG_NAME")),
+            ("RoleSessionName", &self.session_name),
         ];
         pairs.extend(more);
         let path = format!("{}/", self.endpoint.path);
@@ -150,6 +164,7 @@ impl AssumeRole {
             path.as_bytes(),
             self.role_arn.as_bytes(),
             external.as_bytes(),
+            self.session_name.as_bytes(),
         ]);
         match &self.proof {
             Proof::Keys(keys) => {
