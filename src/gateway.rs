@@ -18,9 +18,10 @@ use crate::{
     metrics::Metrics,
     provider::{
         Auth, Base, Credential, Provider, Secret, Target,
-        grant::Token,
+        live::LiveToken,
         place::Slot,
         scheme::{Part, Parts},
+        sigv4::Unsigned,
         target::Choice,
     },
 };
@@ -67,9 +68,27 @@ pub struct Passage {
     pub path: String,
     /// What is set over the client's headers. Empty until the credential of a target with a grant is settled.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The client's body, whole, where a signature has to cover it.
+    pub body: Option<Bytes>,
 }
 
 impl Passage {
+    /// The headers that sign it, to be set over `headers`. `now`: Unix time, seconds.
+    pub fn sign(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        now: u64,
+    ) -> Result<Vec<(HeaderName, HeaderValue)>, Error> {
+        let unsigned = Unsigned {
+            method,
+            path: &self.path,
+            headers,
+            body: self.body.as_deref().unwrap_or_default(),
+        };
+        self.target.sign(unsigned, now)
+    }
+
     /// Whether the client's own `Authorization` must not go upstream: it held a key that goes there in the provider's
     /// form, or the conf's key takes its place. An upstream without a scheme of its own gets what the client sent.
     pub fn replaces_credentials(&self) -> bool {
@@ -81,7 +100,7 @@ impl Passage {
     }
 
     /// Takes the token that the credential was exchanged for.
-    pub fn settle(&mut self, token: Token) -> Result<(), Error> {
+    pub fn settle(&mut self, token: impl Into<LiveToken>) -> Result<(), Error> {
         self.target.settle(token);
         self.headers = self.target.headers()?;
         Ok(())
@@ -240,9 +259,6 @@ impl State {
         };
         // No body is read here, so that a place which the model names is not reached on this way.
         let target = self.target(provider, "", directives, head.headers)?;
-        if target.signs() {
-            return Err(unsigned(&target.provider));
-        }
         let headers = match target.grant() {
             None => target.headers()?,
             Some(_) => Vec::new(),
@@ -251,6 +267,7 @@ impl State {
             path: target.with_query(upstream_path(&target.base, head)),
             headers,
             target,
+            body: None,
         })
     }
 
@@ -286,7 +303,7 @@ fn client_credential(
     let region = provider.options.get("aws_region");
     let made = provider.scheme.read(&Parts {
         named: &named,
-        workload: None,
+        own: None,
         region: region.map_or("us-east-1", String::as_str),
     })?;
     let key = || {
@@ -304,15 +321,6 @@ fn native_key(provider: &Provider, headers: &HeaderMap) -> Option<Secret> {
         Auth::Header(name) => headers.get(name)?.to_str().ok().and_then(Secret::try_new),
         Auth::Bearer | Auth::None => None,
     }
-}
-
-/// A signature covers the body, and a passage's body is not read before its head is sent.
-fn unsigned(provider: &Provider) -> Error {
-    let message = format!(
-        "Calls to {} are signed: only `POST {COMPLETIONS}` goes there.",
-        provider.name
-    );
-    Error::new(Kind::Unsupported, message)
 }
 
 /// The client's headers that go upstream: those it asked to forward, and OpenAI's own account headers to OpenAI.
@@ -382,7 +390,7 @@ const OPENAI_ACCOUNT: [(&str, &str); 3] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::{azure, oci};
+    use crate::provider::{azure, grant::Token, oci};
     use crate::{dialect, exchange::Exchange};
 
     fn state(change: impl FnOnce(&mut Config)) -> State {
@@ -518,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn a_passage_waits_for_its_token_and_is_never_signed() {
+    fn a_passage_waits_for_its_token_or_its_signature() {
         let pass = |credential| {
             let state = state(|config| {
                 let openai = Arc::make_mut(config.providers.get_mut("openai").unwrap());
@@ -541,8 +549,12 @@ mod tests {
         assert_eq!(sent["authorization"], "Bearer t-1");
         let key = Secret::try_new(include_str!("../tests/fixtures/credentials/rsa.pem"));
         let signer = oci::Signer::try_new("t", "u", "f", &key.unwrap()).unwrap();
-        let error = pass(Credential::Oci(Arc::new(signer))).unwrap_err();
-        assert_eq!(error.kind(), Kind::Unsupported);
+        let mut passage = pass(Credential::Oci(Arc::new(signer))).unwrap();
+        assert!(passage.target.signs() && passage.replaces_credentials());
+        passage.body = Some(Bytes::from_static(b"{}"));
+        let sent: HeaderMap = passage.headers.iter().cloned().collect();
+        let signed = passage.sign(&Method::GET, &sent, 1).unwrap();
+        assert!(signed.iter().any(|(name, _)| name == "authorization"));
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub struct Defaults {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Largest request body of `/v1/completions`.
+    /// Largest request body of `/v1/completions`, and of a passed request that is signed.
     pub body_bytes: usize,
     /// Largest request head, names and values added up.
     pub header_bytes: usize,

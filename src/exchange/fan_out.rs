@@ -19,7 +19,7 @@ use crate::{
     dialect::UpstreamRequest,
     error::Error,
     exchange::relay::Relay,
-    provider::{Target, grant::Token},
+    provider::{Target, live::LiveToken},
 };
 
 /// The calls of one request.
@@ -109,7 +109,7 @@ impl FanOut {
     }
 
     /// Takes the token that the target's credential was exchanged for.
-    pub fn settle(&mut self, token: Token) {
+    pub fn settle(&mut self, token: LiveToken) {
         Arc::make_mut(&mut self.target).settle(token);
         for part in &mut self.parts {
             part.target = self.target.clone();

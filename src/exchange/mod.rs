@@ -38,7 +38,7 @@ use crate::{
         relay::{Answer, Counts, Relay, Wishes},
         split::Share,
     },
-    provider::{Target, grant::Token, sigv4::Unsigned},
+    provider::{Target, live::LiveToken, sigv4::Unsigned},
     wire::Framing,
 };
 
@@ -167,7 +167,7 @@ impl Exchange {
         }
     }
 
-    pub fn settle(&mut self, token: Token) {
+    pub fn settle(&mut self, token: impl Into<LiveToken>) {
         Arc::make_mut(&mut self.target).settle(token);
     }
 
@@ -257,6 +257,7 @@ impl Exchange {
 
     /// Takes the upstream's response head and decides how its body is read. `Err`: the client gets this instead.
     pub fn answer(&mut self, head: UpstreamHead<'_>) -> Result<&Relay, Error> {
+        self.target.heed(head.status, head.headers);
         let answer = self
             .read_head(head)
             .map_err(|error| self.target.attribute(error))?;

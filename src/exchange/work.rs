@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{Exchange, Seed, Terms, fan_out::FanOut, split::Share};
 use crate::{
     error::Error,
-    provider::{Target, grant::Token},
+    provider::{Target, live::LiveToken},
 };
 
 /// The calls of one completion.
@@ -53,7 +53,7 @@ impl Work {
     }
 
     /// Takes the token that the target's credential was exchanged for; before a head is written.
-    pub fn settle(&mut self, token: Token) {
+    pub fn settle(&mut self, token: LiveToken) {
         match self {
             Self::One(exchange) => exchange.settle(token),
             Self::Many(fan_out) => fan_out.settle(token),

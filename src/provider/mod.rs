@@ -1,12 +1,15 @@
 //! Where a call goes and as whom: one row per provider, built in or declared in YAML.
 
 pub mod auth;
+pub mod aws;
+pub mod aws_metadata;
 pub mod azure;
 pub mod base;
 pub mod credential;
 pub mod google;
 pub mod grant;
 pub mod listing;
+pub mod live;
 pub mod oci;
 pub mod place;
 mod rsa;
@@ -24,7 +27,7 @@ use http::{HeaderName, HeaderValue};
 use crate::{completion::Parameter, dialect::Dialect, error::Error};
 
 pub use self::{
-    auth::{Auth, Secret},
+    auth::{Auth, FreshSecret, Secret},
     base::Base,
     credential::Credential,
     place::{Filled, Named, NamedBy, Place, Slot, Template},

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, header::HOST};
+use http::{HeaderMap, HeaderValue, StatusCode, header::HOST};
 
 use crate::{
     error::{Error, Kind},
     provider::{
         Base, Credential, Provider, Secret,
         credential::Header,
-        grant::{Grant, Token},
+        grant::Grant,
+        live::LiveToken,
         place::{Filled, NamedBy, Slot},
         sigv4::Unsigned,
     },
@@ -23,7 +24,7 @@ pub struct Target {
     pub query: String,
     pub credential: Option<Credential>,
     /// What the credential was exchanged for.
-    token: Option<Token>,
+    token: Option<LiveToken>,
     /// Who chose whose host it is.
     chosen_by: NamedBy,
 }
@@ -84,8 +85,15 @@ impl Target {
         self.credential.as_ref().and_then(Credential::grant)
     }
 
-    pub fn settle(&mut self, token: Token) {
-        self.token = Some(token);
+    pub fn settle(&mut self, token: impl Into<LiveToken>) {
+        self.token = Some(token.into());
+    }
+
+    /// Notes an answer's head: one that refuses the token is the last that was asked for with it.
+    pub fn heed(&self, status: StatusCode, headers: &HeaderMap) {
+        if let Some(token) = &self.token {
+            token.heed(status, headers);
+        }
     }
 
     /// Whether calls are signed: see [`Target::sign`].
@@ -100,7 +108,8 @@ impl Target {
             headers.extend(self.provider.headers.iter().cloned());
         }
         if let Some(credential) = &self.credential {
-            headers.extend(credential.header(&self.provider.auth, self.token.as_ref())?);
+            let token = self.token.as_ref().map(LiveToken::token);
+            headers.extend(credential.header(&self.provider.auth, token)?);
         }
         Ok(headers)
     }
@@ -117,7 +126,10 @@ impl Target {
     /// The headers that sign a call, to be set over its others. `now`: Unix time, seconds.
     pub fn sign(&self, request: Unsigned<'_>, now: u64) -> Result<Vec<Header>, Error> {
         match &self.credential {
-            Some(credential) => credential.sign(self.token.as_ref(), request, now),
+            Some(credential) => {
+                let token = self.token.as_ref().map(LiveToken::token);
+                credential.sign(token, request, now)
+            }
             None => Ok(Vec::new()),
         }
     }
@@ -144,7 +156,7 @@ impl Target {
 
     fn secrets(&self) -> impl Iterator<Item = &str> {
         let credential = self.credential.iter().flat_map(Credential::secrets);
-        let token = self.token.iter().flat_map(Token::secrets);
+        let token = self.token.iter().flat_map(|live| live.token().secrets());
         let told = self.provider.headers.iter();
         let headers = told.filter_map(|(_, value)| value.to_str().ok());
         let headers = headers.filter(|value| value.len() >= MIN_SECRET_BYTES);

@@ -2,6 +2,8 @@
 //! breaks out of a provider's URL.
 
 use std::{
+    cell::Cell,
+    collections::BTreeMap,
     fs,
     io::Write,
     process::Command,
@@ -260,10 +262,13 @@ fn the_table_says_what_happens_on_the_wire() {
             .iter()
             .filter(|provider| provider["retired"].is_null())
     };
-    let arrived = Arc::new(Mutex::new(None));
+    // By the key it was asked with: a call that was dropped with its request may arrive late.
+    let arrived = Arc::new(Mutex::new(BTreeMap::new()));
     let arrival = arrived.clone();
     let upstream = Upstream::start(move |request, stream| {
-        *arrival.lock().unwrap() = Some((request.path.clone(), request.body.clone()));
+        let key = request.header("x-emulator").unwrap().to_owned();
+        let told = (request.path.clone(), request.body.clone());
+        arrival.lock().unwrap().insert(key, told);
         stream.write_all(&json(500, "{}")).unwrap();
         After::Keep
     });
@@ -275,9 +280,12 @@ fn the_table_says_what_happens_on_the_wire() {
         )
     });
     let gateway = Gateway::start(&format!("  providers:\n{}", rows.collect::<String>()));
+    let count = Cell::new(0);
     let sent = |provider, fields| {
-        let answer = send(&gateway, provider, "sk-1", fields);
-        (answer, arrived.lock().unwrap().take())
+        count.set(count.get() + 1);
+        let key = format!("sk-{}", count.get());
+        let answer = send(&gateway, provider, &key, fields);
+        (answer, arrived.lock().unwrap().remove(&key))
     };
     let mut wrong = Vec::new();
     for provider in living() {
