@@ -23,7 +23,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{
-    completion::{CompletionRequest, Compliance, Partial, Prompt, Tail, Usage},
+    completion::{
+        CompletionRequest, Compliance, Partial, Prompt, Tail, Usage, logprobs::Running,
+    },
     dialect::UpstreamRequest,
     error::Error,
     exchange::relay::{Answer, Counts, Relay, Wishes},
@@ -129,6 +131,7 @@ impl Exchange {
                 model: request.model().to_owned(),
                 tail: Tail::new(&request.stop),
                 limit: request.max_tokens(),
+                logprobs: Running::of(request),
                 ..Partial::default()
             },
             target: Arc::new(target),
