@@ -59,11 +59,12 @@ pub struct Score<'a>(Option<Cow<'a, RawValue>>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Score<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = <&RawValue>::deserialize(deserializer)?;
-        let is_number = value
-            .get()
-            .starts_with(|first: char| first == '-' || first.is_ascii_digit());
-        Ok(Self(is_number.then_some(Cow::Borrowed(value))))
+        let value = <&'a RawValue>::deserialize(deserializer)?.get();
+        // Some APIs put it in quotes.
+        let value = value.trim_matches('"');
+        let is_number = value.starts_with(|first: char| first == '-' || first.is_ascii_digit());
+        let number = is_number.then(|| serde_json::from_str::<&'a RawValue>(value).ok());
+        Ok(Self(number.flatten().map(Cow::Borrowed)))
     }
 }
 
@@ -148,7 +149,9 @@ impl Running {
         let place = self.at(index)?;
         place.told = place.told.saturating_add(characters(told.as_bytes()));
         if let Some(Logprobs::Tokens(tokens)) = logprobs {
-            place.held.extend(tokens.into_iter().map(Placed::into_owned));
+            place
+                .held
+                .extend(tokens.into_iter().map(Placed::into_owned));
         }
         let end = place.told.saturating_add(shift);
         let fits = |placed: &Placed<'_>| reach == Reach::Ended || placed.offset < end;
@@ -193,7 +196,9 @@ impl Place {
 fn split(bytes: &[u8]) -> (u64, usize) {
     let (mut count, mut rest) = (0_u64, bytes);
     while let Err(error) = std::str::from_utf8(rest) {
-        let (valid, other) = rest.split_at_checked(error.valid_up_to()).unwrap_or_default();
+        let (valid, other) = rest
+            .split_at_checked(error.valid_up_to())
+            .unwrap_or_default();
         count = count.saturating_add(characters(valid));
         let Some(broken) = error.error_len() else {
             return (count, other.len());
@@ -346,7 +351,11 @@ mod tests {
         ];
         let far = Token {
             chosen: scored("é", "-9999.0"),
-            top: vec![scored("x", "\"-Infinity\"")],
+            top: vec![
+                scored("x", "\"-Infinity\""),
+                scored("y", "\"-2.50\""),
+                scored("z", "\"-2 \\\"\""),
+            ],
         };
         let tokens = Some(vec![Token { chosen, top }, far]);
         let page = wanted().place(0, " bé", tokens);
@@ -354,7 +363,7 @@ mod tests {
             serde_json::to_string(&page).unwrap(),
             concat!(
                 r#"{"tokens":[" b","é"],"token_logprobs":[-1.50e-3,-9999.0],"#,
-                r#""top_logprobs":[{" a":-0.10000000000000000001," b":-1.50e-3},{"x":null,"é":-9999.0}],"#,
+                r#""top_logprobs":[{" a":-0.10000000000000000001," b":-1.50e-3},{"x":null,"y":-2.50,"z":null,"é":-9999.0}],"#,
                 r#""text_offset":[0,2]}"#,
             )
         );
@@ -399,7 +408,10 @@ mod tests {
         assert_eq!(page["top_logprobs"][2][r"bytes:\x98"], -0.5);
         // In a stream the text comes with the last of them.
         let mut running = wanted();
-        assert_eq!(offsets(running.place(0, "", Some(vec![part(b"\xc3")]))), [0]);
+        assert_eq!(
+            offsets(running.place(0, "", Some(vec![part(b"\xc3")]))),
+            [0]
+        );
         let rest = Some(vec![part(b"\xa9")]);
         assert_eq!(offsets(running.place(0, "é", rest)), [0]);
         // One that never gets its end, and one that is none, are U+FFFD in the text.

@@ -4,6 +4,9 @@
 //! are left out of its text and counted with it. The stream has no end marker: it is complete when it ends after a finish
 //! reason. The API's `BlockReason` stands for an answer that was never begun: an empty choice stopped by a filter.
 //!
+//! Log-probabilities are `logprobsResult` of <https://ai.google.dev/api/generate-content#LogprobsResult>; a model that has
+//! none refuses them itself.
+//!
 //! A model that thinks does so within `max_tokens`: the page's default of 16 can leave it an empty text and `length`.
 
 use std::{borrow::Cow, collections::BTreeMap};
@@ -17,13 +20,18 @@ use crate::{
     completion::{
         Choice, Completion, CompletionRequest, Finish, FinishReason, Parameter, Partial, Support,
         Usage,
+        logprobs::{Running, Score, Scored, Token},
     },
     dialect::{
         Dialect, Extras, Step, UpstreamRequest, extras,
         google_error::{ToldError, read_told_error},
-        join, not_the_shape,
+        join,
+        lenient::Text,
+        not_the_shape,
         openai::learn_head,
-        positive_max_tokens, to_body, unreadable_error,
+        positive_max_tokens, to_body,
+        token_logprobs::alternatives,
+        unreadable_error,
     },
     error::Error,
     wire::{Form, Frame, Framing},
@@ -54,14 +62,14 @@ impl Dialect for Gemini {
             | Parameter::Stop
             | Parameter::PresencePenalty
             | Parameter::FrequencyPenalty
-            | Parameter::Seed => Support::Native,
+            | Parameter::Seed
+            | Parameter::Logprobs => Support::Native,
             Parameter::StreamOptions => Support::Emulated,
             Parameter::Prompts
             | Parameter::TokenIds
             | Parameter::Suffix
             | Parameter::Echo
             | Parameter::BestOf
-            | Parameter::Logprobs
             | Parameter::User
             | Parameter::LogitBias => Support::Refused,
         }
@@ -182,6 +190,11 @@ struct GenerationConfig<'a> {
     presence_penalty: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     frequency_penalty: Option<f64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    response_logprobs: bool,
+    /// "Only valid if responseLogprobs=True. This sets the number of top logprobs to return at each decoding step".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<u32>,
     #[serde(flatten)]
     extra: Fields<'a>,
 }
@@ -192,6 +205,7 @@ impl<'a> Body<'a> {
             let message = "`topK` and `top_k` name the same figure; send one.";
             return Err(Error::invalid("top_k", message));
         }
+        let logprobs = alternatives(request, MAX_LOGPROBS)?;
         let (of_body, of_config) = extras(request).partition(|(name, _)| OF_BODY.contains(name));
         Ok(Self {
             contents: [Content {
@@ -209,6 +223,8 @@ impl<'a> Body<'a> {
                 seed: request.seed,
                 presence_penalty: request.presence_penalty.filter(|&p| p != 0.0),
                 frequency_penalty: request.frequency_penalty.filter(|&p| p != 0.0),
+                response_logprobs: logprobs.is_some(),
+                logprobs: logprobs.filter(|&count| count > 0),
                 extra: of_config,
             },
             extra: of_body,
@@ -259,6 +275,8 @@ struct Candidate<'a> {
     content: Option<Parts<'a>>,
     #[serde(borrow, default)]
     finish_reason: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    logprobs_result: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -298,7 +316,10 @@ impl<'a> Reply<'a> {
         partial.usage = read_usage(self.usage_metadata).or(partial.usage);
         let candidates = self.candidates.unwrap_or_default();
         let blocked = self.prompt_feedback.and_then(|told| told.block_reason);
-        let mut choices: Vec<_> = candidates.into_iter().map(Candidate::into_choice).collect();
+        let running = &mut partial.logprobs;
+        let candidates = candidates.into_iter();
+        let choices = candidates.map(|candidate| candidate.into_choice(running));
+        let mut choices: Vec<_> = choices.collect();
         // "If set, the prompt was blocked and no candidates are returned."
         if let Some(native) = blocked.filter(|_| choices.is_empty()) {
             let reason = FinishReason::ContentFilter;
@@ -315,17 +336,68 @@ impl<'a> Reply<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    fn into_choice(self) -> Choice<'a> {
+    fn into_choice(self, running: &mut Running) -> Choice<'a> {
         let parts = self.content.map(|content| content.parts);
         let said = parts.into_iter().flatten().filter(|part| !part.thought);
+        let text = join(said.map(|part| part.text));
+        let tokens = self.logprobs_result.and_then(read_tokens);
         Choice {
             index: self.index,
-            text: join(said.map(|part| part.text)),
-            logprobs: None,
+            logprobs: running.place(self.index, &text, tokens),
+            text,
             finish: self
                 .finish_reason
                 .filter(|reason| !UNTOLD.contains(&&**reason))
                 .map(Finish::from_native),
+        }
+    }
+}
+
+/// Reads the chosen tokens, and beside each "candidates with top log probabilities at each decoding step". What is of
+/// another form counts as absent.
+fn read_tokens(result: &RawValue) -> Option<Vec<Token<'_>>> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct LogprobsResult<'a> {
+        #[serde(borrow)]
+        chosen_candidates: Vec<Told<'a>>,
+        #[serde(borrow, default)]
+        top_candidates: Vec<Step<'a>>,
+    }
+    #[derive(Deserialize)]
+    struct Step<'a> {
+        #[serde(borrow, default)]
+        candidates: Vec<Told<'a>>,
+    }
+    let result: LogprobsResult<'_> = serde_json::from_str(result.get()).ok()?;
+    let steps = result
+        .top_candidates
+        .into_iter()
+        .map(|step| step.candidates);
+    let steps = steps.chain(std::iter::repeat_with(Vec::new));
+    let tokens = result.chosen_candidates.into_iter().zip(steps);
+    let tokens = tokens.map(|(chosen, top)| Token {
+        chosen: chosen.into(),
+        top: top.into_iter().map(Scored::from).collect(),
+    });
+    Some(tokens.collect())
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Told<'a> {
+    #[serde(borrow, default)]
+    token: Text<'a>,
+    #[serde(borrow, default)]
+    log_probability: Score<'a>,
+}
+
+impl<'a> From<Told<'a>> for Scored<'a> {
+    fn from(told: Told<'a>) -> Self {
+        Self {
+            text: told.token.0,
+            bytes: None,
+            logprob: told.log_probability,
         }
     }
 }
@@ -353,6 +425,8 @@ fn read_usage(usage: Option<&RawValue>) -> Option<Usage> {
 
 /// "This value must be between [1, 8], inclusive."
 const MAX_CANDIDATES: u32 = 8;
+/// "The number must be in the range of [0, 20]."
+const MAX_LOGPROBS: u32 = 20;
 /// "Default value. This value is unused."
 const UNTOLD: &[&str] = &["", "FINISH_REASON_UNSPECIFIED"];
 
@@ -434,7 +508,7 @@ mod tests {
             (r#""topK":1,"top_k":2"#, "top_k"),
             (r#""echo":true"#, "echo"),
             (r#""suffix":"x""#, "suffix"),
-            (r#""logprobs":0"#, "logprobs"),
+            (r#""logprobs":21"#, "logprobs"),
             (r#""user":"u""#, "user"),
             (r#""logit_bias":{"1":2}"#, "logit_bias"),
             (r#""generationConfig":{}"#, "generationConfig"),

@@ -12,8 +12,8 @@ use serde_json::{Number, value::RawValue};
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Finish, Logprobs, Parameter, Partial, Prompt, Support,
-        request::StreamOptions,
+        Choice, Completion, CompletionRequest, Finish, Logprobs, Parameter, Partial, Prompt,
+        Support, request::StreamOptions,
     },
     dialect::{
         Dialect, Extras, PromptForm, Step, Tap, UpstreamRequest,
@@ -353,7 +353,11 @@ mod tests {
             r#"{"text":"a","index":0.5}"#,
             r#"{"delta":{"content":"a"}}"#,
         ] {
-            assert_eq!(read(choice).unwrap(), (0, "a".to_owned(), false), "{choice}");
+            assert_eq!(
+                read(choice).unwrap(),
+                (0, "a".to_owned(), false),
+                "{choice}"
+            );
         }
         assert_eq!(read(r#"{"text":null}"#).unwrap().1, "");
     }

@@ -8,6 +8,7 @@
 //! * Sampling follows the page and the server's own OpenAI-shaped address: on, unless `temperature` is 0.
 //! * The stream has no end marker; the event that holds the whole `generated_text` is its last.
 //! * The server leaves the stop sequence that ended a text in it; it is taken off here.
+//! * Tokens come with `details`, their alternatives for `top_n_tokens`; more than the server's own limit it refuses itself.
 //! * Prompt tokens stand in a header of a whole reply, and in the last event of a stream of newer servers. Where neither is
 //!   told there is no usage. They are not asked for by `decoder_input_details`, which version 3 has switched off.
 
@@ -19,11 +20,13 @@ use serde_json::value::RawValue;
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
+        Choice, Completion, CompletionRequest, Finish, Logprobs, Parameter, Partial, Support,
+        Usage,
+        logprobs::{Reach, Score, Scored, Token},
     },
     dialect::{
-        Dialect, Extras, PromptForm, Step, UpstreamRequest, extras, not_the_shape, openai_error,
-        positive_max_tokens, to_body, unsigned_seed,
+        Dialect, Extras, PromptForm, Step, UpstreamRequest, extras, lenient::Field, not_the_shape,
+        openai_error, positive_max_tokens, to_body, unsigned_seed,
     },
     error::{Error, Kind},
     wire::{Form, Frame, Framing},
@@ -54,6 +57,7 @@ impl Dialect for Tgi {
             | Parameter::FrequencyPenalty
             | Parameter::Echo
             | Parameter::BestOf
+            | Parameter::Logprobs
             | Parameter::Seed => Support::Native,
             Parameter::StreamOptions => Support::Emulated,
             Parameter::Prompts
@@ -61,7 +65,6 @@ impl Dialect for Tgi {
             | Parameter::N
             | Parameter::PresencePenalty
             | Parameter::Suffix
-            | Parameter::Logprobs
             | Parameter::User
             | Parameter::LogitBias => Support::Refused,
         }
@@ -114,9 +117,11 @@ impl Dialect for Tgi {
         let Some(text) = reply.generated_text else {
             return Err(Error::broken("The provider's answer holds no text."));
         };
-        let details = reply.details.unwrap_or_default();
+        let mut details = reply.details.unwrap_or_default();
+        let tokens = details.take_tokens();
+        let logprobs = partial.logprobs.place(0, &text, tokens);
         Ok(Completion {
-            choices: vec![details.end(text, partial)],
+            choices: vec![details.end(text, logprobs, partial)],
         })
     }
 
@@ -128,15 +133,14 @@ impl Dialect for Tgi {
         if let Some(error) = event.told_error() {
             return Err(error);
         }
-        // The end of a text is a token too, which is not of the text.
-        let token = event.token.filter(|token| !token.special);
-        let text = token.map(|token| token.text).unwrap_or_default();
+        let (text, tokens) = said(event.token, event.top_tokens);
+        let logprobs = partial.logprobs.place(0, &text, tokens);
         Ok(Step::from(vec![match event.generated_text {
-            Some(_) => event.details.unwrap_or_default().end(text, partial),
-            None => Choice {
-                text: partial.tail.push(text),
-                ..Choice::default()
-            },
+            Some(_) => event
+                .details
+                .unwrap_or_default()
+                .end(text, logprobs, partial),
+            None => piece(text, logprobs, partial),
         }]))
     }
 
@@ -174,6 +178,9 @@ struct Parameters<'a> {
     best_of: Option<u32>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     return_full_text: bool,
+    /// The tokens themselves come with `details`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_n_tokens: Option<u32>,
     #[serde(flatten)]
     extra: BTreeMap<&'a str, &'a RawValue>,
 }
@@ -186,6 +193,13 @@ impl<'a> Body<'a> {
             return Err(Error::invalid(
                 "echo",
                 "`echo` cannot be streamed by this provider.",
+            ));
+        }
+        // The prompt's tokens are not told with it.
+        if echo && request.logprobs.is_some() {
+            return Err(Error::invalid(
+                "logprobs",
+                "`logprobs` cannot be told beside `echo` by this provider.",
             ));
         }
         // "`temperature` must be strictly positive": the likeliest token is taken where nothing is sampled.
@@ -203,6 +217,7 @@ impl<'a> Body<'a> {
                 frequency_penalty: request.frequency_penalty.filter(|&p| p != 0.0),
                 best_of: request.best_of.filter(|&n| n > 1),
                 return_full_text: echo,
+                top_n_tokens: request.logprobs.filter(|&count| count > 0),
                 extra: extras(request).collect(),
             },
         })
@@ -224,7 +239,9 @@ fn top_p(request: &CompletionRequest) -> Result<Option<f64>, Error> {
 #[derive(Deserialize)]
 struct Reply<'a> {
     #[serde(borrow, default)]
-    token: Option<Token<'a>>,
+    token: Option<Told<'a>>,
+    #[serde(borrow, default)]
+    top_tokens: Field<'a>,
     #[serde(borrow, default)]
     generated_text: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -236,9 +253,11 @@ struct Reply<'a> {
 }
 
 #[derive(Deserialize)]
-struct Token<'a> {
+struct Told<'a> {
     #[serde(borrow, default)]
     text: Cow<'a, str>,
+    #[serde(borrow, default)]
+    logprob: Score<'a>,
     #[serde(default)]
     special: bool,
 }
@@ -256,6 +275,11 @@ struct Details<'a> {
     best_of_sequences: Option<Vec<Sequence>>,
     #[serde(default)]
     prefill: Option<Vec<IgnoredAny>>,
+    #[serde(borrow, default)]
+    tokens: Field<'a>,
+    /// For each of them.
+    #[serde(borrow, default)]
+    top_tokens: Field<'a>,
 }
 
 /// A text that another was better than.
@@ -287,22 +311,84 @@ impl Reply<'_> {
     }
 }
 
+/// A piece that others follow. What may be a stop sequence waits, and with it its tokens.
+fn piece<'a>(
+    text: Cow<'a, str>,
+    logprobs: Option<Logprobs<'a>>,
+    partial: &mut Partial,
+) -> Choice<'a> {
+    let text = partial.tail.push(text);
+    Choice {
+        logprobs: partial.logprobs.hold(0, &text, logprobs, Reach::Open),
+        text,
+        ..Choice::default()
+    }
+}
+
+/// What an event says. The end of a text is a token too, which is not of the text.
+fn said<'a>(token: Option<Told<'a>>, top: Field<'a>) -> (Cow<'a, str>, Option<Vec<Token<'a>>>) {
+    let Some(token) = token.filter(|token| !token.special) else {
+        return (Cow::Borrowed(""), None);
+    };
+    let top = read_list(top).unwrap_or_default();
+    (token.text.clone(), Some(vec![token.beside(top)]))
+}
+
+/// Alternatives in an odd form count as absent.
+fn read_list<'a, T: Deserialize<'a>>(list: Field<'a>) -> Option<Vec<T>> {
+    serde_json::from_str(list.told()?.get()).ok()
+}
+
+impl<'a> Told<'a> {
+    fn beside(self, top: Vec<Told<'a>>) -> Token<'a> {
+        Token {
+            chosen: self.into(),
+            top: top.into_iter().map(Scored::from).collect(),
+        }
+    }
+}
+
+impl<'a> From<Told<'a>> for Scored<'a> {
+    fn from(told: Told<'a>) -> Self {
+        Self {
+            text: told.text,
+            bytes: None,
+            logprob: told.logprob,
+        }
+    }
+}
+
 impl<'a> Details<'a> {
+    fn take_tokens(&mut self) -> Option<Vec<Token<'a>>> {
+        let tokens: Vec<Told<'a>> = read_list(std::mem::take(&mut self.tokens))?;
+        let tops: Vec<Vec<Told<'a>>> = read_list(self.top_tokens).unwrap_or_default();
+        let tops = tops.into_iter().chain(std::iter::repeat_with(Vec::new));
+        let tokens = tokens.into_iter().zip(tops);
+        let tokens = tokens.filter(|(token, _)| !token.special);
+        Some(tokens.map(|(token, top)| token.beside(top)).collect())
+    }
+
     /// The end of a text, whose last piece is `text`.
-    fn end(self, text: Cow<'a, str>, partial: &mut Partial) -> Choice<'a> {
+    fn end(
+        self,
+        text: Cow<'a, str>,
+        logprobs: Option<Logprobs<'a>>,
+        partial: &mut Partial,
+    ) -> Choice<'a> {
         partial.finished.end(0);
         self.count(partial);
         let stopped = self.finish_reason.as_deref() == Some("stop_sequence");
         let mut text = partial.tail.push(text);
-        let rest = if stopped {
-            partial.tail.end_stopped()
+        let (rest, reach) = if stopped {
+            (partial.tail.end_stopped(), Reach::Stopped)
         } else {
-            partial.tail.end()
+            (partial.tail.end(), Reach::Ended)
         };
         if !rest.is_empty() {
             text.to_mut().push_str(&rest);
         }
         Choice {
+            logprobs: partial.logprobs.hold(0, &text, logprobs, reach),
             text,
             finish: Some(
                 self.finish_reason
@@ -413,7 +499,7 @@ mod tests {
             (r#""n":2"#, "n"),
             (r#""presence_penalty":0.1"#, "presence_penalty"),
             (r#""suffix":"x""#, "suffix"),
-            (r#""logprobs":0"#, "logprobs"),
+            (r#""logprobs":0,"echo":true"#, "logprobs"),
             (r#""logit_bias":{"1":2}"#, "logit_bias"),
             (r#""user":"u""#, "user"),
             (r#""details":false"#, "details"),

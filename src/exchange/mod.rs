@@ -23,9 +23,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{
-    completion::{
-        CompletionRequest, Compliance, Partial, Prompt, Tail, Usage, logprobs::Running,
-    },
+    completion::{CompletionRequest, Compliance, Partial, Prompt, Tail, Usage, logprobs::Running},
     dialect::UpstreamRequest,
     error::Error,
     exchange::relay::{Answer, Counts, Relay, Wishes},

@@ -388,7 +388,9 @@ fn cut() -> Error {
 }
 
 fn no_logprobs() -> Error {
-    Error::broken("The provider's answer lacks the log-probabilities that were asked for (`logprobs`).")
+    Error::broken(
+        "The provider's answer lacks the log-probabilities that were asked for (`logprobs`).",
+    )
 }
 
 fn too_deep() -> Error {
