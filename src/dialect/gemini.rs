@@ -468,7 +468,7 @@ mod tests {
     #[test]
     fn every_parameter_has_its_place_in_the_request() {
         let fields = r#""max_tokens":9,"temperature":1.5,"top_p":1,"n":8,"stop":["\n","END"],"seed":-7,"presence_penalty":0.5,
-            "frequency_penalty":-0.5,"stream_options":null,"topK":4,"thinkingConfig":{"thinkingBudget":0},
+            "frequency_penalty":-0.5,"logprobs":20,"stream_options":null,"topK":4,"thinkingConfig":{"thinkingBudget":0},
             "systemInstruction":{"parts":[{"text":"Be brief."}]},"safetySettings":[]"#;
         let (path, body) = write(fields).unwrap();
         assert_eq!(path, "/models/gemini-2.5-flash:generateContent");
@@ -477,7 +477,7 @@ mod tests {
             concat!(
                 r#"{"contents":[{"role":"user","parts":[{"text":"a\n\u00e9"}]}],"#,
                 r#""generationConfig":{"stopSequences":["\n","END"],"candidateCount":8,"maxOutputTokens":9,"temperature":1.5,"#,
-                r#""topP":1.0,"seed":-7,"presencePenalty":0.5,"frequencyPenalty":-0.5,"#,
+                r#""topP":1.0,"seed":-7,"presencePenalty":0.5,"frequencyPenalty":-0.5,"responseLogprobs":true,"logprobs":20,"#,
                 r#""thinkingConfig":{"thinkingBudget":0},"topK":4},"#,
                 r#""safetySettings":[],"systemInstruction":{"parts":[{"text":"Be brief."}]}}"#,
             )
@@ -496,6 +496,8 @@ mod tests {
             body,
             r#"{"contents":[{"role":"user","parts":[{"text":"a\n\u00e9"}]}],"generationConfig":{"maxOutputTokens":16}}"#
         );
+        let (_, chosen_alone) = write(r#""logprobs":0"#).unwrap();
+        assert!(chosen_alone.ends_with(r#"{"maxOutputTokens":16,"responseLogprobs":true}}"#));
     }
 
     #[test]

@@ -380,7 +380,7 @@ mod tests {
     fn every_parameter_has_its_place_in_the_request() {
         let shared = r#""max_tokens":9,"temperature":0.5,"top_p":0.5,"stop":["\n","END"],"seed":-7,"presence_penalty":0.5,"frequency_penalty":0.25,"topK":4,"stream":true"#;
         let generic = format!(
-            r#"{COMPARTMENT},{shared},"n":2,"logit_bias":{{"5":-1}},"reasoningEffort":"LOW""#
+            r#"{COMPARTMENT},{shared},"n":2,"logit_bias":{{"5":-1}},"logprobs":0,"reasoningEffort":"LOW""#
         );
         assert_eq!(
             write("meta.llama-3.3-70b-instruct", &generic).unwrap(),
@@ -388,7 +388,7 @@ mod tests {
                 r#"{"compartmentId":"ocid1.compartment.oc1..a","servingMode":{"servingType":"ON_DEMAND","modelId":"meta.llama-3.3-70b-instruct"},"#,
                 r#""chatRequest":{"apiFormat":"GENERIC","messages":[{"role":"USER","content":[{"type":"TEXT","text":"a\n\u00e9"}]}],"#,
                 r#""maxTokens":9,"temperature":0.5,"topP":0.5,"frequencyPenalty":0.25,"presencePenalty":0.5,"seed":-7,"#,
-                r#""stop":["\n","END"],"numGenerations":2,"logitBias":{"5":-1},"isStream":true,"#,
+                r#""stop":["\n","END"],"numGenerations":2,"logitBias":{"5":-1},"logProbs":0,"isStream":true,"#,
                 r#""streamOptions":{"isIncludeUsage":true},"reasoningEffort":"LOW","topK":4}}"#,
             )
         );

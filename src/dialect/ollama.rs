@@ -300,11 +300,11 @@ mod tests {
     #[test]
     fn every_parameter_has_its_place_in_the_request() {
         let fields = r#""max_tokens":9,"temperature":0.5,"top_p":0.9,"stop":["\n\nQ:","END"],"seed":-7,"stream":true,"presence_penalty":1,
-            "frequency_penalty":-0.5,"suffix":"\nend","stream_options":{"include_usage":true},"top_k":4,"num_ctx":4096,"keep_alive":"5m","think":false"#;
+            "frequency_penalty":-0.5,"suffix":"\nend","logprobs":20,"stream_options":{"include_usage":true},"top_k":4,"num_ctx":4096,"keep_alive":"5m","think":false"#;
         assert_eq!(
             write(fields).unwrap(),
             concat!(
-                r#"{"model":"qwen3:8b","prompt":"a\n\u00e9","suffix":"\nend","raw":false,"stream":true,"#,
+                r#"{"model":"qwen3:8b","prompt":"a\n\u00e9","suffix":"\nend","raw":false,"stream":true,"logprobs":true,"top_logprobs":20,"#,
                 r#""options":{"num_predict":9,"temperature":0.5,"top_p":0.9,"stop":["\n\nQ:","END"],"seed":-7,"#,
                 r#""presence_penalty":1.0,"frequency_penalty":-0.5,"num_ctx":4096,"top_k":4},"keep_alive":"5m","think":false}"#,
             )
@@ -318,6 +318,8 @@ mod tests {
             write(neutral).unwrap(),
             r#"{"model":"qwen3:8b","prompt":"a\n\u00e9","raw":true,"stream":false,"options":{"num_predict":16}}"#
         );
+        let chosen_alone = write(r#""logprobs":0"#).unwrap();
+        assert!(chosen_alone.contains(r#""logprobs":true,"options""#));
     }
 
     #[test]

@@ -440,7 +440,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        completion::{FinishReason, Tail},
+        completion::{FinishReason, Tail, logprobs::Running},
         dialect::settle,
     };
 
@@ -470,6 +470,13 @@ mod tests {
         );
         let stream = r#""stream":true,"stream_options":{"include_usage":true}"#;
         assert_eq!(write(stream).unwrap().0, "/generate_stream");
+        for (count, top) in [(0, ""), (5, r#","top_n_tokens":5"#)] {
+            let (_, body) = write(&format!(r#""logprobs":{count}"#)).unwrap();
+            assert!(
+                body.ends_with(&format!(r#""do_sample":true{top}}}}}"#)),
+                "{body}"
+            );
+        }
     }
 
     #[test]
@@ -630,6 +637,48 @@ mod tests {
             assert_eq!(told.as_deref(), text, "{token}");
         }
         assert_eq!(partial.finished.count(), 1);
+    }
+
+    #[test]
+    fn the_tokens_of_a_stop_sequence_are_not_told() {
+        let asked = CompletionRequest::read(Bytes::from_static(br#"{"logprobs":0}"#)).unwrap();
+        let partial = Partial {
+            tail: Tail::new(&["END".to_owned()]),
+            logprobs: Running::of(&asked),
+            ..Partial::default()
+        };
+        let tokens = ["é ", "E", "N", "b EN", "D"];
+        let token = |text: &&str| format!(r#"{{"text":"{text}","logprob":-0.5,"special":false}}"#);
+        let told = |choices: Vec<Choice<'_>>| {
+            let page = serde_json::to_value(choices[0].logprobs.as_ref()).unwrap();
+            let told = page["tokens"].as_array().cloned().unwrap_or_default();
+            (choices[0].text.to_string(), told)
+        };
+        let details = r#""generated_text":"é ENb END","details":{"finish_reason":"stop_sequence""#;
+        let list = tokens.iter().map(token).collect::<Vec<_>>().join(",");
+        let whole = format!(r#"{{{details},"tokens":[{list}]}}}}"#);
+        let reply = TGI.read_reply(whole.as_bytes(), &mut partial.clone());
+        let (text, whole) = told(reply.unwrap().choices);
+        assert_eq!((&*text, whole.len()), ("é ENb ", 4));
+        let (mut partial, mut streamed) = (partial, Vec::new());
+        for text in tokens {
+            let end = if text == "D" {
+                details
+            } else {
+                r#""details":{"x":0"#
+            };
+            let data = format!(r#"{{"token":{},{end}}}}}"#, token(&text));
+            let frame = Frame {
+                raw: Bytes::new(),
+                event: Bytes::new(),
+                data: Bytes::from(data),
+                form: Form::Other,
+            };
+            if let Step::Chunk(chunk) = TGI.read_frame(&frame, &mut partial).unwrap() {
+                streamed.extend(told(chunk.choices).1);
+            }
+        }
+        assert_eq!(streamed, whole);
     }
 
     #[test]

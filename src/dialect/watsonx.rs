@@ -402,7 +402,7 @@ mod tests {
     #[test]
     fn every_parameter_has_its_place_in_the_request() {
         let fields = r#""max_tokens":9,"temperature":0.5,"top_p":0.9,"stop":["\n\nQ:","END"],"seed":7,"project_id":"p-1",
-            "top_k":4,"min_new_tokens":2,"repetition_penalty":1.5"#;
+            "top_k":4,"min_new_tokens":2,"repetition_penalty":1.5,"logprobs":5"#;
         let (path, body) = write(fields).unwrap();
         assert_eq!(path, "/ml/v1/text/generation?version=2025-02-11");
         assert_eq!(
@@ -410,6 +410,7 @@ mod tests {
             concat!(
                 r#"{"model_id":"ibm/granite","input":"a\n\u00e9","parameters":{"max_new_tokens":9,"decoding_method":"sample","#,
                 r#""temperature":0.5,"top_p":0.9,"random_seed":7,"stop_sequences":["\n\nQ:","END"],"include_stop_sequence":false,"#,
+                r#""return_options":{"generated_tokens":true,"token_logprobs":true,"top_n_tokens":5},"#,
                 r#""min_new_tokens":2,"repetition_penalty":1.5,"top_k":4},"project_id":"p-1"}"#,
             )
         );
@@ -430,6 +431,9 @@ mod tests {
             write(greedy).unwrap().1,
             r#"{"model_id":"ibm/granite","input":"a\n\u00e9","parameters":{"max_new_tokens":16,"decoding_method":"greedy"}}"#
         );
+        let (_, chosen_alone) = write(r#""logprobs":0"#).unwrap();
+        let options = r#""return_options":{"generated_tokens":true,"token_logprobs":true}"#;
+        assert!(chosen_alone.contains(options), "{chosen_alone}");
     }
 
     #[test]
