@@ -19,7 +19,10 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::completion::CompletionRequest;
+use crate::{
+    completion::{Choice, Completion, CompletionRequest},
+    error::Error,
+};
 
 /// What a choice, or a piece of one, tells of its tokens.
 #[derive(Clone, Debug)]
@@ -118,6 +121,18 @@ impl Running {
     /// Whether the client asked for log-probabilities.
     pub fn is_wanted(&self) -> bool {
         self.wanted
+    }
+
+    /// Lets a whole reply pass that tells what was asked for. One that has a text and nothing of its tokens comes from a
+    /// provider that took no notice.
+    pub fn check<'a>(&self, reply: Completion<'a>) -> Result<Completion<'a>, Error> {
+        let silent = |choice: &Choice<'_>| !choice.text.is_empty() && choice.logprobs.is_none();
+        if self.wanted && reply.choices.iter().any(silent) {
+            return Err(Error::broken(
+                "The provider's answer lacks the log-probabilities that were asked for by `logprobs`.",
+            ));
+        }
+        Ok(reply)
     }
 
     /// Places the tokens of a piece of choice `index`, whose text is `text`. `None`: the client did not ask for them, or
@@ -220,7 +235,16 @@ fn is_inner(byte: u8) -> bool {
     byte & 0b1100_0000 == 0b1000_0000
 }
 
-impl Scored<'_> {
+impl<'a> Scored<'a> {
+    /// Of an API that tells no bytes.
+    pub fn new(text: Cow<'a, str>, logprob: Score<'a>) -> Self {
+        Self {
+            text,
+            bytes: None,
+            logprob,
+        }
+    }
+
     fn bytes(&self) -> &[u8] {
         self.bytes.as_deref().unwrap_or(self.text.as_bytes())
     }

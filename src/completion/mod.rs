@@ -38,13 +38,6 @@ pub struct Choice<'a> {
     pub finish: Option<Finish<'a>>,
 }
 
-impl Choice<'_> {
-    /// Whether it has a text and tells nothing of its tokens.
-    pub fn is_silent(&self) -> bool {
-        !self.text.is_empty() && self.logprobs.is_none()
-    }
-}
-
 /// Why a choice ended: the page's word, and the provider's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finish<'a> {

@@ -19,15 +19,12 @@ use serde_json::value::RawValue;
 use crate::{
     completion::{
         Choice, Completion, CompletionRequest, Finish, FinishReason, Parameter, Partial, Support,
-        Usage,
-        logprobs::{Running, Score, Scored, Token},
+        Usage, logprobs::Running,
     },
     dialect::{
-        Dialect, Extras, Step, UpstreamRequest, extras,
+        Dialect, Extras, Step, UpstreamRequest, extras, gemini_tokens,
         google_error::{ToldError, read_told_error},
-        join,
-        lenient::Text,
-        not_the_shape,
+        join, not_the_shape,
         openai::learn_head,
         positive_max_tokens, to_body,
         token_logprobs::alternatives,
@@ -340,7 +337,7 @@ impl<'a> Candidate<'a> {
         let parts = self.content.map(|content| content.parts);
         let said = parts.into_iter().flatten().filter(|part| !part.thought);
         let text = join(said.map(|part| part.text));
-        let tokens = self.logprobs_result.and_then(read_tokens);
+        let tokens = self.logprobs_result.and_then(gemini_tokens::read);
         Choice {
             index: self.index,
             logprobs: running.place(self.index, &text, tokens),
@@ -349,55 +346,6 @@ impl<'a> Candidate<'a> {
                 .finish_reason
                 .filter(|reason| !UNTOLD.contains(&&**reason))
                 .map(Finish::from_native),
-        }
-    }
-}
-
-/// Reads the chosen tokens, and beside each "candidates with top log probabilities at each decoding step". What is of
-/// another form counts as absent.
-fn read_tokens(result: &RawValue) -> Option<Vec<Token<'_>>> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct LogprobsResult<'a> {
-        #[serde(borrow)]
-        chosen_candidates: Vec<Told<'a>>,
-        #[serde(borrow, default)]
-        top_candidates: Vec<Step<'a>>,
-    }
-    #[derive(Deserialize)]
-    struct Step<'a> {
-        #[serde(borrow, default)]
-        candidates: Vec<Told<'a>>,
-    }
-    let result: LogprobsResult<'_> = serde_json::from_str(result.get()).ok()?;
-    let steps = result
-        .top_candidates
-        .into_iter()
-        .map(|step| step.candidates);
-    let steps = steps.chain(std::iter::repeat_with(Vec::new));
-    let tokens = result.chosen_candidates.into_iter().zip(steps);
-    let tokens = tokens.map(|(chosen, top)| Token {
-        chosen: chosen.into(),
-        top: top.into_iter().map(Scored::from).collect(),
-    });
-    Some(tokens.collect())
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Told<'a> {
-    #[serde(borrow, default)]
-    token: Text<'a>,
-    #[serde(borrow, default)]
-    log_probability: Score<'a>,
-}
-
-impl<'a> From<Told<'a>> for Scored<'a> {
-    fn from(told: Told<'a>) -> Self {
-        Self {
-            text: told.token.0,
-            bytes: None,
-            logprob: told.log_probability,
         }
     }
 }

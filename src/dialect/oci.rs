@@ -261,18 +261,10 @@ fn read_tokens(logprobs: &RawValue) -> Option<Vec<Token<'_>>> {
     let tops = tops.chain(std::iter::repeat_with(|| None));
     let chosen = told.tokens.into_iter().zip(told.token_logprobs);
     let tokens = chosen.zip(tops).map(|((text, logprob), top)| Token {
-        chosen: scored(text.0, logprob),
+        chosen: Scored::new(text.0, logprob),
         top: top.unwrap_or_default().0,
     });
     Some(tokens.collect())
-}
-
-fn scored<'a>(text: Cow<'a, str>, logprob: Score<'a>) -> Scored<'a> {
-    Scored {
-        text,
-        bytes: None,
-        logprob,
-    }
 }
 
 /// A map of texts to figures, in its order.
@@ -297,7 +289,7 @@ impl<'de> Visitor<'de> for AlternativesVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut alternatives = Vec::new();
         while let Some((text, logprob)) = map.next_entry::<String, Score<'de>>()? {
-            alternatives.push(scored(Cow::Owned(text), logprob));
+            alternatives.push(Scored::new(Cow::Owned(text), logprob));
         }
         Ok(Alternatives(alternatives))
     }

@@ -21,12 +21,14 @@ use serde_json::value::RawValue;
 use crate::{
     completion::{
         Choice, Completion, CompletionRequest, Finish, Logprobs, Parameter, Partial, Support,
-        Usage,
-        logprobs::{Reach, Score, Scored, Token},
+        Usage, logprobs::Reach,
     },
     dialect::{
-        Dialect, Extras, PromptForm, Step, UpstreamRequest, extras, lenient::Field, not_the_shape,
-        openai_error, positive_max_tokens, to_body, unsigned_seed,
+        Dialect, Extras, PromptForm, Step, UpstreamRequest, extras,
+        lenient::Field,
+        not_the_shape, openai_error, positive_max_tokens,
+        tgi_tokens::{Told, read_tokens, said},
+        to_body, unsigned_seed,
     },
     error::{Error, Kind},
     wire::{Form, Frame, Framing},
@@ -117,8 +119,8 @@ impl Dialect for Tgi {
         let Some(text) = reply.generated_text else {
             return Err(Error::broken("The provider's answer holds no text."));
         };
-        let mut details = reply.details.unwrap_or_default();
-        let tokens = details.take_tokens();
+        let details = reply.details.unwrap_or_default();
+        let tokens = read_tokens(details.tokens, details.top_tokens);
         let logprobs = partial.logprobs.place(0, &text, tokens);
         Ok(Completion {
             choices: vec![details.end(text, logprobs, partial)],
@@ -252,16 +254,6 @@ struct Reply<'a> {
     error_type: Option<Cow<'a, str>>,
 }
 
-#[derive(Deserialize)]
-struct Told<'a> {
-    #[serde(borrow, default)]
-    text: Cow<'a, str>,
-    #[serde(borrow, default)]
-    logprob: Score<'a>,
-    #[serde(default)]
-    special: bool,
-}
-
 #[derive(Default, Deserialize)]
 struct Details<'a> {
     #[serde(borrow, default)]
@@ -325,49 +317,7 @@ fn piece<'a>(
     }
 }
 
-/// What an event says. The end of a text is a token too, which is not of the text.
-fn said<'a>(token: Option<Told<'a>>, top: Field<'a>) -> (Cow<'a, str>, Option<Vec<Token<'a>>>) {
-    let Some(token) = token.filter(|token| !token.special) else {
-        return (Cow::Borrowed(""), None);
-    };
-    let top = read_list(top).unwrap_or_default();
-    (token.text.clone(), Some(vec![token.beside(top)]))
-}
-
-/// Alternatives in an odd form count as absent.
-fn read_list<'a, T: Deserialize<'a>>(list: Field<'a>) -> Option<Vec<T>> {
-    serde_json::from_str(list.told()?.get()).ok()
-}
-
-impl<'a> Told<'a> {
-    fn beside(self, top: Vec<Told<'a>>) -> Token<'a> {
-        Token {
-            chosen: self.into(),
-            top: top.into_iter().map(Scored::from).collect(),
-        }
-    }
-}
-
-impl<'a> From<Told<'a>> for Scored<'a> {
-    fn from(told: Told<'a>) -> Self {
-        Self {
-            text: told.text,
-            bytes: None,
-            logprob: told.logprob,
-        }
-    }
-}
-
 impl<'a> Details<'a> {
-    fn take_tokens(&mut self) -> Option<Vec<Token<'a>>> {
-        let tokens: Vec<Told<'a>> = read_list(std::mem::take(&mut self.tokens))?;
-        let tops: Vec<Vec<Told<'a>>> = read_list(self.top_tokens).unwrap_or_default();
-        let tops = tops.into_iter().chain(std::iter::repeat_with(Vec::new));
-        let tokens = tokens.into_iter().zip(tops);
-        let tokens = tokens.filter(|(token, _)| !token.special);
-        Some(tokens.map(|(token, top)| token.beside(top)).collect())
-    }
-
     /// The end of a text, whose last piece is `text`.
     fn end(
         self,

@@ -329,11 +329,7 @@ struct Told<'a> {
 
 impl<'a> From<Told<'a>> for Scored<'a> {
     fn from(told: Told<'a>) -> Self {
-        Self {
-            text: told.text.0,
-            bytes: None,
-            logprob: told.logprob,
-        }
+        Self::new(told.text.0, told.logprob)
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 
 use crate::{
-    completion::{Choice, Completion, Compliance, Finish, Partial, tell_native},
+    completion::{Completion, Compliance, Finish, Partial, tell_native},
     depth::{MAX_DEPTH, is_too_deep},
     dialect::{Dialect, Step, Tap},
     error::Error,
@@ -209,15 +209,12 @@ impl Relay {
             self.partial.done = true;
             return Ok(self.tell_reason(body));
         }
-        let mut reply = match self.dialect.read_reply(&body, &mut self.partial) {
+        let read = self.dialect.read_reply(&body, &mut self.partial);
+        let read = read.and_then(|reply| self.partial.logprobs.check(reply));
+        let mut reply = match read {
             Ok(reply) => reply,
-            Err(error) => {
-                return Err(self.fail_with(error));
-            }
+            Err(error) => return Err(self.fail_with(error)),
         };
-        if self.partial.logprobs.is_wanted() && reply.choices.iter().any(Choice::is_silent) {
-            return Err(self.fail_with(no_logprobs()));
-        }
         // The reply is whole: a choice that tells no reason has ended too.
         for choice in &mut reply.choices {
             choice.finish.get_or_insert(Finish::UNTOLD);
@@ -385,12 +382,6 @@ impl Relay {
 
 fn cut() -> Error {
     Error::broken("The provider's stream ended before it was complete.")
-}
-
-fn no_logprobs() -> Error {
-    Error::broken(
-        "The provider's answer lacks the log-probabilities that were asked for (`logprobs`).",
-    )
 }
 
 fn too_deep() -> Error {
