@@ -70,14 +70,12 @@ impl<'a> Told<'a> {
 mod tests {
     use super::*;
 
-    fn read(list: &str) -> Option<Vec<(String, Option<Vec<u8>>, usize)>> {
+    type Read = (String, Option<Vec<u8>>, usize);
+
+    fn read(list: &str) -> Option<Vec<Read>> {
         let list: &RawValue = serde_json::from_str(list).unwrap();
-        let tokens = read_tokens(list)?.into_iter();
-        let token = |token: Token<'_>| {
-            let chosen = token.chosen;
-            (chosen.text.into_owned(), chosen.bytes, token.top.len())
-        };
-        Some(tokens.map(token).collect())
+        let read = |Token { chosen, top }| (chosen.text.into_owned(), chosen.bytes, top.len());
+        Some(read_tokens(list)?.into_iter().map(read).collect())
     }
 
     #[test]

@@ -240,7 +240,7 @@ impl Answer {
         let tops = tokens.iter().map(|token| {
             let words = candidates(token, top.max(1));
             words
-                .map(|(word, figure)| (word, figure.to_string().into()))
+                .map(|(word, figure)| (word, json!(figure).to_string().into()))
                 .collect::<Map<String, Value>>()
         });
         let figures: Vec<f64> = tokens.iter().map(|token| logprob(token)).collect();
