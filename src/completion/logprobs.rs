@@ -135,17 +135,17 @@ impl Running {
         Ok(reply)
     }
 
-    /// Places the tokens of a piece of choice `index`, whose text is `text`. `None`: the client did not ask for them, or
-    /// there are none.
+    /// Places the tokens of a piece of choice `index`, whose text is `text`. `None`: the client did not ask for them, and
+    /// they are not read, or there are none.
     pub fn place<'a>(
         &mut self,
         index: u32,
         text: &str,
-        tokens: Option<Vec<Token<'a>>>,
+        read: impl FnOnce() -> Option<Vec<Token<'a>>>,
     ) -> Option<Logprobs<'a>> {
         let shift = self.shift;
         let place = self.at(index)?;
-        let tokens = tokens.unwrap_or_default().into_iter();
+        let tokens = read().unwrap_or_default().into_iter();
         let placed: Vec<_> = tokens.map(|token| place.next(token, shift)).collect();
         place.meet(text);
         (!placed.is_empty()).then_some(Logprobs::Tokens(placed))
@@ -205,6 +205,20 @@ impl Place {
             self.half.clear();
         }
     }
+}
+
+/// The tokens of `text` among those of a model that thought before it spoke: some APIs tell both in one list.
+pub fn behind_thoughts<'a>(mut tokens: Vec<Token<'a>>, text: &str) -> Vec<Token<'a>> {
+    let pieces = tokens.iter().map(|token| token.chosen.bytes());
+    let said: Vec<u8> = pieces.flatten().copied().collect();
+    if let Some(start) = memchr::memmem::rfind(&said, text.as_bytes()) {
+        let mut end = 0_usize;
+        tokens.retain(|token| {
+            end = end.saturating_add(token.chosen.bytes().len());
+            end > start
+        });
+    }
+    tokens
 }
 
 /// The number of characters that are over in `bytes`, and the number of bytes of one behind them that is not.
@@ -382,7 +396,7 @@ mod tests {
             ],
         };
         let tokens = Some(vec![Token { chosen, top }, far]);
-        let page = wanted().place(0, " bé", tokens);
+        let page = wanted().place(0, " bé", || tokens);
         assert_eq!(
             serde_json::to_string(&page).unwrap(),
             concat!(
@@ -397,7 +411,7 @@ mod tests {
     fn offsets_run_on_by_choice_behind_an_echo() {
         let mut running = wanted().shifted(7);
         let mut place = |index, text: &'static str| {
-            offsets(running.place(index, text, Some(vec![token(text)])))
+            offsets(running.place(index, text, || Some(vec![token(text)])))
         };
         assert_eq!(place(0, "né"), [7]);
         assert_eq!(place(1, "\u{1F600}"), [7]);
@@ -408,12 +422,21 @@ mod tests {
     #[test]
     fn text_without_tokens_counts_too_and_nothing_counts_twice() {
         let mut running = wanted();
-        assert!(running.place(0, "ab", None).is_none());
-        assert_eq!(offsets(running.place(0, "c", Some(vec![token("c")]))), [2]);
+        assert!(running.place(0, "ab", || None).is_none());
+        assert_eq!(
+            offsets(running.place(0, "c", || Some(vec![token("c")]))),
+            [2]
+        );
         // The tokens first, their text with the next piece.
-        assert_eq!(offsets(running.place(0, "", Some(vec![token("de")]))), [3]);
-        assert!(running.place(0, "de", Some(vec![])).is_none());
-        assert_eq!(offsets(running.place(0, "f", Some(vec![token("f")]))), [5]);
+        assert_eq!(
+            offsets(running.place(0, "", || Some(vec![token("de")]))),
+            [3]
+        );
+        assert!(running.place(0, "de", || Some(vec![])).is_none());
+        assert_eq!(
+            offsets(running.place(0, "f", || Some(vec![token("f")]))),
+            [5]
+        );
     }
 
     #[test]
@@ -425,7 +448,7 @@ mod tests {
             part(b"\x80"),
             token("b"),
         ];
-        let page = wanted().place(0, "a \u{1F600}b", Some(parts));
+        let page = wanted().place(0, "a \u{1F600}b", || Some(parts));
         let page = written(page);
         assert_eq!(page["text_offset"], serde_json::json!([0, 1, 2, 2, 3]));
         assert_eq!(page["tokens"][1], r"bytes:\x20\xf0\x9f");
@@ -433,20 +456,35 @@ mod tests {
         // In a stream the text comes with the last of them.
         let mut running = wanted();
         assert_eq!(
-            offsets(running.place(0, "", Some(vec![part(b"\xc3")]))),
+            offsets(running.place(0, "", || Some(vec![part(b"\xc3")]))),
             [0]
         );
         let rest = Some(vec![part(b"\xa9")]);
-        assert_eq!(offsets(running.place(0, "é", rest)), [0]);
+        assert_eq!(offsets(running.place(0, "é", || rest)), [0]);
         // One that never gets its end, and one that is none, are U+FFFD in the text.
         let broken = vec![part(b"\xc3"), token("x"), part(b"\xff"), token("y")];
-        assert_eq!(offsets(running.place(0, "", Some(broken))), [1, 2, 3, 4]);
+        assert_eq!(offsets(running.place(0, "", || Some(broken))), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn thoughts_are_told_apart_from_the_text_behind_them() {
+        let told = |list: &[&'static str], text| {
+            let tokens = list.iter().map(|text| token(text)).collect();
+            let kept = behind_thoughts(tokens, text).into_iter();
+            kept.map(|token| token.chosen.text).collect::<Vec<_>>()
+        };
+        let list = ["<think>", "é", "</think>", "\n\n", "é", "b"];
+        assert_eq!(told(&list, "éb"), ["é", "b"]);
+        assert_eq!(told(&list, "b"), ["b"]);
+        assert_eq!(told(&list, "éb "), list);
+        assert!(told(&list, "").is_empty());
+        assert_eq!(told(&["a", "b"], "ab"), ["a", "b"]);
     }
 
     #[test]
     fn what_was_not_asked_for_is_not_told() {
         let mut running = Running::default();
-        assert!(running.place(0, "a", Some(vec![token("a")])).is_none());
+        assert!(running.place(0, "a", || Some(vec![token("a")])).is_none());
         assert!(running.places.is_empty());
     }
 
@@ -454,7 +492,7 @@ mod tests {
     fn tokens_wait_for_the_text_they_begin_in() {
         let mut running = wanted();
         let mut hold = |text: &'static str, told: &str, reach| {
-            let placed = running.place(0, text, Some(vec![token(text)]));
+            let placed = running.place(0, text, || Some(vec![token(text)]));
             let told = written(running.hold(0, told, placed, reach));
             let tokens = told["tokens"].as_array().cloned().unwrap_or_default();
             tokens
@@ -469,7 +507,7 @@ mod tests {
         assert_eq!(hold("yE", "y", Reach::Open), ["yE"]);
         assert!(hold("ND", "", Reach::Stopped).is_empty());
         // The end of a text that nothing stopped lets all go: a token without a text too.
-        let rest = running.place(1, "E", Some(vec![token("E"), token("")]));
+        let rest = running.place(1, "E", || Some(vec![token("E"), token("")]));
         assert_eq!(offsets(running.hold(1, "E", rest, Reach::Ended)), [0, 1]);
     }
 }

@@ -13,7 +13,7 @@ use serde_json::{Number, value::RawValue};
 use crate::{
     completion::{
         Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support,
-        logprobs::Token, request::StreamOptions,
+        logprobs::behind_thoughts, request::StreamOptions,
     },
     dialect::{
         Dialect, Extras, Step, UpstreamRequest,
@@ -22,7 +22,7 @@ use crate::{
         openai::stream_options,
         openai_error::{read_error, read_error_event, read_stream_error},
         read_usage, to_body,
-        token_logprobs::{alternatives, read_tokens},
+        token_logprobs::{alternatives, read_content_tokens},
     },
     error::Error,
     wire::{Form, Frame, Framing},
@@ -289,6 +289,18 @@ struct EventChoice<'a> {
 struct Content<'a> {
     #[serde(borrow, default)]
     content: Option<&'a RawValue>,
+    /// Thoughts, which are left out, under either name that servers have for them.
+    #[serde(borrow, default)]
+    reasoning: Field<'a>,
+    #[serde(borrow, default)]
+    reasoning_content: Field<'a>,
+}
+
+impl Content<'_> {
+    fn thinks(&self) -> bool {
+        let mut thoughts = [self.reasoning, self.reasoning_content].into_iter();
+        thoughts.any(|thought| thought.told().is_some_and(|told| told.get() != "\"\""))
+    }
 }
 
 /// One part of a content list; reasoning models send thoughts beside the text.
@@ -333,13 +345,21 @@ impl<'a> EventChoice<'a> {
         if finish.is_some() {
             partial.finished.end(index);
         }
-        let content = match self.message.or(self.delta) {
+        let said = self.message.or(self.delta);
+        let thinks = said.as_ref().is_some_and(Content::thinks);
+        let content = match said {
             Some(holder) => holder.content,
             None if self.text.told().is_some() => return Err(Error::broken(NO_MESSAGE)),
             None => None,
         };
         let text = content.map_or(Ok(Cow::Borrowed("")), read_content)?;
-        let tokens = self.logprobs.object().and_then(read_logprobs);
+        let tokens = || {
+            let tokens = self.logprobs.object().and_then(read_content_tokens)?;
+            Some(match thinks {
+                true => behind_thoughts(tokens, &text),
+                false => tokens,
+            })
+        };
         Ok(Choice {
             index,
             logprobs: partial.logprobs.place(index, &text, tokens),
@@ -347,17 +367,6 @@ impl<'a> EventChoice<'a> {
             finish: finish.map(Finish::from_native),
         })
     }
-}
-
-/// The tokens of the text; those of a refusal, which stand beside them, are of no text here.
-pub(super) fn read_logprobs(logprobs: &RawValue) -> Option<Vec<Token<'_>>> {
-    #[derive(Deserialize)]
-    struct Logprobs<'a> {
-        #[serde(borrow, default)]
-        content: Field<'a>,
-    }
-    let logprobs: Logprobs<'_> = serde_json::from_str(logprobs.get()).ok()?;
-    logprobs.content.told().and_then(read_tokens)
 }
 
 fn read_content(content: &RawValue) -> Result<Cow<'_, str>, Error> {
@@ -385,7 +394,7 @@ const NO_MESSAGE: &str =
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::settle;
+    use crate::{completion::logprobs::Running, dialect::settle};
 
     fn write(dialect: &Chat, fields: &str) -> Result<String, Error> {
         let body = format!(r#"{{"model":"m","prompt":"a",{fields}}}"#);
@@ -447,6 +456,31 @@ mod tests {
         ] {
             let error = write(dialect, fields).unwrap_err();
             assert_eq!((error.status().as_u16(), error.param()), (400, Some(param)));
+        }
+    }
+
+    #[test]
+    fn the_tokens_of_thoughts_are_not_told() {
+        let asked = Bytes::from_static(br#"{"logprobs":0}"#);
+        let asked = Running::of(&CompletionRequest::read(asked).unwrap());
+        let token = |text| format!(r#"{{"token":"{text}","logprob":-1}}"#);
+        let list = [token("hm"), token("."), token("é"), token("b")].join(",");
+        for (message, offsets) in [
+            (r#""content":"éb","reasoning_content":"hm.""#, Some("[0,1]")),
+            (r#""content":null,"reasoning":"hm.éb""#, None),
+            (r#""content":"hm.éb","reasoning":"""#, Some("[0,2,3,4]")),
+        ] {
+            let body = format!(
+                r#"{{"choices":[{{"message":{{{message}}},"logprobs":{{"content":[{list}]}}}}]}}"#
+            );
+            let mut partial = Partial {
+                logprobs: asked.clone(),
+                ..Partial::default()
+            };
+            let reply = CHAT.read_reply(body.as_bytes(), &mut partial).unwrap();
+            let told = serde_json::to_value(&reply.choices[0].logprobs).unwrap();
+            let told = told.get("text_offset").map(ToString::to_string);
+            assert_eq!(told.as_deref(), offsets, "{message}");
         }
     }
 

@@ -337,7 +337,7 @@ impl<'a> Candidate<'a> {
         let parts = self.content.map(|content| content.parts);
         let said = parts.into_iter().flatten().filter(|part| !part.thought);
         let text = join(said.map(|part| part.text));
-        let tokens = self.logprobs_result.and_then(gemini_tokens::read);
+        let tokens = || self.logprobs_result.and_then(gemini_tokens::read);
         Choice {
             index: self.index,
             logprobs: running.place(self.index, &text, tokens),

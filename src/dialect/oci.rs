@@ -227,7 +227,7 @@ impl<'a> Event<'a> {
         }
         let said = self.message.map(read_message).transpose()?;
         let text = said.or(self.text).unwrap_or_default();
-        let tokens = self.logprobs.object().and_then(read_tokens);
+        let tokens = || self.logprobs.object().and_then(read_tokens);
         Ok(Choice {
             index: self.index,
             logprobs: partial.logprobs.place(self.index, &text, tokens),

@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use crate::{
     completion::{
         Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
+        logprobs::behind_thoughts,
     },
     dialect::{
         Dialect, Extras, PromptForm, Step, UpstreamRequest, extras,
@@ -194,8 +195,8 @@ fn read_prompt(request: &CompletionRequest) -> Result<&RawValue, Error> {
     Ok(prompt)
 }
 
-/// A whole reply or one line of a stream; an error in its place is read too. Thoughts (`thinking`) are left out, with the
-/// tokens of a line that brings thoughts alone.
+/// A whole reply or one line of a stream; an error in its place is read too. Thoughts (`thinking`) are left out, and their
+/// tokens with them.
 #[derive(Deserialize)]
 struct Reply<'a> {
     #[serde(borrow, default)]
@@ -238,9 +239,14 @@ impl<'a> Reply<'a> {
             partial.finished.end(0);
         }
         let text = self.response.unwrap_or_default();
-        let is_thought = text.is_empty() && self.thinking.told().is_some();
-        let tokens = self.logprobs.told().filter(|_| !is_thought);
-        let tokens = tokens.and_then(read_tokens);
+        let thinks = self.thinking.word().is_some_and(|word| !word.is_empty());
+        let tokens = || {
+            let tokens = self.logprobs.told().and_then(read_tokens)?;
+            Some(match thinks {
+                true => behind_thoughts(tokens, &text),
+                false => tokens,
+            })
+        };
         Choice {
             logprobs: partial.logprobs.place(0, &text, tokens),
             text,

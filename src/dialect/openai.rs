@@ -17,11 +17,11 @@ use crate::{
     },
     dialect::{
         Dialect, Extras, PromptForm, Step, Tap, UpstreamRequest,
-        chat::read_logprobs,
         lenient::{Field, Map, Text, learn, read_object},
         not_the_shape,
         openai_error::{nameless_error, read_error, read_error_event, read_stream_error},
         openai_page, read_usage, to_body,
+        token_logprobs::read_content_tokens,
     },
     error::Error,
     wire::{Form, Frame, Framing},
@@ -298,11 +298,11 @@ impl<'a> EventChoice<'a> {
         let text = text.unwrap_or_default().0;
         let logprobs = self.logprobs.object();
         // llama.cpp's server tells them in the form of chat.
-        let tokens = logprobs.and_then(read_logprobs);
+        let tokens = logprobs.and_then(read_content_tokens);
         let page = logprobs.filter(|_| tokens.is_none()).map(Logprobs::Page);
         Ok(Choice {
             index,
-            logprobs: page.or_else(|| partial.logprobs.place(index, &text, tokens)),
+            logprobs: page.or_else(|| partial.logprobs.place(index, &text, || tokens)),
             text,
             finish: finish.map(Finish::from_native),
         })

@@ -120,7 +120,7 @@ impl Dialect for Tgi {
             return Err(Error::broken("The provider's answer holds no text."));
         };
         let details = reply.details.unwrap_or_default();
-        let tokens = read_tokens(details.tokens, details.top_tokens);
+        let tokens = || read_tokens(details.tokens, details.top_tokens);
         let logprobs = partial.logprobs.place(0, &text, tokens);
         Ok(Completion {
             choices: vec![details.end(text, logprobs, partial)],
@@ -136,7 +136,7 @@ impl Dialect for Tgi {
             return Err(error);
         }
         let (text, tokens) = said(event.token, event.top_tokens);
-        let logprobs = partial.logprobs.place(0, &text, tokens);
+        let logprobs = partial.logprobs.place(0, &text, || tokens);
         Ok(Step::from(vec![match event.generated_text {
             Some(_) => event
                 .details

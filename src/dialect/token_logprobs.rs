@@ -34,6 +34,17 @@ pub fn read_tokens(list: &RawValue) -> Option<Vec<Token<'_>>> {
     Some(tokens.collect())
 }
 
+/// The tokens of the text; those of a refusal, which stand beside them, are of no text here.
+pub fn read_content_tokens(logprobs: &RawValue) -> Option<Vec<Token<'_>>> {
+    #[derive(Deserialize)]
+    struct Logprobs<'a> {
+        #[serde(borrow, default)]
+        content: Field<'a>,
+    }
+    let logprobs: Logprobs<'_> = serde_json::from_str(logprobs.get()).ok()?;
+    logprobs.content.told().and_then(read_tokens)
+}
+
 /// The number of alternatives that was asked for, where the API takes at most `most`.
 pub fn alternatives(request: &CompletionRequest, most: u32) -> Result<Option<u32>, Error> {
     match request.logprobs {

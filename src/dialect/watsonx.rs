@@ -284,7 +284,7 @@ impl<'a> Reply<'a> {
 impl<'a> Generated<'a> {
     fn into_choice(self, partial: &mut Partial) -> Result<Choice<'a>, Error> {
         self.count(partial);
-        let tokens = self.generated_tokens.told().and_then(read_tokens);
+        let tokens = || self.generated_tokens.told().and_then(read_tokens);
         Ok(Choice {
             logprobs: partial.logprobs.place(0, &self.generated_text, tokens),
             text: self.generated_text,
