@@ -172,6 +172,7 @@ impl State {
                 concurrent_calls: limits.concurrent_calls,
                 bytes: limits.body_bytes.saturating_mul(BODIES),
             },
+            best: settled.best,
         };
         let target = self.target(provider, request.model(), directives, headers)?;
         let shares = split(request, &settled, limits.calls)?;

@@ -448,6 +448,7 @@ mod tests {
                 concurrent_calls: 1,
                 bytes: 1 << 20,
             },
+            best: None,
         };
         let shares = split(request, &Settled::default(), 1).unwrap();
         let seed = Seed { now: 1, draw: 2 };

@@ -5,6 +5,7 @@
 mod asked;
 mod fields;
 pub mod finished;
+pub mod logprobs;
 pub mod parameter;
 pub mod prompt;
 pub mod request;
@@ -14,10 +15,10 @@ pub mod tail;
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 pub use self::{
     finished::Finished,
+    logprobs::Logprobs,
     parameter::{Parameter, Support},
     prompt::Prompt,
     request::CompletionRequest,
@@ -35,8 +36,7 @@ pub struct Completion<'a> {
 pub struct Choice<'a> {
     pub index: u32,
     pub text: Cow<'a, str>,
-    /// The text endpoint's log-probability object, as the upstream wrote it.
-    pub logprobs: Option<&'a RawValue>,
+    pub logprobs: Option<Logprobs<'a>>,
     pub finish: Option<Finish<'a>>,
 }
 
@@ -152,6 +152,8 @@ pub struct Partial {
     pub usage_told: bool,
     /// What an API that leaves stop sequences in its text has not let go yet.
     pub tail: Tail,
+    /// Where the tokens of each choice stand in its text.
+    pub logprobs: logprobs::Running,
 }
 
 /// How far an answer shows what the provider itself said.
@@ -285,7 +287,7 @@ impl Serialize for Choices<'_> {
             WrittenChoice {
                 text: &choice.text,
                 index: choice.index,
-                logprobs: choice.logprobs,
+                logprobs: choice.logprobs.as_ref(),
                 finish_reason: choice.finish.as_ref().map(|finish| finish.reason),
                 native_finish_reason: match self.how {
                     Compliance::Strict => None,
@@ -304,7 +306,7 @@ impl Serialize for Choices<'_> {
 struct WrittenChoice<'a> {
     text: &'a str,
     index: u32,
-    logprobs: Option<&'a RawValue>,
+    logprobs: Option<&'a Logprobs<'a>>,
     finish_reason: Option<FinishReason>,
     #[serde(skip_serializing_if = "Option::is_none")]
     native_finish_reason: Option<&'a str>,

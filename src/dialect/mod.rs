@@ -11,6 +11,7 @@ pub mod chat;
 pub mod cohere;
 pub mod fim;
 pub mod gemini;
+mod gemini_tokens;
 mod google_error;
 mod lenient;
 pub mod oci;
@@ -22,6 +23,8 @@ mod openai_page;
 pub mod replicate;
 pub mod settle;
 pub mod tgi;
+mod tgi_tokens;
+mod token_logprobs;
 pub mod triton;
 pub mod vertex;
 pub mod watsonx;
@@ -128,9 +131,11 @@ pub enum Step<'f> {
 }
 
 impl<'f> From<Vec<Choice<'f>>> for Step<'f> {
-    /// A piece that brings neither text nor a reason, a role say, means nothing to a text client.
+    /// A piece that brings neither text, tokens nor a reason, a role say, means nothing to a text client.
     fn from(mut choices: Vec<Choice<'f>>) -> Self {
-        choices.retain(|choice| !choice.text.is_empty() || choice.finish.is_some());
+        choices.retain(|choice| {
+            !choice.text.is_empty() || choice.finish.is_some() || choice.logprobs.is_some()
+        });
         if choices.is_empty() {
             Self::Skip
         } else {

@@ -12,8 +12,8 @@ use serde_json::{Number, value::RawValue};
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Prompt, Support,
-        request::StreamOptions,
+        Choice, Completion, CompletionRequest, Finish, Logprobs, Parameter, Partial, Prompt,
+        Support, request::StreamOptions,
     },
     dialect::{
         Dialect, Extras, PromptForm, Step, Tap, UpstreamRequest,
@@ -21,6 +21,7 @@ use crate::{
         not_the_shape,
         openai_error::{nameless_error, read_error, read_error_event, read_stream_error},
         openai_page, read_usage, to_body,
+        token_logprobs::read_content_tokens,
     },
     error::Error,
     wire::{Form, Frame, Framing},
@@ -294,10 +295,15 @@ impl<'a> EventChoice<'a> {
             }
             None => self.delta.and_then(|delta| delta.content),
         };
+        let text = text.unwrap_or_default().0;
+        let logprobs = self.logprobs.object();
+        // llama.cpp's server tells them in the form of chat.
+        let tokens = logprobs.and_then(read_content_tokens);
+        let page = logprobs.filter(|_| tokens.is_none()).map(Logprobs::Page);
         Ok(Choice {
             index,
-            text: text.unwrap_or_default().0,
-            logprobs: self.logprobs.object(),
+            logprobs: page.or_else(|| partial.logprobs.place(index, &text, || tokens)),
+            text,
             finish: finish.map(Finish::from_native),
         })
     }
@@ -329,14 +335,14 @@ pub(super) fn learn_head(
 mod tests {
     use super::*;
 
-    fn read(choice: &str) -> Result<(u32, String, Option<u64>), Error> {
+    fn read(choice: &str) -> Result<(u32, String, bool), Error> {
         let body =
             format!(r#"{{"created":1.5,"id":7,"choices":[{choice}],"usage":{{}},"usage":null}}"#);
         let mut partial = Partial::default();
         let reply = OPENAI.read_reply(body.as_bytes(), &mut partial)?;
         let choice = &reply.choices[0];
-        let logprobs = choice.logprobs.map(|value| value.get().len() as u64);
-        Ok((choice.index, choice.text.to_string(), logprobs))
+        let has_logprobs = choice.logprobs.is_some();
+        Ok((choice.index, choice.text.to_string(), has_logprobs))
     }
 
     #[test]
@@ -347,7 +353,11 @@ mod tests {
             r#"{"text":"a","index":0.5}"#,
             r#"{"delta":{"content":"a"}}"#,
         ] {
-            assert_eq!(read(choice).unwrap(), (0, "a".to_owned(), None), "{choice}");
+            assert_eq!(
+                read(choice).unwrap(),
+                (0, "a".to_owned(), false),
+                "{choice}"
+            );
         }
         assert_eq!(read(r#"{"text":null}"#).unwrap().1, "");
     }

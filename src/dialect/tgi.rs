@@ -8,6 +8,7 @@
 //! * Sampling follows the page and the server's own OpenAI-shaped address: on, unless `temperature` is 0.
 //! * The stream has no end marker; the event that holds the whole `generated_text` is its last.
 //! * The server leaves the stop sequence that ended a text in it; it is taken off here.
+//! * Tokens come with `details`, their alternatives for `top_n_tokens`; more than the server's own limit it refuses itself.
 //! * Prompt tokens stand in a header of a whole reply, and in the last event of a stream of newer servers. Where neither is
 //!   told there is no usage. They are not asked for by `decoder_input_details`, which version 3 has switched off.
 
@@ -19,11 +20,15 @@ use serde_json::value::RawValue;
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
+        Choice, Completion, CompletionRequest, Finish, Logprobs, Parameter, Partial, Support,
+        Usage, logprobs::Reach,
     },
     dialect::{
-        Dialect, Extras, PromptForm, Step, UpstreamRequest, extras, not_the_shape, openai_error,
-        positive_max_tokens, to_body, unsigned_seed,
+        Dialect, Extras, PromptForm, Step, UpstreamRequest, extras,
+        lenient::Field,
+        not_the_shape, openai_error, positive_max_tokens,
+        tgi_tokens::{Told, read_tokens, said},
+        to_body, unsigned_seed,
     },
     error::{Error, Kind},
     wire::{Form, Frame, Framing},
@@ -54,6 +59,7 @@ impl Dialect for Tgi {
             | Parameter::FrequencyPenalty
             | Parameter::Echo
             | Parameter::BestOf
+            | Parameter::Logprobs
             | Parameter::Seed => Support::Native,
             Parameter::StreamOptions => Support::Emulated,
             Parameter::Prompts
@@ -61,7 +67,6 @@ impl Dialect for Tgi {
             | Parameter::N
             | Parameter::PresencePenalty
             | Parameter::Suffix
-            | Parameter::Logprobs
             | Parameter::User
             | Parameter::LogitBias => Support::Refused,
         }
@@ -119,8 +124,10 @@ impl Dialect for Tgi {
             return Err(Error::broken("The provider's answer holds no text."));
         };
         let details = reply.details.unwrap_or_default();
+        let tokens = || read_tokens(details.tokens, details.top_tokens);
+        let logprobs = partial.logprobs.place(0, &text, tokens);
         Ok(Completion {
-            choices: vec![details.end(text, partial)],
+            choices: vec![details.end(text, logprobs, partial)],
         })
     }
 
@@ -132,15 +139,14 @@ impl Dialect for Tgi {
         if let Some(error) = event.told_error() {
             return Err(error);
         }
-        // The end of a text is a token too, which is not of the text.
-        let token = event.token.filter(|token| !token.special);
-        let text = token.map(|token| token.text).unwrap_or_default();
+        let (text, tokens) = said(event.token, event.top_tokens);
+        let logprobs = partial.logprobs.place(0, &text, || tokens);
         Ok(Step::from(vec![match event.generated_text {
-            Some(_) => event.details.unwrap_or_default().end(text, partial),
-            None => Choice {
-                text: partial.tail.push(text),
-                ..Choice::default()
-            },
+            Some(_) => event
+                .details
+                .unwrap_or_default()
+                .end(text, logprobs, partial),
+            None => piece(text, logprobs, partial),
         }]))
     }
 
@@ -178,6 +184,9 @@ struct Parameters<'a> {
     best_of: Option<u32>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     return_full_text: bool,
+    /// The tokens themselves come with `details`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_n_tokens: Option<u32>,
     #[serde(flatten)]
     extra: BTreeMap<&'a str, &'a RawValue>,
 }
@@ -190,6 +199,13 @@ impl<'a> Body<'a> {
             return Err(Error::invalid(
                 "echo",
                 "`echo` cannot be streamed by this provider.",
+            ));
+        }
+        // The prompt's tokens are not told with it.
+        if echo && request.logprobs.is_some() {
+            return Err(Error::invalid(
+                "logprobs",
+                "`logprobs` cannot be told beside `echo` by this provider.",
             ));
         }
         // "`temperature` must be strictly positive": the likeliest token is taken where nothing is sampled.
@@ -207,6 +223,7 @@ impl<'a> Body<'a> {
                 frequency_penalty: request.frequency_penalty.filter(|&p| p != 0.0),
                 best_of: request.best_of.filter(|&n| n > 1),
                 return_full_text: echo,
+                top_n_tokens: request.logprobs.filter(|&count| count > 0),
                 extra: extras(request).collect(),
             },
         })
@@ -228,7 +245,9 @@ fn top_p(request: &CompletionRequest) -> Result<Option<f64>, Error> {
 #[derive(Deserialize)]
 struct Reply<'a> {
     #[serde(borrow, default)]
-    token: Option<Token<'a>>,
+    token: Option<Told<'a>>,
+    #[serde(borrow, default)]
+    top_tokens: Field<'a>,
     #[serde(borrow, default)]
     generated_text: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -237,14 +256,6 @@ struct Reply<'a> {
     error: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     error_type: Option<Cow<'a, str>>,
-}
-
-#[derive(Deserialize)]
-struct Token<'a> {
-    #[serde(borrow, default)]
-    text: Cow<'a, str>,
-    #[serde(default)]
-    special: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -260,6 +271,11 @@ struct Details<'a> {
     best_of_sequences: Option<Vec<Sequence>>,
     #[serde(default)]
     prefill: Option<Vec<IgnoredAny>>,
+    #[serde(borrow, default)]
+    tokens: Field<'a>,
+    /// For each of them.
+    #[serde(borrow, default)]
+    top_tokens: Field<'a>,
 }
 
 /// A text that another was better than.
@@ -291,22 +307,42 @@ impl Reply<'_> {
     }
 }
 
+/// A piece that others follow. What may be a stop sequence waits, and with it its tokens.
+fn piece<'a>(
+    text: Cow<'a, str>,
+    logprobs: Option<Logprobs<'a>>,
+    partial: &mut Partial,
+) -> Choice<'a> {
+    let text = partial.tail.push(text);
+    Choice {
+        logprobs: partial.logprobs.hold(0, &text, logprobs, Reach::Open),
+        text,
+        ..Choice::default()
+    }
+}
+
 impl<'a> Details<'a> {
     /// The end of a text, whose last piece is `text`.
-    fn end(self, text: Cow<'a, str>, partial: &mut Partial) -> Choice<'a> {
+    fn end(
+        self,
+        text: Cow<'a, str>,
+        logprobs: Option<Logprobs<'a>>,
+        partial: &mut Partial,
+    ) -> Choice<'a> {
         partial.finished.end(0);
         self.count(partial);
         let stopped = self.finish_reason.as_deref() == Some("stop_sequence");
         let mut text = partial.tail.push(text);
-        let rest = if stopped {
-            partial.tail.end_stopped()
+        let (rest, reach) = if stopped {
+            (partial.tail.end_stopped(), Reach::Stopped)
         } else {
-            partial.tail.end()
+            (partial.tail.end(), Reach::Ended)
         };
         if !rest.is_empty() {
             text.to_mut().push_str(&rest);
         }
         Choice {
+            logprobs: partial.logprobs.hold(0, &text, logprobs, reach),
             text,
             finish: Some(
                 self.finish_reason
@@ -358,7 +394,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        completion::{FinishReason, Tail},
+        completion::{FinishReason, Tail, logprobs::Running},
         dialect::settle,
     };
 
@@ -388,6 +424,13 @@ mod tests {
         );
         let stream = r#""stream":true,"stream_options":{"include_usage":true}"#;
         assert_eq!(write(stream).unwrap().0, "/generate_stream");
+        for (count, top) in [(0, ""), (5, r#","top_n_tokens":5"#)] {
+            let (_, body) = write(&format!(r#""logprobs":{count}"#)).unwrap();
+            assert!(
+                body.ends_with(&format!(r#""do_sample":true{top}}}}}"#)),
+                "{body}"
+            );
+        }
     }
 
     #[test]
@@ -417,7 +460,7 @@ mod tests {
             (r#""n":2"#, "n"),
             (r#""presence_penalty":0.1"#, "presence_penalty"),
             (r#""suffix":"x""#, "suffix"),
-            (r#""logprobs":0"#, "logprobs"),
+            (r#""logprobs":0,"echo":true"#, "logprobs"),
             (r#""logit_bias":{"1":2}"#, "logit_bias"),
             (r#""user":"u""#, "user"),
             (r#""details":false"#, "details"),
@@ -548,6 +591,48 @@ mod tests {
             assert_eq!(told.as_deref(), text, "{token}");
         }
         assert_eq!(partial.finished.count(), 1);
+    }
+
+    #[test]
+    fn the_tokens_of_a_stop_sequence_are_not_told() {
+        let asked = CompletionRequest::read(Bytes::from_static(br#"{"logprobs":0}"#)).unwrap();
+        let partial = Partial {
+            tail: Tail::new(&["END".to_owned()]),
+            logprobs: Running::of(&asked),
+            ..Partial::default()
+        };
+        let tokens = ["é ", "E", "N", "b EN", "D"];
+        let token = |text: &&str| format!(r#"{{"text":"{text}","logprob":-0.5,"special":false}}"#);
+        let told = |choices: Vec<Choice<'_>>| {
+            let page = serde_json::to_value(choices[0].logprobs.as_ref()).unwrap();
+            let told = page["tokens"].as_array().cloned().unwrap_or_default();
+            (choices[0].text.to_string(), told)
+        };
+        let details = r#""generated_text":"é ENb END","details":{"finish_reason":"stop_sequence""#;
+        let list = tokens.iter().map(token).collect::<Vec<_>>().join(",");
+        let whole = format!(r#"{{{details},"tokens":[{list}]}}}}"#);
+        let reply = TGI.read_reply(whole.as_bytes(), &mut partial.clone());
+        let (text, whole) = told(reply.unwrap().choices);
+        assert_eq!((&*text, whole.len()), ("é ENb ", 4));
+        let (mut partial, mut streamed) = (partial, Vec::new());
+        for text in tokens {
+            let end = if text == "D" {
+                details
+            } else {
+                r#""details":{"x":0"#
+            };
+            let data = format!(r#"{{"token":{},{end}}}}}"#, token(&text));
+            let frame = Frame {
+                raw: Bytes::new(),
+                event: Bytes::new(),
+                data: Bytes::from(data),
+                form: Form::Other,
+            };
+            if let Step::Chunk(chunk) = TGI.read_frame(&frame, &mut partial).unwrap() {
+                streamed.extend(told(chunk.choices).1);
+            }
+        }
+        assert_eq!(streamed, whole);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::{
     Ask, Vendor,
     openai::{Stop, StreamOptions, check_key, error, read, reason, stream_error, usage},
     player::{Reply, Script, Whole},
-    text::{Text, count},
+    text::{Text, candidates, count, logprob},
 };
 
 pub struct Chat;
@@ -22,6 +22,8 @@ struct Request {
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     stop: Option<Stop>,
+    logprobs: Option<bool>,
+    top_logprobs: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -65,6 +67,15 @@ impl Vendor for Chat {
         let model = request.model.ok_or_else(|| missing("model"))?;
         let messages = request.messages.filter(|messages| !messages.is_empty());
         let prompt = said(&messages.ok_or_else(|| missing("messages"))?);
+        let top = request.top_logprobs.unwrap_or_default();
+        if top > 20 {
+            let message = "Invalid 'top_logprobs': integer above maximum value.";
+            return Err(error(400, message, Some("top_logprobs")));
+        }
+        if request.top_logprobs.is_some() && request.logprobs != Some(true) {
+            let message = "'logprobs' must be true if 'top_logprobs' is set.";
+            return Err(error(400, message, Some("logprobs")));
+        }
         let limit = request.max_completion_tokens.or(request.max_tokens);
         let stops = Stop::list(request.stop.as_ref());
         let texts = (0..request.n.unwrap_or(1))
@@ -75,6 +86,7 @@ impl Vendor for Chat {
             model,
             texts,
             prompt_tokens: count(&prompt),
+            top_logprobs: request.logprobs.filter(|&asked| asked).map(|_| top),
         };
         if !ask.streams(request.stream == Some(true)) {
             return Ok(Reply::Whole(Whole::json(200, &answer.whole())));
@@ -98,6 +110,8 @@ pub struct Answer {
     pub model: String,
     pub texts: Vec<Text>,
     pub prompt_tokens: u64,
+    /// Alternatives to tell beside each token's log-probability.
+    pub top_logprobs: Option<u64>,
 }
 
 impl Answer {
@@ -119,7 +133,8 @@ impl Answer {
             .zip(&self.texts)
             .map(|(index, text)| {
                 let message = json!({"role": "assistant", "content": text.joined(), "refusal": null});
-                json!({"index": index, "message": message, "logprobs": null, "finish_reason": reason(&text.ending)})
+                let logprobs = self.logprobs(&text.tokens);
+                json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason(&text.ending)})
             })
             .collect();
         let mut whole = self.head("chat.completion", &choices.into());
@@ -127,9 +142,17 @@ impl Answer {
         whole
     }
 
+    fn logprobs(&self, tokens: &[String]) -> Value {
+        let Some(top) = self.top_logprobs else {
+            return Value::Null;
+        };
+        let content: Vec<Value> = tokens.iter().map(|token| told(token, top)).collect();
+        json!({"content": content, "refusal": null})
+    }
+
     pub fn script(&self, include_usage: bool) -> Script {
-        let event = |index: u64, delta: Value, reason: Option<&str>| {
-            let choice = json!([{"index": index, "delta": delta, "logprobs": null, "finish_reason": reason}]);
+        let event = |index: u64, delta: Value, logprobs: Value, reason: Option<&str>| {
+            let choice = json!([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}]);
             format!("data: {}\n\n", self.head("chat.completion.chunk", &choice))
         };
         let mut events = Vec::new();
@@ -137,15 +160,18 @@ impl Answer {
             events.push(event(
                 index,
                 json!({"role": "assistant", "content": ""}),
+                Value::Null,
                 None,
             ));
             for token in &text.tokens {
-                events.push(event(index, json!({"content": token}), None));
+                let logprobs = self.logprobs(std::slice::from_ref(token));
+                events.push(event(index, json!({"content": token}), logprobs, None));
             }
         }
         let finish = events.len();
         for (index, text) in (0..).zip(&self.texts) {
-            events.push(event(index, json!({}), Some(reason(&text.ending))));
+            let reason = Some(reason(&text.ending));
+            events.push(event(index, json!({}), Value::Null, reason));
         }
         if include_usage {
             let mut counts = self.head("chat.completion.chunk", &json!([]));
@@ -161,4 +187,15 @@ impl Answer {
             error: stream_error(),
         }
     }
+}
+
+/// A token as chat tells it, with its alternatives.
+pub fn told(token: &str, top: u64) -> Value {
+    let scored = |token: &str, logprob: f64| json!({"token": token, "logprob": logprob, "bytes": token.as_bytes()});
+    let others = candidates(token, top);
+    let mut told = scored(token, logprob(token));
+    told["top_logprobs"] = others
+        .map(|(token, logprob)| scored(&token, logprob))
+        .collect();
+    told
 }

@@ -585,6 +585,20 @@ mod tests {
             offsets.as_array().unwrap().len(),
             choices[0]["logprobs"]["tokens"].as_array().unwrap().len()
         );
+        let messages = json!([{"role": "user", "content": PROMPT}]);
+        let body = json!({"model": "m", "messages": messages, "max_tokens": 2, "logprobs": true, "top_logprobs": 2});
+        let (_, chat) = whole(ask("/v1/chat/completions", BEARER, &body));
+        let content = &chat["choices"][0]["logprobs"]["content"];
+        assert_eq!(content[0]["token"], "Sweet");
+        let others = content[1]["top_logprobs"].as_array().unwrap();
+        assert_eq!((others.len(), &others[0]["token"]), (2, &" treats".into()));
+        assert_eq!(others[0]["logprob"], content[1]["logprob"]);
+        let alone = json!({"model": "m", "messages": messages, "top_logprobs": 2});
+        let (status, refused) = whole(ask("/v1/chat/completions", BEARER, &alone));
+        assert_eq!(
+            (status, &refused["error"]["param"]),
+            (400, &"logprobs".into())
+        );
         let stop = json!({"model": "m", "prompt": PROMPT, "stop": [" every"]});
         let (_, reply) = whole(ask("/v1/completions", BEARER, &stop));
         assert_eq!(reply["choices"][0]["text"], " Sweet treats for");

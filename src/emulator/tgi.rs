@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     Ask, Vendor,
     player::{Reply, Script, Whole},
-    text::{Ending, Text, count},
+    text::{Ending, Text, candidates, count, logprob},
 };
 
 pub struct Tgi;
@@ -31,6 +31,7 @@ struct Parameters {
     frequency_penalty: Option<f64>,
     best_of: Option<u64>,
     return_full_text: Option<bool>,
+    top_n_tokens: Option<u64>,
 }
 
 impl Vendor for Tgi {
@@ -85,6 +86,12 @@ impl Tgi {
         if best_of > 1 && !parameters.do_sample && parameters.temperature.is_none() {
             return wrong("you must use sampling when `best_of` is > 1");
         }
+        let top = parameters.top_n_tokens.unwrap_or_default();
+        if top > 5 {
+            return wrong(&format!(
+                "`top_n_tokens` must be >= 0 and <= 5. Given: {top}"
+            ));
+        }
         if parameters.temperature.is_some_and(|t| t <= 0.0) {
             return wrong("`temperature` must be strictly positive");
         }
@@ -113,6 +120,7 @@ struct Answer {
     prompt_tokens: u64,
     details: bool,
     seed: Option<u64>,
+    top: u64,
     text: Text,
     /// Texts that were not the best.
     others: Vec<Text>,
@@ -136,6 +144,7 @@ impl Answer {
             prompt_tokens: count(&request.inputs),
             details: parameters.details,
             seed: parameters.seed,
+            top: parameters.top_n_tokens.unwrap_or_default(),
             text: text(0),
             others: (1..parameters.best_of.unwrap_or(1)).map(text).collect(),
         }
@@ -158,6 +167,10 @@ impl Answer {
         let mut details = self.details(&self.text);
         details["prefill"] = json!([]);
         details["tokens"] = self.text.tokens.iter().map(|text| token(text)).collect();
+        if self.top > 0 {
+            let tops = self.text.tokens.iter().map(|text| self.tops(text));
+            details["top_tokens"] = tops.collect();
+        }
         if !self.others.is_empty() {
             let others = self.others.iter().map(|text| self.details(text));
             details["best_of_sequences"] = others.collect();
@@ -173,12 +186,22 @@ impl Answer {
         whole
     }
 
+    fn tops(&self, text: &str) -> Value {
+        let words = candidates(text, self.top);
+        words.map(|(word, figure)| scored(&word, figure)).collect()
+    }
+
     /// The last token brings the whole text with it; there is no end marker.
     fn script(&self) -> Script {
         let event = |index: usize, token: Value, end: Option<Value>| {
             let text = end.is_some().then(|| self.full_text());
-            let event =
+            let tops =
+                (self.top > 0).then(|| self.tops(token["text"].as_str().unwrap_or_default()));
+            let mut event =
                 json!({"index": index, "token": token, "generated_text": text, "details": end});
+            if let Some(tops) = tops {
+                event["top_tokens"] = tops;
+            }
             format!("data:{event}\n\n")
         };
         let mut tokens: Vec<Value> = self.text.tokens.iter().map(|text| token(text)).collect();
@@ -209,5 +232,9 @@ impl Answer {
 }
 
 fn token(text: &str) -> Value {
-    json!({"id": 1, "text": text, "logprob": -0.5, "special": false})
+    scored(text, logprob(text))
+}
+
+fn scored(text: &str, figure: f64) -> Value {
+    json!({"id": 1, "text": text, "logprob": figure, "special": false})
 }

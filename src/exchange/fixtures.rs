@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::{
-    completion::{Compliance, Partial},
+    completion::{CompletionRequest, Compliance, Partial, logprobs::Running},
     dialect::{
         Dialect, anthropic, bedrock, bedrock_invoke, chat, cohere, fim, gemini, oci, ollama,
         openai, replicate, tgi, triton, vertex, watsonx, workers_ai,
@@ -34,7 +34,9 @@ const EVENTS: &[Fixture] = fixtures!(".sse":
     openai::OPENAI => "openai/text",
     openai::OPENAI => "openai/together",
     openai::OPENAI => "openai/llama-cpp",
+    openai::OPENAI => "openai/logprobs",
     chat::CHAT => "chat/text",
+    chat::CHAT => "chat/logprobs",
     chat::MISTRAL => "chat/mistral",
     anthropic::ANTHROPIC => "anthropic/text",
     anthropic::ANTHROPIC => "anthropic/thinking",
@@ -42,27 +44,33 @@ const EVENTS: &[Fixture] = fixtures!(".sse":
     gemini::GEMINI => "gemini/text",
     gemini::GEMINI => "gemini/thinking",
     gemini::GEMINI => "gemini/blocked",
+    gemini::GEMINI => "gemini/logprobs",
     cohere::COHERE => "cohere/text",
     cohere::COHERE => "cohere/thinking",
     tgi::TGI => "tgi/text",
     tgi::TGI => "tgi/old",
+    tgi::TGI => "tgi/logprobs",
     triton::TRITON => "triton/text",
     vertex::VERTEX => "vertex/gemini",
+    vertex::VERTEX => "gemini/logprobs",
     vertex::VERTEX_ANTHROPIC => "vertex/anthropic",
     vertex::VERTEX_MISTRAL => "vertex/mistral",
     vertex::VERTEX_OPEN => "vertex/open",
     vertex::VERTEX_ENDPOINT => "chat/text",
     oci::OCI => "oci/generic",
+    oci::OCI => "oci/logprobs",
     oci::OCI_COHERE => "oci/cohere",
     workers_ai::WORKERS_AI => "workers-ai/text",
     workers_ai::WORKERS_AI => "workers-ai/chat",
     fim::FIM => "fim/text",
     watsonx::WATSONX => "watsonx/text",
+    watsonx::WATSONX => "watsonx/logprobs",
 );
 
 const LINES: &[Fixture] = fixtures!(".ndjson":
     ollama::OLLAMA => "ollama/text",
     ollama::OLLAMA => "ollama/thinking",
+    ollama::OLLAMA => "ollama/logprobs",
 );
 
 const MESSAGES: &[Fixture] = fixtures!(".eventstream":
@@ -75,7 +83,9 @@ const MESSAGES: &[Fixture] = fixtures!(".eventstream":
 
 const REPLIES: &[Fixture] = fixtures!(".json":
     openai::OPENAI => "openai/text",
+    openai::OPENAI => "openai/logprobs",
     chat::CHAT => "chat/text",
+    chat::CHAT => "chat/logprobs",
     chat::MISTRAL => "chat/text",
     anthropic::ANTHROPIC => "anthropic/text",
     anthropic::ANTHROPIC => "anthropic/thinking",
@@ -83,17 +93,21 @@ const REPLIES: &[Fixture] = fixtures!(".json":
     gemini::GEMINI => "gemini/thinking",
     gemini::GEMINI => "gemini/blocked",
     gemini::GEMINI => "gemini/candidates",
+    gemini::GEMINI => "gemini/logprobs",
     ollama::OLLAMA => "ollama/text",
+    ollama::OLLAMA => "ollama/logprobs",
     cohere::COHERE => "cohere/text",
     cohere::COHERE => "cohere/thinking",
     tgi::TGI => "tgi/text",
     tgi::TGI => "tgi/best-of",
+    tgi::TGI => "tgi/logprobs",
     triton::TRITON => "triton/text",
     vertex::VERTEX => "gemini/blocked",
     vertex::VERTEX_ANTHROPIC => "vertex/anthropic",
     vertex::VERTEX_MISTRAL => "chat/text",
     vertex::VERTEX_OPEN => "chat/text",
     oci::OCI => "oci/generic",
+    oci::OCI => "oci/logprobs",
     oci::OCI_COHERE => "oci/cohere",
     workers_ai::WORKERS_AI => "workers-ai/text",
     fim::FIM => "fim/text",
@@ -102,6 +116,7 @@ const REPLIES: &[Fixture] = fixtures!(".json":
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/mistral",
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/titan",
     watsonx::WATSONX => "watsonx/text",
+    watsonx::WATSONX => "watsonx/logprobs",
     replicate::REPLICATE => "replicate/text",
     replicate::REPLICATE => "replicate/pieces",
 );
@@ -119,10 +134,14 @@ const WISHES: Wishes = Wishes {
 
 impl Fixture {
     fn relay(&self, wishes: Wishes, answer: Answer) -> Relay {
+        let asks = self.name.contains("/logprobs");
+        let asked = if asks { r#"{"logprobs":2}"# } else { "{}" };
+        let asked = CompletionRequest::read(Bytes::from_static(asked.as_bytes())).unwrap();
         let seeded = Partial {
             id: "cmpl-seed".into(),
             model: "asked".into(),
             created: 9,
+            logprobs: Running::of(&asked),
             ..Partial::default()
         };
         Relay::new(self.dialect, seeded, wishes, answer)

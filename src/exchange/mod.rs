@@ -29,8 +29,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{
-    completion::{CompletionRequest, Compliance, Partial, Tail, Usage},
-    dialect::UpstreamRequest,
+    completion::{CompletionRequest, Compliance, Partial, Tail, Usage, logprobs::Running},
+    dialect::{UpstreamRequest, settle::Best},
     error::Error,
     exchange::{
         edits::Plan,
@@ -126,6 +126,8 @@ pub struct Terms {
     pub forwarded: HeaderMap,
     pub max_event_bytes: usize,
     pub fan_out: FanOutLimits,
+    /// The choice among candidates that is made here.
+    pub best: Option<Best>,
 }
 
 impl Exchange {
@@ -354,6 +356,7 @@ fn seeded(request: &CompletionRequest, seed: Seed) -> Partial {
         model: request.model().to_owned(),
         tail: Tail::new(&request.stop),
         limit: request.max_tokens(),
+        logprobs: Running::of(request),
         ..Partial::default()
     }
 }
@@ -412,6 +415,7 @@ mod tests {
                 concurrent_calls: 1,
                 bytes: 1 << 20,
             },
+            best: None,
         };
         let mut shares = split::split(request, &Settled::default(), 1).unwrap();
         let (share, seed) = (shares.remove(0), Seed { now: 1, draw: 2 });

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Exchange, Seed, Terms, fan_out::FanOut, split::Share};
+use super::{Exchange, Seed, Terms, edits::Role, fan_out::FanOut, split::Share};
 use crate::{
     error::Error,
     provider::{Target, live::LiveToken},
@@ -25,7 +25,7 @@ impl Work {
     ) -> Result<Self, Error> {
         let target = Arc::new(target);
         match shares.pop() {
-            Some(share) if shares.is_empty() => {
+            Some(share) if shares.is_empty() && share.plan.role == Role::Whole => {
                 let exchange = Exchange::try_new(share, target, &terms, seed)?;
                 Ok(Self::One(Box::new(exchange)))
             }

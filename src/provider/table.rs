@@ -47,7 +47,7 @@ use crate::{
 pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
     vec![
         chat("302ai", "https://api.302.ai/v1", &[]),
-        chat("ai21", "https://api.ai21.com/studio/v1", &[PresencePenalty, FrequencyPenalty, User, Seed, LogitBias]),
+        chat("ai21", "https://api.ai21.com/studio/v1", &[PresencePenalty, FrequencyPenalty, User, Seed, LogitBias, Logprobs]),
         chat("aibadgr", "https://aibadgr.com/api/v1", &[]),
         row("anthropic", At("https://api.anthropic.com/v1"), &ANTHROPIC, X_API_KEY, &[]),
         closed("anyscale", "anyscale closed its public endpoints in 2024. Its models are at together-ai, fireworks-ai and others."),
@@ -61,7 +61,7 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         row("codestral", At("https://codestral.mistral.ai/v1"), &FIM, Auth::Bearer, &[]),
         row("cohere", At("https://api.cohere.com/v2"), &COHERE, Auth::Bearer, &[]),
         chat("cometapi", "https://api.cometapi.com/v1", &[]),
-        row("cortex", With(CORTEX), &CHAT, Auth::Bearer, &[N, Seed, LogitBias, User]),
+        row("cortex", With(CORTEX), &CHAT, Auth::Bearer, &[N, Seed, LogitBias, User, Logprobs]),
         chat("dashscope", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1", &[LogitBias, User]),
         own_chat("databricks"),
         chat("deepbricks", "https://api.deepbricks.ai/v1", &[]),
@@ -73,7 +73,7 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         chat("friendliai", "https://api.friendli.ai/serverless/v1", &[N, LogitBias, User]),
         chat("github", "https://models.github.ai/inference", &[]),
         row("google", At("https://generativelanguage.googleapis.com/v1beta"), &GEMINI, X_GOOG_API_KEY, &[]),
-        chat("groq", "https://api.groq.com/openai/v1", &[N, PresencePenalty, FrequencyPenalty, LogitBias]),
+        chat("groq", "https://api.groq.com/openai/v1", &[N, PresencePenalty, FrequencyPenalty, LogitBias, Logprobs]),
         chat("huggingface", "https://router.huggingface.co/v1", &[]),
         text("hyperbolic", "https://api.hyperbolic.xyz/v1", &[Prompts, TokenIds, Suffix, Echo, BestOf]),
         chat("inference-net", "https://api.inference.net/v1", &[]),
@@ -81,7 +81,7 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         closed("kluster-ai", "kluster-ai has closed. Its models are at deepinfra, together-ai and others."),
         chat("krutrim", "https://cloud.olakrutrim.com/v1", &[]),
         closed("lambda", "lambda closed its inference API in 2025. Its models are at deepinfra, together-ai and others."),
-        chat("lemonfox-ai", "https://api.lemonfox.ai/v1", &[N, Seed, LogitBias]),
+        chat("lemonfox-ai", "https://api.lemonfox.ai/v1", &[N, Seed, LogitBias, Logprobs]),
         closed("lepton", "lepton closed its public API in 2025, when it became a part of nvidia. See the provider nvidia."),
         chat("lingyi", "https://api.lingyiwanwu.com/v1", &[]),
         own("llama-cpp", &[Suffix, Echo, BestOf, Logprobs]),
@@ -90,8 +90,8 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         chat("matterai", "https://api.matterai.so/v1", &[]),
         row("mistral-ai", At("https://api.mistral.ai/v1"), &MISTRAL, Auth::Bearer, &[User, LogitBias]),
         own("modal", &[Suffix, BestOf]),
-        chat("monsterapi", "https://llm.monsterapi.ai/v1", &[N, Seed, LogitBias, User]),
-        chat("moonshot", "https://api.moonshot.cn/v1", &[Seed, LogitBias, User]),
+        chat("monsterapi", "https://llm.monsterapi.ai/v1", &[N, Seed, LogitBias, User, Logprobs]),
+        chat("moonshot", "https://api.moonshot.cn/v1", &[Seed, LogitBias, User, Logprobs]),
         chat("ncompass", "https://api.ncompass.tech/v1", &[N]),
         text("nebius", "https://api.tokenfactory.nebius.com/v1", &[Suffix, BestOf]),
         text("nextbit", "https://api.nextbit256.com/v1", &[]),
@@ -104,21 +104,22 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         row("oracle", With(ORACLE), &OCI, Auth::None, &[]).with(Scheme::Oci),
         text("ovhcloud", "https://oai.endpoints.kepler.ai.cloud.ovh.net/v1", &[Suffix, BestOf]),
         closed("palm", "palm was shut down in 2024. Its successor is the provider google."),
-        chat("perplexity-ai", "https://api.perplexity.ai", &[N, Seed, LogitBias, User]),
+        chat("perplexity-ai", "https://api.perplexity.ai", &[N, Seed, LogitBias, User, Logprobs]),
         row("predibase", With(PREDIBASE), &CHAT, Auth::Bearer, &[LogitBias, User]),
         // Its own shape at /v1/chat has given way to OpenAI's.
-        chat("reka-ai", "https://api.reka.ai/v1", &[N, User, LogitBias]),
+        chat("reka-ai", "https://api.reka.ai/v1", &[N, User, LogitBias, Logprobs]),
         row("replicate", At("https://api.replicate.com/v1"), &REPLICATE, Auth::Bearer, &[]),
-        chat("sambanova", "https://api.sambanova.ai/v1", &[N, PresencePenalty, FrequencyPenalty, Seed, LogitBias, User]),
-        chat("scaleway", "https://api.scaleway.ai/v1", &[N, LogitBias, User]),
+        chat("sambanova", "https://api.sambanova.ai/v1", &[N, PresencePenalty, FrequencyPenalty, Seed, LogitBias, User, Logprobs]),
+        // It tells the chosen tokens without their alternatives.
+        chat("scaleway", "https://api.scaleway.ai/v1", &[N, FrequencyPenalty, LogitBias, User, Logprobs]),
         own("sglang", &[Suffix, BestOf]),
-        chat("siliconflow", "https://api.siliconflow.cn/v1", &[Seed, LogitBias, User]),
+        chat("siliconflow", "https://api.siliconflow.cn/v1", &[Seed, LogitBias, User, Logprobs]),
         own("tensorrt-llm", &[Suffix, Echo, BestOf]),
         own("tgi", &[TokenIds, N, PresencePenalty, Suffix, Echo, BestOf, Logprobs, LogitBias]),
         // Its echo stands beside the choices, in a `prompt` of its own, not before the text.
         text("together-ai", "https://api.together.xyz/v1", &[Prompts, TokenIds, Suffix, Echo, BestOf, User]),
         row("triton", Own("/v2/models/ensemble"), &TRITON, Auth::None, &[]),
-        chat("upstage", "https://api.upstage.ai/v1/solar", &[N, Seed, LogitBias, User]),
+        chat("upstage", "https://api.upstage.ai/v1/solar", &[N, Seed, LogitBias, User, Logprobs]),
         row("vertex-ai", With(VERTEX_AI), &VERTEX, Auth::Bearer, &[]).with(Scheme::Google),
         own("vllm", &[Suffix, BestOf]),
         row("watsonx", With(WATSONX), &TEXT_GENERATION, Auth::Bearer, &[]),
@@ -137,7 +138,15 @@ pub fn is_option(name: &str) -> bool {
     })
 }
 
-const ZHIPU_LACKS: &[Parameter] = &[N, PresencePenalty, FrequencyPenalty, User, Seed, LogitBias];
+const ZHIPU_LACKS: &[Parameter] = &[
+    N,
+    PresencePenalty,
+    FrequencyPenalty,
+    User,
+    Seed,
+    LogitBias,
+    Logprobs,
+];
 
 const API_KEY: Auth = Auth::Header(HeaderName::from_static("api-key"));
 const X_API_KEY: Auth = Auth::Header(HeaderName::from_static("x-api-key"));

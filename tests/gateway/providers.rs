@@ -10,13 +10,13 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{
     BINARY, Gateway,
     client::{Answer, ask},
     free_address,
-    upstream::{After, TEXT, Upstream, json},
+    upstream::{self, After, TEXT, Upstream},
 };
 
 pub fn listed() -> Vec<Value> {
@@ -156,6 +156,100 @@ fn streams_the_same(stream: &Answer, whole: &Value, name: &str) {
     assert_eq!(events.last().unwrap()["usage"], whole["usage"], "{name}");
 }
 
+/// Of every provider that tells log-probabilities, whole and streamed: the tokens are the text, each stands where its
+/// offset says, and a stream tells what a whole reply tells.
+#[test]
+fn log_probabilities_are_of_the_text_they_stand_beside() {
+    let emulator = free_address();
+    let gateway = Gateway::start(&format!(
+        "  emulator: {{ listen: \"{emulator}\", all: true }}\n  providers:\n{}{}",
+        format_args!("    own-ollama: {{ base_url: \"http://{emulator}\", dialect: ollama }}\n"),
+        format_args!("    own-tgi: {{ base_url: \"http://{emulator}\", dialect: tgi }}\n"),
+    ));
+    let own = |dialect: &str| json!({"name": format!("own-{dialect}"), "dialect": dialect});
+    let mut carriers = listed();
+    carriers.retain(|provider| provider["retired"].is_null());
+    carriers.retain(|provider| provider["parameters"]["logprobs"] != "refused");
+    carriers.extend([own("ollama"), own("tgi")]);
+    for provider in &carriers {
+        let name = provider["name"].as_str().unwrap();
+        for count in [0_usize, 3] {
+            let fields =
+                format!(r#""prompt":"Once upon a time","max_tokens":40,"logprobs":{count}"#);
+            let key = "sk-emulator?tokens=30";
+            let whole = send(&gateway, provider, key, &fields);
+            assert_eq!(whole.status, 200, "{name}: {}", whole.text());
+            let whole = whole.json()["choices"][0].clone();
+            let streamed = send(
+                &gateway,
+                provider,
+                key,
+                &format!("{fields},\"stream\":true"),
+            );
+            let streamed = joined(streamed.text());
+            check(&whole, count, name);
+            check(&streamed, count, name);
+            assert_eq!(whole["logprobs"], streamed["logprobs"], "{name}");
+        }
+    }
+    for dialect in ["openai", "chat", "gemini", "vertex", "watsonx", "oci"] {
+        assert!(carriers.iter().any(|carrier| carrier["dialect"] == dialect));
+    }
+}
+
+const LISTS: [&str; 4] = ["tokens", "token_logprobs", "top_logprobs", "text_offset"];
+
+/// A stream's pieces as one choice.
+fn joined(stream: &str) -> Value {
+    let mut choice = json!({"text": "", "logprobs": {}});
+    let events = stream.split_terminator("\n\n");
+    let events = events.map(|event| event.strip_prefix("data: ").unwrap());
+    for event in events.filter(|&event| event != "[DONE]") {
+        let event: Value = serde_json::from_str(event).unwrap();
+        let piece = &event["choices"][0];
+        let text = piece["text"].as_str().unwrap_or_default();
+        choice["text"] = (choice["text"].as_str().unwrap().to_owned() + text).into();
+        for list in LISTS {
+            let more = piece["logprobs"][list]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
+            let so_far = choice["logprobs"][list]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
+            choice["logprobs"][list] = [so_far, more].concat().into();
+        }
+    }
+    choice
+}
+
+fn check(choice: &Value, count: usize, name: &str) {
+    let text = choice["text"].as_str().unwrap();
+    assert!(text.contains("café"), "{name}: {text}");
+    let list = |name| choice["logprobs"][name].as_array().unwrap();
+    let tokens: Vec<&str> = list("tokens")
+        .iter()
+        .map(|token| token.as_str().unwrap())
+        .collect();
+    assert_eq!(tokens.len(), 30, "{name}");
+    assert_eq!(tokens.concat(), text, "{name}");
+    let offsets: Vec<_> = list("text_offset")
+        .iter()
+        .map(|at| at.as_u64().unwrap())
+        .collect();
+    // OpenAI's own servers count from the prompt's start, and what is theirs passes as it is.
+    let first = offsets[0];
+    for ((token, offset), index) in tokens.iter().zip(offsets).zip(0..) {
+        let at = usize::try_from(offset - first).unwrap();
+        let rest: String = text.chars().skip(at).collect();
+        assert!(rest.starts_with(token), "{name}: {token} at {offset}");
+        let top = list("top_logprobs")[index].as_object().unwrap();
+        assert_eq!(top.len(), count.max(1), "{name}: {top:?}");
+        assert_eq!(top[*token], list("token_logprobs")[index], "{name}");
+    }
+}
+
 #[test]
 fn a_provider_that_has_closed_says_what_took_its_place() {
     let gateway = demo();
@@ -171,7 +265,7 @@ fn a_provider_that_has_closed_says_what_took_its_place() {
 
 #[test]
 fn no_value_breaks_out_of_its_place_in_a_url() {
-    let upstream = Upstream::answering(json(200, TEXT));
+    let upstream = Upstream::answering(upstream::json(200, TEXT));
     let gateway = Gateway::before(&upstream.address);
     let upstream_host = upstream.address.replace("127.0.0.1", "localhost");
     let hostile = [
@@ -269,7 +363,7 @@ fn the_table_says_what_happens_on_the_wire() {
         let key = request.header("x-emulator").unwrap().to_owned();
         let told = (request.path.clone(), request.body.clone());
         arrival.lock().unwrap().insert(key, told);
-        stream.write_all(&json(500, "{}")).unwrap();
+        stream.write_all(&upstream::json(500, "{}")).unwrap();
         After::Keep
     });
     let rows = living().map(|provider| {
