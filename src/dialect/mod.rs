@@ -4,8 +4,8 @@
 //! To add one: one file here, one `mod` line, one name in [`DIALECTS`], one folder of fixtures.
 
 pub mod anthropic;
+mod aws_error;
 pub mod bedrock;
-mod bedrock_error;
 pub mod bedrock_invoke;
 pub mod chat;
 pub mod cohere;
