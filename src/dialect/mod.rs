@@ -20,6 +20,7 @@ pub mod openai;
 mod openai_error;
 mod openai_page;
 pub mod replicate;
+pub mod sagemaker;
 pub mod settle;
 pub mod tgi;
 pub mod triton;
@@ -209,6 +210,9 @@ pub const DIALECTS: &[&dyn Dialect] = &[
     &bedrock_invoke::BEDROCK_INVOKE,
     &watsonx::WATSONX,
     &replicate::REPLICATE,
+    &sagemaker::SAGEMAKER,
+    &sagemaker::SAGEMAKER_OPENAI,
+    &sagemaker::SAGEMAKER_CHAT,
 ];
 
 /// The dialect that a conf calls `name`.

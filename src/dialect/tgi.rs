@@ -31,9 +31,24 @@ use crate::{
 
 /// Text Generation Inference's generate.
 #[derive(Debug)]
-pub struct Tgi;
+pub struct Tgi {
+    address: Address,
+}
 
-pub static TGI: Tgi = Tgi;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Address {
+    /// One for whole replies, one for streams.
+    Generate,
+    /// SageMaker's `POST /invocations`: the body says whether to stream, and the prompt is repeated unless it says not to.
+    Invocations,
+}
+
+pub static TGI: Tgi = Tgi {
+    address: Address::Generate,
+};
+pub static TGI_INVOCATIONS: Tgi = Tgi {
+    address: Address::Invocations,
+};
 
 impl Dialect for Tgi {
     fn name(&self) -> &'static str {
@@ -80,15 +95,15 @@ impl Dialect for Tgi {
     }
 
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {
-        let path = if request.stream {
-            "/generate_stream"
-        } else {
-            "/generate"
+        let path = match self.address {
+            Address::Invocations => "/invocations",
+            Address::Generate if request.stream => "/generate_stream",
+            Address::Generate => "/generate",
         };
         Ok(UpstreamRequest {
             path: Cow::Borrowed(path),
             headers: &[],
-            body: to_body(&Body::try_new(request)?)?,
+            body: to_body(&Body::try_new(request, self.address)?)?,
         })
     }
 
@@ -155,6 +170,8 @@ impl Dialect for Tgi {
 #[derive(Serialize)]
 struct Body<'a> {
     inputs: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<bool>,
     parameters: Parameters<'a>,
 }
 
@@ -176,14 +193,15 @@ struct Parameters<'a> {
     frequency_penalty: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     best_of: Option<u32>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    return_full_text: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    return_full_text: Option<bool>,
     #[serde(flatten)]
     extra: BTreeMap<&'a str, &'a RawValue>,
 }
 
 impl<'a> Body<'a> {
-    fn try_new(request: &'a CompletionRequest) -> Result<Self, Error> {
+    fn try_new(request: &'a CompletionRequest, address: Address) -> Result<Self, Error> {
+        let told = address == Address::Invocations;
         let echo = request.echo == Some(true);
         // Its tokens are streamed without the prompt, whatever is asked for.
         if echo && request.stream {
@@ -196,6 +214,7 @@ impl<'a> Body<'a> {
         let greedy = request.temperature == Some(0.0);
         Ok(Self {
             inputs: request.sole_text()?,
+            stream: told.then_some(request.stream),
             parameters: Parameters {
                 max_new_tokens: positive_max_tokens(request)?,
                 details: true,
@@ -206,7 +225,7 @@ impl<'a> Body<'a> {
                 seed: unsigned_seed(request)?,
                 frequency_penalty: request.frequency_penalty.filter(|&p| p != 0.0),
                 best_of: request.best_of.filter(|&n| n > 1),
-                return_full_text: echo,
+                return_full_text: (echo || told).then_some(echo),
                 extra: extras(request).collect(),
             },
         })
