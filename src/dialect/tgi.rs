@@ -2,8 +2,9 @@
 //!
 //! Sources: <https://huggingface.co/docs/text-generation-inference/reference/api_reference>,
 //! [its schema](https://github.com/huggingface/text-generation-inference/blob/main/docs/openapi.json),
-//! [streaming](https://huggingface.co/docs/text-generation-inference/conceptual/streaming). A true text completion: the
-//! prompt goes to the model as it is. One server has one model, so that no model is sent.
+//! [streaming](https://huggingface.co/docs/text-generation-inference/conceptual/streaming),
+//! [`/invocations`](https://github.com/huggingface/text-generation-inference/blob/main/router/src/sagemaker.rs). A true text
+//! completion: the prompt goes to the model as it is. One server has one model, so that no model is sent.
 //!
 //! * Sampling follows the page and the server's own OpenAI-shaped address: on, unless `temperature` is 0.
 //! * The stream has no end marker; the event that holds the whole `generated_text` is its last.

@@ -6,7 +6,7 @@ use crate::{
     completion::{Compliance, Partial},
     dialect::{
         Dialect, anthropic, bedrock, bedrock_invoke, chat, cohere, fim, gemini, oci, ollama,
-        openai, replicate, tgi, triton, vertex, watsonx, workers_ai,
+        openai, replicate, sagemaker, tgi, triton, vertex, watsonx, workers_ai,
     },
     exchange::relay::{Answer, Counts, Relay, Wishes},
     wire::Framing,
@@ -71,6 +71,10 @@ const MESSAGES: &[Fixture] = fixtures!(".eventstream":
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/llama",
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/mistral",
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/titan",
+    sagemaker::SAGEMAKER => "sagemaker/tgi",
+    sagemaker::SAGEMAKER => "sagemaker/lines",
+    sagemaker::SAGEMAKER_OPENAI => "sagemaker/openai",
+    sagemaker::SAGEMAKER_CHAT => "sagemaker/chat",
 );
 
 const REPLIES: &[Fixture] = fixtures!(".json":
@@ -104,6 +108,9 @@ const REPLIES: &[Fixture] = fixtures!(".json":
     watsonx::WATSONX => "watsonx/text",
     replicate::REPLICATE => "replicate/text",
     replicate::REPLICATE => "replicate/pieces",
+    sagemaker::SAGEMAKER => "sagemaker/tgi",
+    sagemaker::SAGEMAKER_OPENAI => "openai/text",
+    sagemaker::SAGEMAKER_CHAT => "chat/text",
 );
 
 fn streams() -> impl Iterator<Item = &'static Fixture> {
@@ -150,7 +157,7 @@ impl Fixture {
 
     /// Where the event that tells the finish reason ends.
     fn complete_at(&self) -> usize {
-        if self.dialect.framing() == Framing::EventStream {
+        if let Framing::EventStream | Framing::PayloadParts = self.dialect.framing() {
             return self.complete_message();
         }
         let text = std::str::from_utf8(self.input).unwrap();
