@@ -13,6 +13,7 @@ pub mod fim;
 pub mod gemini;
 mod google_error;
 mod lenient;
+pub mod mistral;
 pub mod oci;
 mod oci_request;
 pub mod ollama;
@@ -46,8 +47,8 @@ pub trait Dialect: Debug + Send + Sync {
     /// The name that a YAML conf uses.
     fn name(&self) -> &'static str;
 
-    /// The dialect that takes this one's place for `model`: an address behind which several vendors' APIs stand.
-    fn for_model(&self, _model: &str) -> Option<&'static dyn Dialect> {
+    /// The dialect that takes this one's place for `request`: an address behind which several APIs stand.
+    fn for_request(&self, _request: &CompletionRequest) -> Option<&'static dyn Dialect> {
         None
     }
 
@@ -195,7 +196,7 @@ impl Extras {
 pub const DIALECTS: &[&dyn Dialect] = &[
     &openai::OPENAI,
     &chat::CHAT,
-    &chat::MISTRAL,
+    &mistral::MISTRAL,
     &fim::FIM,
     &anthropic::ANTHROPIC,
     &gemini::GEMINI,

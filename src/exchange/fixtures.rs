@@ -5,8 +5,8 @@ use bytes::Bytes;
 use crate::{
     completion::{Compliance, Partial},
     dialect::{
-        Dialect, anthropic, bedrock, bedrock_invoke, chat, cohere, fim, gemini, oci, ollama,
-        openai, replicate, sagemaker, tgi, triton, vertex, watsonx, workers_ai,
+        Dialect, anthropic, bedrock, bedrock_invoke, chat, cohere, fim, gemini, mistral, oci,
+        ollama, openai, replicate, sagemaker, tgi, triton, vertex, watsonx, workers_ai,
     },
     exchange::relay::{Answer, Counts, Relay, Wishes},
     wire::Framing,
@@ -35,7 +35,7 @@ const EVENTS: &[Fixture] = fixtures!(".sse":
     openai::OPENAI => "openai/together",
     openai::OPENAI => "openai/llama-cpp",
     chat::CHAT => "chat/text",
-    chat::MISTRAL => "chat/mistral",
+    mistral::MISTRAL => "chat/mistral",
     anthropic::ANTHROPIC => "anthropic/text",
     anthropic::ANTHROPIC => "anthropic/thinking",
     anthropic::ANTHROPIC => "anthropic/refusal",
@@ -80,7 +80,7 @@ const MESSAGES: &[Fixture] = fixtures!(".eventstream":
 const REPLIES: &[Fixture] = fixtures!(".json":
     openai::OPENAI => "openai/text",
     chat::CHAT => "chat/text",
-    chat::MISTRAL => "chat/text",
+    mistral::MISTRAL => "chat/text",
     anthropic::ANTHROPIC => "anthropic/text",
     anthropic::ANTHROPIC => "anthropic/thinking",
     gemini::GEMINI => "gemini/text",
