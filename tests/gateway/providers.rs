@@ -66,6 +66,12 @@ pub fn send(gateway: &Gateway, provider: &Value, key: &str, fields: &str) -> Ans
             ("x-portkey-oracle-private-key", &pem),
         ]);
     }
+    if name.starts_with("sagemaker") {
+        headers.extend([
+            ("x-portkey-aws-access-key-id", "AKIDEXAMPLE"),
+            ("x-portkey-aws-secret-access-key", "secret-of-the-demo"),
+        ]);
+    }
     ask(&gateway.address, &headers, &body)
 }
 
@@ -153,7 +159,10 @@ fn streams_the_same(stream: &Answer, whole: &Value, name: &str) {
             .iter()
             .all(|event| event["object"] == "text_completion")
     );
-    assert_eq!(events.last().unwrap()["usage"], whole["usage"], "{name}");
+    // A provider may count in its streams alone.
+    if whole["usage"].is_object() {
+        assert_eq!(events.last().unwrap()["usage"], whole["usage"], "{name}");
+    }
 }
 
 #[test]
@@ -193,13 +202,12 @@ fn no_value_breaks_out_of_its_place_in_a_url() {
         &upstream_host,
     ];
     for provider in listed() {
-        for option in provider["options"].as_array().unwrap() {
+        let options = provider["options"].as_array().unwrap();
+        for option in options.iter().filter(|option| option["sent_as"].is_null()) {
             let header = option["header"].as_str().unwrap();
             for value in hostile {
-                let mut headers: Vec<_> = provider["options"]
-                    .as_array()
-                    .unwrap()
-                    .iter()
+                let needed = options.iter().filter(|option| option["required"] == true);
+                let mut headers: Vec<_> = needed
                     .map(|other| (other["header"].as_str().unwrap(), "ok"))
                     .filter(|(name, _)| *name != header)
                     .collect();
