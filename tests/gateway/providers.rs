@@ -165,6 +165,56 @@ fn streams_the_same(stream: &Answer, whole: &Value, name: &str) {
     }
 }
 
+/// Places of a provider where another API stands than in its row.
+#[test]
+fn an_address_with_an_api_of_its_own_answers() {
+    let gateway = demo();
+    let suffix = r#","suffix":"The end.""#;
+    let dedicated = (
+        "x-portkey-huggingface-base-url",
+        "https://demo.us-east-1.aws.endpoints.huggingface.cloud/v1/",
+    );
+    let fim = ("x-portkey-mistral-fim-completion", "true");
+    let serverless = (
+        "x-portkey-azure-foundry-url",
+        "https://demo.eastus2.models.ai.azure.com",
+    );
+    let version = |version| ("x-portkey-azure-api-version", version);
+    for (name, header, more, sent_as) in [
+        ("mistral-ai", None, suffix, "text"),
+        ("mistral-ai", Some(fim), "", "text"),
+        ("huggingface", Some(dedicated), "", "text"),
+        ("huggingface-tgi", Some(dedicated), "", "text"),
+        ("azure-ai", Some(serverless), "", "chat"),
+        ("azure-openai", Some(version("v1")), "", "text"),
+        ("azure-openai", Some(version("preview")), "", "text"),
+        ("azure-openai", Some(version("2024-06-01")), "", "text"),
+    ] {
+        let asked = |stream: &str| {
+            let mut headers = vec![
+                ("x-portkey-provider", name),
+                ("authorization", "Bearer sk-demo"),
+            ];
+            headers.extend(header);
+            let prompt = r#""prompt":"Write a tagline for an ice cream shop.""#;
+            let body = format!(r#"{{"model":"codestral-latest",{prompt}{more}{stream}}}"#);
+            ask(&gateway.address, &headers, &body)
+        };
+        let whole = asked("");
+        assert_eq!(whole.status, 200, "{name}: {}", whole.text());
+        assert_eq!(whole.header("x-completions-sent-as"), Some(sent_as));
+        let stream = asked(r#","stream":true"#);
+        let events = stream.text().strip_suffix("data: [DONE]\n\n");
+        let events = events.unwrap_or_else(|| panic!("{name}: {}", stream.text()));
+        let texts = events.split_terminator("\n\n").map(|event| {
+            let event: Value = serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap();
+            event["choices"][0]["text"].as_str().unwrap().to_owned()
+        });
+        let text = whole.json()["choices"][0]["text"].clone();
+        assert_eq!(texts.collect::<String>(), text, "{name}");
+    }
+}
+
 #[test]
 fn a_provider_that_has_closed_says_what_took_its_place() {
     let gateway = demo();
