@@ -654,6 +654,10 @@ mod tests {
             "x-portkey-azure-foundry-url",
             "https://x.eastus2.models.ai.azure.com",
         );
+        let claude = (
+            "x-portkey-azure-foundry-url",
+            "https://x.services.ai.azure.com/anthropic/",
+        );
         let (plain, suffix) = (
             r#"{"model":"m","prompt":"x"}"#,
             r#"{"model":"m","prompt":"x","suffix":"y"}"#,
@@ -706,6 +710,13 @@ mod tests {
                 Some(foundry),
                 plain,
                 "x.eastus2.models.ai.azure.com/chat/completions",
+                "chat",
+            ),
+            (
+                "azure-ai",
+                Some(claude),
+                plain,
+                "x.services.ai.azure.com/anthropic/v1/messages",
                 "chat",
             ),
             (

@@ -66,6 +66,8 @@ pub enum Condition {
     Before(&'static str, &'static str),
     /// This slot has a value. The conf's gives way to a client that names another customer's place.
     Named(&'static str),
+    /// The same, with a value that ends like this.
+    Ends(&'static str, &'static str),
 }
 
 /// What an address speaks.
@@ -163,10 +165,12 @@ impl Condition {
             Self::Always => true,
             Self::Is(name, wanted) => value(name)?.is_some_and(|named| named.value == wanted),
             Self::Before(name, date) => value(name)?.is_some_and(|named| *named.value < *date),
-            Self::Named(name) => match value(name)?.map(|named| named.by) {
-                None => false,
-                Some(NamedBy::Client) => true,
-                Some(NamedBy::Conf) => !names_a_tenant(slots(), named)?,
+            Self::Named(name) => Self::Ends(name, "").holds(templates, named)?,
+            Self::Ends(name, end) => match value(name)? {
+                Some(told) if told.value.trim_end_matches('/').ends_with(end) => {
+                    told.by == NamedBy::Client || !names_a_tenant(slots(), named)?
+                }
+                Some(_) | None => false,
             },
         })
     }

@@ -5,11 +5,12 @@ use crate::{
         self, BestOf, Echo, LogitBias, Logprobs, N, PresencePenalty, Suffix, TokenIds,
     },
     dialect::{
+        anthropic::ANTHROPIC,
         fim::FIM,
         openai::{OPENAI, OPENAI_UNCOUNTED},
     },
     provider::place::{
-        Condition::{Before, Is, Named},
+        Condition::{Before, Ends, Is, Named},
         Default, Grammar, Owner, Slot, Speech, Template,
     },
 };
@@ -70,33 +71,22 @@ const NO_DEPLOYMENT: Slot = Slot {
 };
 
 /// <https://learn.microsoft.com/azure/ai-foundry/model-inference/reference/reference-model-inference-chat-completions>. A whole URL is
-/// a resource's, a serverless deployment's or a managed online endpoint's; its version is the one that is named, or none.
+/// a resource's, a serverless deployment's or a managed online endpoint's; its version is the one that is named, or none. Below
+/// `/anthropic` stands [Claude](https://platform.claude.com/docs/en/build-with-claude/claude-in-microsoft-foundry).
 pub static AZURE_AI: &[Template] = &[
     Template {
         query: "api-version={api_version}",
+        only_if: Ends("azure_foundry_url", "/anthropic"),
+        speaks: Some(Speech {
+            dialect: &ANTHROPIC,
+            refuses: &[],
+        }),
+        ..Template::at("{azure_foundry_url}/v1", AZURE_FOUNDRY)
+    },
+    Template {
+        query: "api-version={api_version}",
         only_if: Named("azure_foundry_url"),
-        ..Template::at(
-            "{azure_foundry_url}",
-            &[
-                Slot {
-                    grammar: Grammar::Url(&[
-                        ".services.ai.azure.com",
-                        ".models.ai.azure.com",
-                        ".inference.ml.azure.com",
-                        ".openai.azure.com",
-                        ".cognitiveservices.azure.com",
-                    ]),
-                    owner: Owner::Tenant,
-                    default: Default::Absent,
-                    example: "https://demo.services.ai.azure.com/models",
-                    ..Slot::new("azure_foundry_url", "x-portkey-azure-foundry-url")
-                },
-                Slot {
-                    default: Default::Absent,
-                    ..azure_version("2024-05-01-preview")
-                },
-            ],
-        )
+        ..Template::at("{azure_foundry_url}", AZURE_FOUNDRY)
     },
     Template {
         query: "api-version={api_version}",
@@ -104,6 +94,26 @@ pub static AZURE_AI: &[Template] = &[
             "https://{resource_name}.services.ai.azure.com/models",
             &[AZURE_RESOURCE, azure_version("2024-05-01-preview")],
         )
+    },
+];
+
+const AZURE_FOUNDRY: &[Slot] = &[
+    Slot {
+        grammar: Grammar::Url(&[
+            ".services.ai.azure.com",
+            ".models.ai.azure.com",
+            ".inference.ml.azure.com",
+            ".openai.azure.com",
+            ".cognitiveservices.azure.com",
+        ]),
+        owner: Owner::Tenant,
+        default: Default::Absent,
+        example: "https://demo.services.ai.azure.com/models",
+        ..Slot::new("azure_foundry_url", "x-portkey-azure-foundry-url")
+    },
+    Slot {
+        default: Default::Absent,
+        ..azure_version("2024-05-01-preview")
     },
 ];
 

@@ -179,6 +179,10 @@ fn an_address_with_an_api_of_its_own_answers() {
         "x-portkey-azure-foundry-url",
         "https://demo.eastus2.models.ai.azure.com",
     );
+    let claude = (
+        "x-portkey-azure-foundry-url",
+        "https://demo.services.ai.azure.com/anthropic",
+    );
     let version = |version| ("x-portkey-azure-api-version", version);
     for (name, header, more, sent_as) in [
         ("mistral-ai", None, suffix, "text"),
@@ -186,6 +190,7 @@ fn an_address_with_an_api_of_its_own_answers() {
         ("huggingface", Some(dedicated), "", "text"),
         ("huggingface-tgi", Some(dedicated), "", "text"),
         ("azure-ai", Some(serverless), "", "chat"),
+        ("azure-ai", Some(claude), "", "chat"),
         ("azure-openai", Some(version("v1")), "", "text"),
         ("azure-openai", Some(version("preview")), "", "text"),
         ("azure-openai", Some(version("2024-06-01")), "", "text"),
