@@ -165,6 +165,43 @@ fn streams_the_same(stream: &Answer, whole: &Value, name: &str) {
     }
 }
 
+/// SageMaker's streams are streams within streams: what goes wrong in either is told, and what is only odd changes nothing.
+#[test]
+fn a_stream_within_a_stream_ends_as_it_does_alone() {
+    let gateway = demo();
+    let listed = listed();
+    let is_sagemaker =
+        |provider: &&Value| provider["name"].as_str().unwrap().starts_with("sagemaker");
+    for provider in listed.iter().filter(is_sagemaker) {
+        let name = provider["name"].as_str().unwrap();
+        let whole = call(&gateway, provider, "sk-demo", false).json();
+        for fault in ["split", "no-done", "json"] {
+            let key = format!("sk-emulator?fault={fault}");
+            let stream = call(&gateway, provider, &key, true);
+            let text = stream.text();
+            assert!(text.ends_with("data: [DONE]\n\n"), "{name} {fault}: {text}");
+            assert!(!text.contains("\"error\""), "{name} {fault}: {text}");
+            let words = whole["choices"][0]["text"].as_str().unwrap();
+            assert!(text.contains(words.split_whitespace().last().unwrap()));
+        }
+        for (fault, told) in [
+            ("error-event", "The connection to the model was reset."),
+            ("garbage", "corrupted"),
+            ("cut", ""),
+            ("cut-event", ""),
+            ("no-finish", ""),
+        ] {
+            let key = format!("sk-emulator?fault={fault}");
+            let text = call(&gateway, provider, &key, true).text().to_owned();
+            assert!(text.contains("\"error\":{"), "{name} {fault}: {text}");
+            assert!(
+                text.contains(told) && !text.contains("[DONE]"),
+                "{name} {fault}: {text}"
+            );
+        }
+    }
+}
+
 /// Places of a provider where another API stands than in its row.
 #[test]
 fn an_address_with_an_api_of_its_own_answers() {
