@@ -738,12 +738,12 @@ mod tests {
     fn what_an_address_lacks_is_refused_there_alone() {
         let hf = "https://x.us-east-1.aws.endpoints.huggingface.cloud";
         let endpoint = ("x-portkey-huggingface-base-url", hf);
-        let n = r#"{"model":"m","prompt":"x","n":2}"#;
+        let penalized = r#"{"model":"m","prompt":"x","presence_penalty":1}"#;
         let router = (headers::PROVIDER, "huggingface");
-        assert!(route(&[router], n).is_ok());
+        assert!(route(&[router], penalized).is_ok());
         assert_eq!(
-            route(&[router, endpoint], n).unwrap_err().param(),
-            Some("n")
+            route(&[router, endpoint], penalized).unwrap_err().param(),
+            Some("presence_penalty")
         );
         let counted =
             r#"{"model":"m","prompt":"x","stream":true,"stream_options":{"include_usage":true}}"#;
@@ -774,7 +774,7 @@ mod tests {
         }
         let deployment = ("x-portkey-azure-deployment-id", "d");
         let v1 = ("x-portkey-azure-api-version", "v1");
-        let error = route(&[&azure[..], &[deployment, v1]].concat(), n).unwrap_err();
+        let error = route(&[&azure[..], &[deployment, v1]].concat(), penalized).unwrap_err();
         assert_eq!(error.param(), Some("x-portkey-azure-deployment-id"));
     }
 

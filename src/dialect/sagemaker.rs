@@ -59,6 +59,10 @@ impl Dialect for Sagemaker {
         self.container.support(parameter)
     }
 
+    fn carries(&self, parameter: Parameter, request: &CompletionRequest) -> bool {
+        self.container.carries(parameter, request)
+    }
+
     fn extras(&self) -> Extras {
         self.container.extras()
     }
