@@ -70,7 +70,7 @@ impl Dialect for Replicate {
     }
 
     fn carries(&self, parameter: Parameter, request: &CompletionRequest) -> bool {
-        parameter != Parameter::Stop || request.stop.iter().all(is_apart)
+        parameter != Parameter::Stop || request.stop.iter().all(|stop| is_apart(stop))
     }
 
     fn extras(&self) -> Extras {
@@ -209,13 +209,13 @@ struct Input<'a> {
 }
 
 /// "A comma-separated list of sequences to stop generation at."
-fn is_apart(stop: &String) -> bool {
+fn is_apart(stop: &str) -> bool {
     !stop.is_empty() && !stop.contains(',')
 }
 
 impl<'a> Input<'a> {
     fn try_new(request: &'a CompletionRequest) -> Result<Self, Error> {
-        if !request.stop.iter().all(is_apart) {
+        if !request.stop.iter().all(|stop| is_apart(stop)) {
             return Err(Error::invalid(
                 "stop",
                 "`stop` can hold neither a comma nor an empty sequence for this provider.",

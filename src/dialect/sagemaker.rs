@@ -4,7 +4,7 @@
 //! [InvokeEndpointWithResponseStream](https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpointWithResponseStream.html).
 //! The base URL ends with `/endpoints/{name}`. What a request and an answer look like is the container's business: Text Generation
 //! Inference, or one with OpenAI's text completions or chat (vLLM, SGLang, LMI). Of a container's answer its headers get lost,
-//! its stream comes in parts (see [`PayloadParts`](crate::wire::payload_parts)), and its error stands inside one of SageMaker's.
+//! its stream comes in parts (see `src/wire/payload_parts.rs`), and its error stands inside one of SageMaker's.
 
 use std::borrow::Cow;
 
