@@ -636,7 +636,53 @@ mod tests {
         );
     }
 
-    /// Where a call goes, in which form, and as whom.
+    #[test]
+    fn a_key_of_the_conf_goes_to_no_whole_url_of_a_client() {
+        let call = |name: &'static str, option: (&str, &str), pairs: &[(&'static str, &str)]| {
+            let state = state(|config| {
+                let provider = Arc::make_mut(config.providers.get_mut(name).unwrap());
+                provider.credential = Secret::try_new("sk-conf").map(Credential::Key);
+                provider.options = [(option.0.to_owned(), option.1.to_owned())].into();
+            });
+            let pairs = [pairs, &[(headers::PROVIDER, name)]].concat();
+            let exchange = complete(&state, &pairs, r#"{"model":"m","prompt":"x"}"#).unwrap();
+            let target = exchange.target();
+            (target.base.host.clone(), target.credential.is_some())
+        };
+        let own = (
+            "huggingface_base_url",
+            "https://own.aws.endpoints.huggingface.cloud",
+        );
+        let theirs = (
+            "x-portkey-huggingface-base-url",
+            "https://theirs.aws.endpoints.huggingface.cloud",
+        );
+        for name in ["huggingface", "huggingface-tgi"] {
+            let (host, keyed) = call(name, own, &[]);
+            assert_eq!(
+                (&*host, keyed),
+                ("own.aws.endpoints.huggingface.cloud", true)
+            );
+            let (host, keyed) = call(name, own, &[theirs]);
+            assert_eq!(
+                (&*host, keyed),
+                ("theirs.aws.endpoints.huggingface.cloud", false)
+            );
+        }
+        let own = (
+            "azure_foundry_url",
+            "https://own.services.ai.azure.com/models",
+        );
+        let theirs = ("x-portkey-azure-resource-name", "theirs");
+        assert_eq!(
+            call("azure-ai", own, &[]),
+            ("own.services.ai.azure.com".into(), true)
+        );
+        let other = ("theirs.services.ai.azure.com".into(), false);
+        assert_eq!(call("azure-ai", own, &[theirs]), other);
+    }
+
+    /// Where a call goes, and in which form.
     fn route(pairs: &[(&'static str, &str)], body: &str) -> Result<(String, String), Error> {
         let exchange = complete(&state(|_| {}), pairs, body)?;
         let target = exchange.target();
