@@ -185,6 +185,7 @@ fn built_in(row: &'static Row) -> Provider {
         options: BTreeMap::new(),
         moved_to: None,
         dialect: row.dialect,
+        is_redefined: false,
         auth: row.auth.clone(),
         scheme: row.scheme,
         credential: None,

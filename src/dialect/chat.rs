@@ -61,8 +61,8 @@ pub static CHAT: Chat = Chat {
 
 /// Mistral's chat: `random_seed`, counts in every stream, no log-probabilities, unknown fields refused by its server too.
 /// Source: <https://docs.mistral.ai/api/#operation/createChatCompletion>.
-pub static MISTRAL: Chat = Chat {
-    name: "mistral",
+pub static MISTRAL_CHAT: Chat = Chat {
+    name: "mistral-chat",
     seed: Seed::RandomSeed,
     stream_usage: StreamUsage::Always,
     logprobs: Support::Refused,
@@ -406,16 +406,16 @@ mod tests {
 
     #[test]
     fn a_contradiction_is_refused_by_name_and_nothing_is_sent_twice() {
-        let error = write(&MISTRAL, r#""seed":1,"random_seed":2"#).unwrap_err();
+        let error = write(&MISTRAL_CHAT, r#""seed":1,"random_seed":2"#).unwrap_err();
         assert_eq!(
             (error.status().as_u16(), error.param()),
             (400, Some("random_seed"))
         );
         let sent = |dialect, fields| write(dialect, fields).unwrap();
-        assert!(sent(&MISTRAL, r#""random_seed":2"#).contains(r#""random_seed":2"#));
+        assert!(sent(&MISTRAL_CHAT, r#""random_seed":2"#).contains(r#""random_seed":2"#));
         let limited = sent(&CHAT, r#""max_completion_tokens":500"#);
         assert!(limited.ends_with(r#""max_tokens":500}"#), "{limited}");
-        let neutral = sent(&MISTRAL, r#""messages":null,"user":"","unknown":null"#);
+        let neutral = sent(&MISTRAL_CHAT, r#""messages":null,"user":"","unknown":null"#);
         assert!(neutral.ends_with(r#""max_tokens":16}"#), "{neutral}");
     }
 
@@ -452,7 +452,7 @@ mod tests {
         for (dialect, fields, param) in [
             (&CHAT, r#""logprobs":21"#, "logprobs"),
             (&CHAT, r#""logprobs":1,"top_logprobs":2"#, "top_logprobs"),
-            (&MISTRAL, r#""logprobs":0"#, "logprobs"),
+            (&MISTRAL_CHAT, r#""logprobs":0"#, "logprobs"),
         ] {
             let error = write(dialect, fields).unwrap_err();
             assert_eq!((error.status().as_u16(), error.param()), (400, Some(param)));

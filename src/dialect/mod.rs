@@ -4,8 +4,8 @@
 //! To add one: one file here, one `mod` line, one name in [`DIALECTS`], one folder of fixtures.
 
 pub mod anthropic;
+mod aws_error;
 pub mod bedrock;
-mod bedrock_error;
 pub mod bedrock_invoke;
 pub mod chat;
 pub mod cohere;
@@ -14,6 +14,7 @@ pub mod gemini;
 mod gemini_tokens;
 mod google_error;
 mod lenient;
+pub mod mistral;
 pub mod oci;
 mod oci_request;
 pub mod ollama;
@@ -21,8 +22,10 @@ pub mod openai;
 mod openai_error;
 mod openai_page;
 pub mod replicate;
+pub mod sagemaker;
 pub mod settle;
 pub mod tgi;
+mod tgi_request;
 mod tgi_tokens;
 mod token_logprobs;
 pub mod triton;
@@ -48,8 +51,8 @@ pub trait Dialect: Debug + Send + Sync {
     /// The name that a YAML conf uses.
     fn name(&self) -> &'static str;
 
-    /// The dialect that takes this one's place for `model`: an address behind which several vendors' APIs stand.
-    fn for_model(&self, _model: &str) -> Option<&'static dyn Dialect> {
+    /// The dialect that takes this one's place for `request`: an address behind which several APIs stand.
+    fn for_request(&self, _request: &CompletionRequest) -> Option<&'static dyn Dialect> {
         None
     }
 
@@ -199,7 +202,7 @@ impl Extras {
 pub const DIALECTS: &[&dyn Dialect] = &[
     &openai::OPENAI,
     &chat::CHAT,
-    &chat::MISTRAL,
+    &mistral::MISTRAL,
     &fim::FIM,
     &anthropic::ANTHROPIC,
     &gemini::GEMINI,
@@ -214,6 +217,9 @@ pub const DIALECTS: &[&dyn Dialect] = &[
     &bedrock_invoke::BEDROCK_INVOKE,
     &watsonx::WATSONX,
     &replicate::REPLICATE,
+    &sagemaker::SAGEMAKER,
+    &sagemaker::SAGEMAKER_OPENAI,
+    &sagemaker::SAGEMAKER_CHAT,
 ];
 
 /// The dialect that a conf calls `name`.

@@ -55,8 +55,8 @@ impl Dialect for Oci {
         "oci"
     }
 
-    fn for_model(&self, model: &str) -> Option<&'static dyn Dialect> {
-        if model.starts_with("cohere.") {
+    fn for_request(&self, request: &CompletionRequest) -> Option<&'static dyn Dialect> {
+        if request.model().starts_with("cohere.") {
             Some(&OCI_COHERE)
         } else {
             Some(&OCI)
@@ -356,7 +356,9 @@ mod tests {
     const COMPARTMENT: &str = r#""compartmentId":"ocid1.compartment.oc1..a""#;
 
     fn dialect(model: &str) -> &'static dyn Dialect {
-        OCI.for_model(model).unwrap()
+        let body = format!(r#"{{"model":"{model}","prompt":"a"}}"#);
+        let request = CompletionRequest::read(Bytes::from(body)).unwrap();
+        OCI.for_request(&request).unwrap()
     }
 
     fn write(model: &str, fields: &str) -> Result<String, Error> {

@@ -29,9 +29,18 @@ use crate::{
 
 /// OpenAI text completions.
 #[derive(Debug)]
-pub struct OpenAi;
+pub struct OpenAi {
+    stream_options: Support,
+}
 
-pub static OPENAI: OpenAi = OpenAi;
+pub static OPENAI: OpenAi = OpenAi {
+    stream_options: Support::Native,
+};
+
+/// A server from before `stream_options`, which refuses what it does not know: its streams are not counted.
+pub static OPENAI_UNCOUNTED: OpenAi = OpenAi {
+    stream_options: Support::Refused,
+};
 
 impl Dialect for OpenAi {
     fn name(&self) -> &'static str {
@@ -42,8 +51,12 @@ impl Dialect for OpenAi {
         Framing::Sse
     }
 
-    fn support(&self, _parameter: Parameter) -> Support {
-        Support::Native
+    fn support(&self, parameter: Parameter) -> Support {
+        if parameter == Parameter::StreamOptions {
+            self.stream_options
+        } else {
+            Support::Native
+        }
     }
 
     fn extras(&self) -> Extras {
@@ -55,10 +68,15 @@ impl Dialect for OpenAi {
     }
 
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {
-        let complete = request.max_tokens.is_some() && (!request.stream || request.include_usage());
+        let counts = self.stream_options == Support::Native;
+        let complete =
+            request.max_tokens.is_some() && (!request.stream || request.include_usage() || !counts);
         let body = match request.source().filter(|_| complete) {
             Some(source) => source.clone(),
-            None => to_body(&Body::from(request))?,
+            None => to_body(&Body {
+                stream_options: stream_options(request).filter(|_| counts),
+                ..Body::from(request)
+            })?,
         };
         Ok(UpstreamRequest {
             path: Cow::Borrowed("/completions"),
@@ -170,7 +188,7 @@ impl<'a> From<&'a CompletionRequest> for Body<'a> {
             top_p: request.top_p,
             n: request.n,
             stream: request.stream,
-            stream_options: stream_options(request),
+            stream_options: None,
             stop: &request.stop,
             presence_penalty: request.presence_penalty,
             frequency_penalty: request.frequency_penalty,
@@ -333,7 +351,10 @@ pub(super) fn learn_head(
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::dialect::settle;
 
     fn read(choice: &str) -> Result<(u32, String, bool), Error> {
         let body =
@@ -343,6 +364,22 @@ mod tests {
         let choice = &reply.choices[0];
         let has_logprobs = choice.logprobs.is_some();
         Ok((choice.index, choice.text.to_string(), has_logprobs))
+    }
+
+    #[test]
+    fn a_server_from_before_stream_options_is_not_sent_any() {
+        let write = |fields: &str| {
+            let body =
+                format!(r#"{{"model":"m","prompt":"a","max_tokens":9,"stream":true{fields}}}"#);
+            let mut request = CompletionRequest::read(Bytes::from(body))?;
+            settle(&mut request, &OPENAI_UNCOUNTED, &[], "azure-openai")?;
+            let body = OPENAI_UNCOUNTED.write_request(&request)?.body;
+            Ok::<_, Error>(String::from_utf8(body.to_vec()).unwrap())
+        };
+        let sent = r#"{"model":"m","prompt":"a","max_tokens":9,"stream":true}"#;
+        assert_eq!(write("").unwrap(), sent);
+        let error = write(r#","stream_options":{"include_usage":true}"#).unwrap_err();
+        assert_eq!(error.param(), Some("stream_options"));
     }
 
     #[test]

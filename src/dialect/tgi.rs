@@ -2,8 +2,9 @@
 //!
 //! Sources: <https://huggingface.co/docs/text-generation-inference/reference/api_reference>,
 //! [its schema](https://github.com/huggingface/text-generation-inference/blob/main/docs/openapi.json),
-//! [streaming](https://huggingface.co/docs/text-generation-inference/conceptual/streaming). A true text completion: the
-//! prompt goes to the model as it is. One server has one model, so that no model is sent.
+//! [streaming](https://huggingface.co/docs/text-generation-inference/conceptual/streaming),
+//! [`/invocations`](https://github.com/huggingface/text-generation-inference/blob/main/router/src/sagemaker.rs). A true text
+//! completion: the prompt goes to the model as it is. One server has one model, so that no model is sent.
 //!
 //! * Sampling follows the page and the server's own OpenAI-shaped address: on, unless `temperature` is 0.
 //! * The stream has no end marker; the event that holds the whole `generated_text` is its last.
@@ -12,11 +13,10 @@
 //! * Prompt tokens stand in a header of a whole reply, and in the last event of a stream of newer servers. Where neither is
 //!   told there is no usage. They are not asked for by `decoder_input_details`, which version 3 has switched off.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::borrow::Cow;
 
 use http::{HeaderMap, StatusCode};
-use serde::{Deserialize, Serialize, de::IgnoredAny};
-use serde_json::value::RawValue;
+use serde::{Deserialize, de::IgnoredAny};
 
 use crate::{
     completion::{
@@ -24,11 +24,12 @@ use crate::{
         Usage, logprobs::Reach,
     },
     dialect::{
-        Dialect, Extras, PromptForm, Step, UpstreamRequest, extras,
+        Dialect, Extras, PromptForm, Step, UpstreamRequest,
         lenient::Field,
-        not_the_shape, openai_error, positive_max_tokens,
+        not_the_shape, openai_error,
+        tgi_request::Body,
         tgi_tokens::{Told, read_tokens, said},
-        to_body, unsigned_seed,
+        to_body,
     },
     error::{Error, Kind},
     wire::{Form, Frame, Framing},
@@ -36,9 +37,24 @@ use crate::{
 
 /// Text Generation Inference's generate.
 #[derive(Debug)]
-pub struct Tgi;
+pub struct Tgi {
+    address: Address,
+}
 
-pub static TGI: Tgi = Tgi;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Address {
+    /// One for whole replies, one for streams.
+    Generate,
+    /// SageMaker's `POST /invocations`: the body says whether to stream, and the prompt is repeated unless it says not to.
+    Invocations,
+}
+
+pub static TGI: Tgi = Tgi {
+    address: Address::Generate,
+};
+pub static TGI_INVOCATIONS: Tgi = Tgi {
+    address: Address::Invocations,
+};
 
 impl Dialect for Tgi {
     fn name(&self) -> &'static str {
@@ -85,15 +101,15 @@ impl Dialect for Tgi {
     }
 
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {
-        let path = if request.stream {
-            "/generate_stream"
-        } else {
-            "/generate"
+        let path = match self.address {
+            Address::Invocations => "/invocations",
+            Address::Generate if request.stream => "/generate_stream",
+            Address::Generate => "/generate",
         };
         Ok(UpstreamRequest {
             path: Cow::Borrowed(path),
             headers: &[],
-            body: to_body(&Body::try_new(request)?)?,
+            body: to_body(&Body::try_new(request, self.address)?)?,
         })
     }
 
@@ -155,89 +171,6 @@ impl Dialect for Tgi {
         reply
             .and_then(|reply| reply.error_of(status))
             .unwrap_or_else(|| openai_error::read_error(status, body))
-    }
-}
-
-#[derive(Serialize)]
-struct Body<'a> {
-    inputs: &'a RawValue,
-    parameters: Parameters<'a>,
-}
-
-#[derive(Serialize)]
-struct Parameters<'a> {
-    max_new_tokens: u64,
-    /// Reason and counts come with them.
-    details: bool,
-    do_sample: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    temperature: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    top_p: Option<f64>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    stop: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    seed: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    frequency_penalty: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    best_of: Option<u32>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    return_full_text: bool,
-    /// The tokens themselves come with `details`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    top_n_tokens: Option<u32>,
-    #[serde(flatten)]
-    extra: BTreeMap<&'a str, &'a RawValue>,
-}
-
-impl<'a> Body<'a> {
-    fn try_new(request: &'a CompletionRequest) -> Result<Self, Error> {
-        let echo = request.echo == Some(true);
-        // Its tokens are streamed without the prompt, whatever is asked for.
-        if echo && request.stream {
-            return Err(Error::invalid(
-                "echo",
-                "`echo` cannot be streamed by this provider.",
-            ));
-        }
-        // The prompt's tokens are not told with it.
-        if echo && request.logprobs.is_some() {
-            return Err(Error::invalid(
-                "logprobs",
-                "`logprobs` cannot be told beside `echo` by this provider.",
-            ));
-        }
-        // "`temperature` must be strictly positive": the likeliest token is taken where nothing is sampled.
-        let greedy = request.temperature == Some(0.0);
-        Ok(Self {
-            inputs: request.sole_text()?,
-            parameters: Parameters {
-                max_new_tokens: positive_max_tokens(request)?,
-                details: true,
-                do_sample: !greedy,
-                temperature: request.temperature.filter(|_| !greedy),
-                top_p: top_p(request)?.filter(|_| !greedy),
-                stop: &request.stop,
-                seed: unsigned_seed(request)?,
-                frequency_penalty: request.frequency_penalty.filter(|&p| p != 0.0),
-                best_of: request.best_of.filter(|&n| n > 1),
-                return_full_text: echo,
-                top_n_tokens: request.logprobs.filter(|&count| count > 0),
-                extra: extras(request).collect(),
-            },
-        })
-    }
-}
-
-/// "`top_p` must be > 0.0 and < 1.0"; 1 cuts nothing off.
-fn top_p(request: &CompletionRequest) -> Result<Option<f64>, Error> {
-    match request.top_p {
-        Some(p) if p <= 0.0 => Err(Error::invalid(
-            "top_p",
-            "`top_p` must be above 0 for this provider.",
-        )),
-        p => Ok(p.filter(|&p| p < 1.0)),
     }
 }
 

@@ -56,6 +56,17 @@ pub fn said(messages: &[Message]) -> String {
 impl Vendor for Chat {
     fn answer(&self, ask: &Ask<'_>) -> Result<Reply, Whole> {
         check_key(ask)?;
+        self.complete(ask)
+    }
+
+    fn error(&self, status: u16, message: &str) -> Whole {
+        error(status, message, None)
+    }
+}
+
+impl Chat {
+    /// The answer to whoever asks.
+    pub fn complete(&self, ask: &Ask<'_>) -> Result<Reply, Whole> {
         let request: Request = read(ask)?;
         let missing = |name: &str| {
             error(
@@ -97,10 +108,6 @@ impl Vendor for Chat {
         // Mistral's models (…stral…) count without being asked.
         let counts = usage == Some(true) || answer.model.contains("stral");
         Ok(Reply::Stream(answer.script(counts)))
-    }
-
-    fn error(&self, status: u16, message: &str) -> Whole {
-        error(status, message, None)
     }
 }
 

@@ -17,6 +17,7 @@ mod ollama;
 mod openai;
 mod player;
 mod replicate;
+mod sagemaker;
 mod text;
 mod tgi;
 mod triton;
@@ -108,6 +109,7 @@ trait Vendor {
 
 fn vendor(path: &str) -> Option<&'static dyn Vendor> {
     match path {
+        _ if sagemaker::is_path(path) => Some(&sagemaker::Sagemaker),
         _ if vertex::is_vertex(path) => Some(&vertex::Vertex),
         _ if path.ends_with("/chat/completions") => Some(&chat::Chat),
         _ if path.ends_with("/fim/completions") => Some(&fim::Fim),
@@ -426,6 +428,52 @@ mod tests {
             assert_eq!(framed.media, "application/vnd.amazon.eventstream");
             assert!(framed.frames.len() > 2 && framed.finish < framed.done);
         }
+    }
+
+    #[test]
+    fn sagemaker_wants_a_signature_and_speaks_for_its_container() {
+        let key = (
+            "authorization",
+            "AWS4-HMAC-SHA256 Credential=A/20260101/us-east-1/sagemaker/aws4_request, SignedHeaders=host, Signature=a",
+        );
+        let dated = |path: &str, key: (&'static str, &str), body: &Value| {
+            let mut headers = HeaderMap::new();
+            headers.insert(key.0, key.1.parse().unwrap());
+            headers.insert("x-amz-date", "20260101T000000Z".parse().unwrap());
+            answer(&Ask {
+                method: &Method::POST,
+                path: path.to_owned(),
+                query: "",
+                headers: &headers,
+                body: body.to_string().as_bytes(),
+                knobs: Knobs::default(),
+                now: 7,
+            })
+        };
+        let path = "/endpoints/demo/invocations";
+        let inputs = |more: &str| {
+            let parameters: Value = serde_json::from_str(more).unwrap();
+            json!({"inputs": PROMPT, "parameters": parameters, "stream": false})
+        };
+        let (_, reply) = whole(dated(path, key, &inputs(r#"{"max_new_tokens":2}"#)));
+        assert_eq!(reply[0]["generated_text"], format!("{PROMPT} Sweet treats"));
+        let text = json!({"model": "m", "prompt": PROMPT});
+        let (_, reply) = whole(dated(path, key, &text));
+        assert_eq!(reply["usage"]["completion_tokens"], 5);
+        let (status, reply) = whole(dated(path, key, &inputs(r#"{"top_p":1}"#)));
+        assert_eq!((status, &reply["OriginalStatusCode"]), (424, &json!(422)));
+        let (status, reply) = whole(dated("/endpoints/missing/invocations", key, &text));
+        assert!(status == 400 && reply["Message"].is_string());
+        assert_eq!(whole(dated(path, BEARER, &text)).0, 403);
+        let streamed = json!({"model": "m", "prompt": PROMPT, "stream": true});
+        assert_eq!(whole(dated(path, key, &streamed)).0, 400);
+        let Reply::Framed(framed) = dated(&format!("{path}-response-stream"), key, &streamed)
+        else {
+            panic!("no messages")
+        };
+        // The first part ends inside the first event.
+        assert!(!framed.frames[0].windows(2).any(|two| two == b"\n\n"));
+        assert!(framed.finish < framed.done && framed.done < framed.frames.len());
     }
 
     #[test]

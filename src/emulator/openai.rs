@@ -65,6 +65,17 @@ pub struct StreamOptions {
 impl Vendor for OpenAi {
     fn answer(&self, ask: &Ask<'_>) -> Result<Reply, Whole> {
         check_key(ask)?;
+        self.complete(ask)
+    }
+
+    fn error(&self, status: u16, message: &str) -> Whole {
+        error(status, message, None)
+    }
+}
+
+impl OpenAi {
+    /// The answer to whoever asks.
+    pub fn complete(&self, ask: &Ask<'_>) -> Result<Reply, Whole> {
         let request: Request = read(ask)?;
         let model = request
             .model
@@ -79,10 +90,6 @@ impl Vendor for OpenAi {
             .stream_options
             .and_then(|options| options.include_usage);
         Ok(Reply::Stream(answer.script(usage == Some(true))))
-    }
-
-    fn error(&self, status: u16, message: &str) -> Whole {
-        error(status, message, None)
     }
 }
 

@@ -14,6 +14,9 @@ pub struct Tgi;
 #[derive(Deserialize)]
 struct Request {
     inputs: String,
+    /// Of a server's other address, at which it decides.
+    #[serde(default)]
+    stream: bool,
     #[serde(default)]
     parameters: Parameters,
 }
@@ -40,22 +43,8 @@ impl Vendor for Tgi {
         if key.strip_prefix("Bearer ").is_none_or(str::is_empty) {
             return Err(Whole::json(401, &json!({"error": "Unauthorized"})));
         }
-        let request: Request = serde_json::from_slice(ask.body).map_err(|error| {
-            Whole::json(
-                422,
-                &json!(format!(
-                    "Failed to deserialize the JSON body into the target type: {error}"
-                )),
-            )
-        })?;
-        let streamed = ask.path.ends_with("/generate_stream");
-        self.check(&request, streamed)?;
-        let answer = Answer::write(&request, ask);
-        Ok(if ask.streams(streamed) {
-            Reply::Stream(answer.script())
-        } else {
-            Reply::Whole(answer.whole())
-        })
+        let request = read(ask)?;
+        self.complete(ask, &request, ask.path.ends_with("/generate_stream"))
     }
 
     fn error(&self, status: u16, message: &str) -> Whole {
@@ -69,7 +58,35 @@ impl Vendor for Tgi {
     }
 }
 
+fn read(ask: &Ask<'_>) -> Result<Request, Whole> {
+    serde_json::from_slice(ask.body).map_err(|error| {
+        let message = format!("Failed to deserialize the JSON body into the target type: {error}");
+        Whole::json(422, &json!(message))
+    })
+}
+
 impl Tgi {
+    /// `POST /invocations`, the server's address for SageMaker: a whole reply is a list, and repeats its prompt unless told not to.
+    pub fn invoke(&self, ask: &Ask<'_>) -> Result<Reply, Whole> {
+        let mut request = read(ask)?;
+        request.parameters.return_full_text.get_or_insert(true);
+        let mut reply = self.complete(ask, &request, request.stream)?;
+        if let Reply::Whole(whole) = &mut reply {
+            whole.body = [b"[", &*whole.body, b"]"].concat();
+        }
+        Ok(reply)
+    }
+
+    fn complete(&self, ask: &Ask<'_>, request: &Request, streamed: bool) -> Result<Reply, Whole> {
+        self.check(request, streamed)?;
+        let answer = Answer::write(request, ask);
+        Ok(if ask.streams(streamed) {
+            Reply::Stream(answer.script())
+        } else {
+            Reply::Whole(answer.whole())
+        })
+    }
+
     fn check(&self, request: &Request, streamed: bool) -> Result<(), Whole> {
         let wrong = |what: &str| {
             let message = format!("Input validation error: {what}");

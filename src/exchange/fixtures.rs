@@ -5,8 +5,8 @@ use bytes::Bytes;
 use crate::{
     completion::{CompletionRequest, Compliance, Partial, logprobs::Running},
     dialect::{
-        Dialect, anthropic, bedrock, bedrock_invoke, chat, cohere, fim, gemini, oci, ollama,
-        openai, replicate, tgi, triton, vertex, watsonx, workers_ai,
+        Dialect, anthropic, bedrock, bedrock_invoke, chat, cohere, fim, gemini, mistral, oci,
+        ollama, openai, replicate, sagemaker, tgi, triton, vertex, watsonx, workers_ai,
     },
     exchange::relay::{Answer, Counts, Relay, Wishes},
     wire::Framing,
@@ -37,7 +37,7 @@ const EVENTS: &[Fixture] = fixtures!(".sse":
     openai::OPENAI => "openai/logprobs",
     chat::CHAT => "chat/text",
     chat::CHAT => "chat/logprobs",
-    chat::MISTRAL => "chat/mistral",
+    mistral::MISTRAL => "chat/mistral",
     anthropic::ANTHROPIC => "anthropic/text",
     anthropic::ANTHROPIC => "anthropic/thinking",
     anthropic::ANTHROPIC => "anthropic/refusal",
@@ -79,6 +79,10 @@ const MESSAGES: &[Fixture] = fixtures!(".eventstream":
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/llama",
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/mistral",
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/titan",
+    sagemaker::SAGEMAKER => "sagemaker/tgi",
+    sagemaker::SAGEMAKER => "sagemaker/lines",
+    sagemaker::SAGEMAKER_OPENAI => "sagemaker/openai",
+    sagemaker::SAGEMAKER_CHAT => "sagemaker/chat",
 );
 
 const REPLIES: &[Fixture] = fixtures!(".json":
@@ -86,7 +90,7 @@ const REPLIES: &[Fixture] = fixtures!(".json":
     openai::OPENAI => "openai/logprobs",
     chat::CHAT => "chat/text",
     chat::CHAT => "chat/logprobs",
-    chat::MISTRAL => "chat/text",
+    mistral::MISTRAL => "chat/text",
     anthropic::ANTHROPIC => "anthropic/text",
     anthropic::ANTHROPIC => "anthropic/thinking",
     gemini::GEMINI => "gemini/text",
@@ -119,6 +123,9 @@ const REPLIES: &[Fixture] = fixtures!(".json":
     watsonx::WATSONX => "watsonx/logprobs",
     replicate::REPLICATE => "replicate/text",
     replicate::REPLICATE => "replicate/pieces",
+    sagemaker::SAGEMAKER => "sagemaker/tgi",
+    sagemaker::SAGEMAKER_OPENAI => "openai/text",
+    sagemaker::SAGEMAKER_CHAT => "chat/text",
 );
 
 fn streams() -> impl Iterator<Item = &'static Fixture> {
@@ -169,7 +176,7 @@ impl Fixture {
 
     /// Where the event that tells the finish reason ends.
     fn complete_at(&self) -> usize {
-        if self.dialect.framing() == Framing::EventStream {
+        if let Framing::EventStream | Framing::PayloadParts = self.dialect.framing() {
             return self.complete_message();
         }
         let text = std::str::from_utf8(self.input).unwrap();

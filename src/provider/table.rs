@@ -19,13 +19,16 @@ use crate::{
         anthropic::ANTHROPIC,
         bedrock::BEDROCK as CONVERSE,
         bedrock_invoke::BEDROCK_INVOKE as INVOKE,
-        chat::{CHAT, MISTRAL},
+        chat::CHAT,
         cohere::COHERE,
         fim::FIM,
         gemini::GEMINI,
+        mistral::MISTRAL,
         oci::OCI,
         openai::OPENAI,
         replicate::REPLICATE,
+        sagemaker::{SAGEMAKER as CONTAINER, SAGEMAKER_CHAT, SAGEMAKER_OPENAI},
+        tgi::TGI,
         triton::TRITON,
         vertex::VERTEX,
         watsonx::WATSONX as TEXT_GENERATION,
@@ -36,8 +39,8 @@ use crate::{
         place::Place::{self, At, Own, Retired, With},
         scheme::{Part, Scheme},
         templates::{
-            AZURE_AI, AZURE_OPENAI, BEDROCK, CORTEX, ORACLE, PREDIBASE, VERTEX_AI, WATSONX,
-            WORKERS_AI,
+            AZURE_AI, AZURE_OPENAI, BEDROCK, CORTEX, HUGGINGFACE, HUGGINGFACE_TGI, MISTRAL_AI,
+            ORACLE, PREDIBASE, SAGEMAKER, TGI_LACKS, VERTEX_AI, WATSONX, WORKERS_AI,
         },
     },
 };
@@ -74,7 +77,8 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         chat("github", "https://models.github.ai/inference", &[]),
         row("google", At("https://generativelanguage.googleapis.com/v1beta"), &GEMINI, X_GOOG_API_KEY, &[]),
         chat("groq", "https://api.groq.com/openai/v1", &[N, PresencePenalty, FrequencyPenalty, LogitBias, Logprobs]),
-        chat("huggingface", "https://router.huggingface.co/v1", &[]),
+        row("huggingface", With(HUGGINGFACE), &CHAT, Auth::Bearer, &[]),
+        row("huggingface-tgi", With(HUGGINGFACE_TGI), &TGI, Auth::Bearer, &[]),
         text("hyperbolic", "https://api.hyperbolic.xyz/v1", &[Prompts, TokenIds, Suffix, Echo, BestOf]),
         chat("inference-net", "https://api.inference.net/v1", &[]),
         chat("iointelligence", "https://api.intelligence.io.solutions/api/v1", &[]),
@@ -88,7 +92,7 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         own("lm-studio", &[Prompts, TokenIds, N, Suffix, Echo, BestOf, Logprobs]),
         own("lorax", &[Prompts, TokenIds, Suffix, BestOf, LogitBias]),
         chat("matterai", "https://api.matterai.so/v1", &[]),
-        row("mistral-ai", At("https://api.mistral.ai/v1"), &MISTRAL, Auth::Bearer, &[User, LogitBias]),
+        row("mistral-ai", With(MISTRAL_AI), &MISTRAL, Auth::Bearer, &[User, LogitBias]),
         own("modal", &[Suffix, BestOf]),
         chat("monsterapi", "https://llm.monsterapi.ai/v1", &[N, Seed, LogitBias, User, Logprobs]),
         chat("moonshot", "https://api.moonshot.cn/v1", &[Seed, LogitBias, User, Logprobs]),
@@ -109,13 +113,16 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         // Its own shape at /v1/chat has given way to OpenAI's.
         chat("reka-ai", "https://api.reka.ai/v1", &[N, User, LogitBias, Logprobs]),
         row("replicate", At("https://api.replicate.com/v1"), &REPLICATE, Auth::Bearer, &[]),
+        row("sagemaker", With(SAGEMAKER), &CONTAINER, Auth::None, &[]).with(Scheme::Aws("sagemaker")),
+        row("sagemaker-chat", With(SAGEMAKER), &SAGEMAKER_CHAT, Auth::None, &[]).with(Scheme::Aws("sagemaker")),
+        row("sagemaker-openai", With(SAGEMAKER), &SAGEMAKER_OPENAI, Auth::None, &[Suffix, BestOf]).with(Scheme::Aws("sagemaker")),
         chat("sambanova", "https://api.sambanova.ai/v1", &[N, PresencePenalty, FrequencyPenalty, Seed, LogitBias, User, Logprobs]),
         // It tells the chosen tokens without their alternatives.
         chat("scaleway", "https://api.scaleway.ai/v1", &[N, FrequencyPenalty, LogitBias, User, Logprobs]),
         own("sglang", &[Suffix, BestOf]),
         chat("siliconflow", "https://api.siliconflow.cn/v1", &[Seed, LogitBias, User, Logprobs]),
         own("tensorrt-llm", &[Suffix, Echo, BestOf]),
-        own("tgi", &[TokenIds, N, PresencePenalty, Suffix, Echo, BestOf, Logprobs, LogitBias]),
+        own("tgi", TGI_LACKS),
         // Its echo stands beside the choices, in a `prompt` of its own, not before the text.
         text("together-ai", "https://api.together.xyz/v1", &[Prompts, TokenIds, Suffix, Echo, BestOf, User]),
         row("triton", Own("/v2/models/ensemble"), &TRITON, Auth::None, &[]),
@@ -207,7 +214,7 @@ mod tests {
     use crate::provider::{
         Base,
         base::Scheme,
-        place::{Named, NamedBy, Slot},
+        place::{Condition, Grammar, Named, NamedBy, Slot},
     };
 
     #[test]
@@ -225,11 +232,13 @@ mod tests {
                     assert_eq!(base.to_string(), url);
                 }
                 With(templates) => {
-                    assert!(templates.last().unwrap().only_if.is_none(), "{}", row.name);
+                    let last = templates.last().unwrap().only_if;
+                    assert!(matches!(last, Condition::Always), "{}", row.name);
                     for template in templates {
                         let example = |slot: &Slot| {
                             let (value, by) = (slot.example.to_owned(), NamedBy::Conf);
-                            Ok(Some(Named { value, by }))
+                            let known = !matches!(slot.grammar, Grammar::Unused(_));
+                            Ok(known.then_some(Named { value, by }))
                         };
                         let filled = template.fill("m", &example).unwrap();
                         assert_eq!(filled.base.scheme, Scheme::Https, "{}", row.name);

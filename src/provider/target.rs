@@ -7,11 +7,11 @@ use http::{HeaderMap, HeaderValue, StatusCode, header::HOST};
 use crate::{
     error::{Error, Kind},
     provider::{
-        Base, Credential, Provider, Secret,
+        Base, Credential, Provider, Secret, Wish,
         credential::Header,
         grant::Grant,
         live::LiveToken,
-        place::{Filled, NamedBy, Slot},
+        place::{Filled, NamedBy},
         sigv4::Unsigned,
     },
 };
@@ -23,6 +23,8 @@ pub struct Target {
     /// What the place adds to every path's query; empty: nothing.
     pub query: String,
     pub credential: Option<Credential>,
+    /// What the place's slots are sent as.
+    place_headers: Vec<Header>,
     /// What the credential was exchanged for.
     token: Option<LiveToken>,
     /// Who chose whose host it is.
@@ -36,7 +38,7 @@ pub struct Choice<'a> {
     pub credential: Option<Credential>,
     pub model: &'a str,
     /// The client's value for a slot of the provider's place.
-    pub option: &'a dyn Fn(&Slot) -> Result<Option<String>, Error>,
+    pub option: Wish<'a>,
 }
 
 #[cfg(test)]
@@ -56,6 +58,7 @@ impl Target {
     /// The target for `provider` with the client's wishes. A secret that the conf holds is for the host the conf names: to
     /// a host that the client chose, only the client's own goes.
     pub fn try_new(provider: Arc<Provider>, choice: Choice<'_>) -> Result<Self, Error> {
+        let place_headers = provider.place_headers(choice.option)?;
         let filled = match choice.custom {
             Some(base) => Filled {
                 by: NamedBy::Client,
@@ -74,6 +77,7 @@ impl Target {
             base: Arc::new(filled.base),
             query: filled.query,
             credential,
+            place_headers,
             token: None,
             chosen_by: filled.by,
             provider,
@@ -104,6 +108,7 @@ impl Target {
     /// What every call to this target carries: its host, the conf's headers, the credential. Each name once.
     pub fn headers(&self) -> Result<Vec<Header>, Error> {
         let mut headers = vec![(HOST, self.base.host_header().clone())];
+        headers.extend(self.place_headers.iter().cloned());
         if self.chosen_by == NamedBy::Conf {
             headers.extend(self.provider.headers.iter().cloned());
         }
