@@ -4,6 +4,7 @@
 
 mod fields;
 pub mod finished;
+pub mod infill;
 pub mod parameter;
 pub mod prompt;
 pub mod request;

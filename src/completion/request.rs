@@ -157,6 +157,12 @@ impl CompletionRequest {
         }
     }
 
+    /// Puts another prompt in place of the client's.
+    pub fn replace_prompt(&mut self, prompt: Prompt) {
+        self.prompt = prompt;
+        self.source = None;
+    }
+
     /// Settles the model to ask for. The source stays valid only if the client named the same.
     pub fn settle_model(&mut self, named: Option<&str>, model: &str) {
         if named != Some(model) {
