@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::{
-    completion::CompletionRequest,
+    completion::{CompletionRequest, Shape},
     config::{
         Config,
         headers::{self, Directives},
@@ -48,7 +48,7 @@ pub enum Admission {
     Answer(&'static str),
     /// Carried to an upstream as it is.
     Pass(Box<Passage>),
-    /// `POST /v1/completions`: its body decides the rest.
+    /// `POST /v1/completions`, or `/v1/fim/completions`: its body decides the rest.
     Complete(Box<Directives>),
 }
 
@@ -95,11 +95,14 @@ impl State {
             let message = "The method TRACE is not served.";
             return Err(Error::new(Kind::Invalid, message));
         }
-        if head.path == COMPLETIONS && head.method == Method::POST {
+        if let Some(shape) = asked(head.method, head.path) {
             check_content_type(head.headers)?;
-            return Directives::read(head.headers)
-                .map(Box::new)
-                .map(Admission::Complete);
+            let directives = Directives::read(head.headers)?;
+            let directives = Directives {
+                shape,
+                ..directives
+            };
+            return Ok(Admission::Complete(Box::new(directives)));
         }
         let own = match (head.method, head.path) {
             (&Method::GET | &Method::HEAD, "/") => {
@@ -122,12 +125,21 @@ impl State {
         body: Bytes,
         seed: Seed,
     ) -> Result<Exchange, Error> {
-        let mut request = CompletionRequest::read_with(body, &directives.overrides)?;
+        let read = match directives.shape {
+            Shape::Text => CompletionRequest::read_with,
+            Shape::Fim => CompletionRequest::read_fim,
+        };
+        let mut request = read(body, &directives.overrides)?;
         let mut provider = self.choose(&directives, &mut request)?;
         if let Some(dialect) = provider.dialect.for_model(request.model()) {
             Arc::make_mut(&mut provider).dialect = dialect;
         }
+        if let Some(dialect) = provider.dialect.infilling(&request) {
+            Arc::make_mut(&mut provider).dialect = dialect;
+        }
         let (dialect, refused) = (provider.dialect, provider.refuses);
+        let substitutes = &self.config.substitutes;
+        substitutes.apply(&mut request, dialect, refused, &provider.name)?;
         dialect::settle(&mut request, dialect, refused, &provider.name)?;
         let terms = Terms {
             compliance: directives.compliance,
@@ -327,6 +339,16 @@ fn upstream_path(base: &Base, head: Head<'_>) -> String {
     }
 }
 
+/// The endpoint of completions that a request is for.
+pub fn asked(method: &Method, path: &str) -> Option<Shape> {
+    match path {
+        _ if method != Method::POST => None,
+        COMPLETIONS => Some(Shape::Text),
+        FIM_COMPLETIONS => Some(Shape::Fim),
+        _ => None,
+    }
+}
+
 /// No `content-type` counts as JSON, as for Portkey.
 fn check_content_type(headers: &HeaderMap) -> Result<(), Error> {
     let Some(value) = headers.get(http::header::CONTENT_TYPE) else {
@@ -348,6 +370,8 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Error> {
 
 /// The path that this gateway exists for.
 pub const COMPLETIONS: &str = "/v1/completions";
+/// Mistral's, for the same question.
+pub const FIM_COMPLETIONS: &str = "/v1/fim/completions";
 /// What Portkey's SDK sends where its user named no model.
 const NO_MODEL: &str = "portkey-default";
 const OPENAI_ACCOUNT: [(&str, &str); 3] = [

@@ -103,9 +103,6 @@ impl Template {
             1 => prompt.find(name).ok_or_else(String::new),
             count => Err(format!("`{name}` must stand in it once, not {count} times")),
         };
-        if stop.iter().any(String::is_empty) {
-            return Err("a stop sequence is empty".to_owned());
-        }
         let (prefix, suffix) = (once(PREFIX)?, once(SUFFIX)?);
         let (order, first, second) = if prefix < suffix {
             (Order::PrefixFirst, PREFIX, SUFFIX)
@@ -421,6 +418,5 @@ mod tests {
             let error = Template::try_new(prompt, Vec::new()).unwrap_err();
             assert!(error.contains(part), "{error}");
         }
-        assert!(Template::try_new("{prefix}{suffix}", vec![String::new()]).is_err());
     }
 }

@@ -3,12 +3,14 @@
 //! Source: the API page of `POST /v1/completions`. A chunk and a whole reply share one type.
 
 mod fields;
+pub mod fim;
 pub mod finished;
 pub mod infill;
 pub mod parameter;
 pub mod prompt;
 pub mod request;
 pub mod tail;
+pub mod tokenizer;
 
 use std::borrow::Cow;
 
@@ -16,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 pub use self::{
+    fim::Shape,
     finished::Finished,
     parameter::{Parameter, Support},
     prompt::Prompt,
@@ -140,6 +143,10 @@ pub struct Partial {
     pub usage_told: bool,
     /// What an API that leaves stop sequences in its text has not let go yet.
     pub tail: Tail,
+    /// What the client wants to read.
+    pub shape: Shape,
+    /// What an answer of [`Shape::Fim`] remembers.
+    pub fim: fim::Progress,
 }
 
 /// How far an answer shows what the provider itself said.
@@ -154,11 +161,17 @@ pub enum Compliance {
 impl Partial {
     /// Appends a whole reply as one JSON object.
     pub fn write_reply(&self, reply: &Completion<'_>, how: Compliance, out: &mut Vec<u8>) {
-        self.write(&reply.choices, self.usage, how, out);
+        match self.shape {
+            Shape::Text => self.write(&reply.choices, self.usage, how, out),
+            Shape::Fim => self.write_fim_reply(&reply.choices, how, out),
+        }
     }
 
     /// Appends one stream event.
-    pub fn write_chunk(&self, chunk: &Completion<'_>, how: Compliance, out: &mut Vec<u8>) {
+    pub fn write_chunk(&mut self, chunk: &Completion<'_>, how: Compliance, out: &mut Vec<u8>) {
+        if self.shape == Shape::Fim {
+            return self.write_fim_chunk(&chunk.choices, how, out);
+        }
         out.extend_from_slice(b"data: ");
         self.write(&chunk.choices, None, how, out);
         out.extend_from_slice(b"\n\n");
@@ -171,6 +184,14 @@ impl Partial {
             out.extend_from_slice(b"data: ");
             self.write(&[], self.usage, Compliance::Strict, out);
             out.extend_from_slice(b"\n\n");
+        }
+    }
+
+    /// Appends what an answer's shape keeps for the end of its stream.
+    pub fn write_end(&self, out: &mut Vec<u8>) {
+        match self.shape {
+            Shape::Text => {}
+            Shape::Fim => self.write_fim_end(out),
         }
     }
 

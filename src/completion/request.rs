@@ -11,7 +11,12 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Number, value::RawValue};
 
 use crate::{
-    completion::{fields, parameter::Parameter, prompt::Prompt},
+    completion::{
+        fields,
+        fim::{self, Shape},
+        parameter::Parameter,
+        prompt::Prompt,
+    },
     error::Error,
 };
 
@@ -40,6 +45,8 @@ pub struct CompletionRequest {
     pub stream_options: Option<StreamOptions>,
     /// Fields the page does not know, by name.
     pub extra: BTreeMap<String, Box<RawValue>>,
+    /// Which endpoint was asked.
+    pub shape: Shape,
     /// The bytes this request was read from, while they still say the same as the fields.
     source: Option<Bytes>,
 }
@@ -113,7 +120,12 @@ impl CompletionRequest {
 
     /// The client's own bytes, if the request still says what they say.
     pub fn source(&self) -> Option<&Bytes> {
-        self.source.as_ref()
+        self.source.as_ref().filter(|_| self.shape == Shape::Text)
+    }
+
+    /// The same of a request to the endpoint of [`fim`], for an API that speaks it.
+    pub fn fim_source(&self) -> Option<&Bytes> {
+        self.source.as_ref().filter(|_| self.shape == Shape::Fim)
     }
 
     /// Takes `parameter` out where it asks for nothing, for a provider that would refuse even its neutral value.
@@ -176,9 +188,12 @@ impl CompletionRequest {
         self.model.as_deref().unwrap_or_default()
     }
 
-    /// `max_tokens`, with the page's default.
+    /// `max_tokens`, with the endpoint's default.
     pub fn max_tokens(&self) -> u64 {
-        self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS)
+        self.max_tokens.unwrap_or(match self.shape {
+            Shape::Text => DEFAULT_MAX_TOKENS,
+            Shape::Fim => fim::MAX_TOKENS,
+        })
     }
 
     pub fn include_usage(&self) -> bool {

@@ -11,6 +11,7 @@ use crate::{
     config::{
         Config, ConfigError, Emulator, Limits, Timeouts, credentials,
         source::Source,
+        substitutes::{self, InfillFile},
         text::{AuthText, BaseText, DialectText, DurationText, HostText, Unique},
     },
     dialect::openai::OPENAI,
@@ -53,6 +54,8 @@ struct GatewayFile {
     default: DefaultFile,
     providers: Unique<ProviderFile>,
     models: Unique<ModelFile>,
+    infill: Vec<InfillFile>,
+    tokenizers: Unique<String>,
     allowed_hosts: Vec<HostText>,
     limits: LimitsFile,
     timeouts: TimeoutsFile,
@@ -162,6 +165,7 @@ impl GatewayFile {
             config.providers.insert(name, Arc::new(resolved));
         }
         config.allowed_hosts = self.allowed_hosts.into_iter().map(|host| host.0).collect();
+        config.substitutes = substitutes::read(self.infill, &self.tokenizers.0, source)?;
         self.limits.apply(&mut config.limits);
         self.timeouts.apply(&mut config.timeouts);
         if let Some(emulator) = self.emulator {

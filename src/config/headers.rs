@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::value::RawValue;
 
 use crate::{
-    completion::Compliance,
+    completion::{Compliance, Shape},
     error::Error,
     provider::{Secret, table::is_option},
 };
@@ -29,6 +29,8 @@ pub struct Directives {
     pub options: BTreeMap<String, String>,
     /// Body fields that beat the client's own.
     pub overrides: BTreeMap<String, Box<RawValue>>,
+    /// Which endpoint was asked; the path's word, not a header's.
+    pub shape: Shape,
 }
 
 impl Directives {
@@ -76,6 +78,7 @@ impl Directives {
             option,
             options: config.options,
             overrides: config.override_params,
+            shape: Shape::default(),
         })
     }
 }
@@ -93,6 +96,7 @@ impl Directives {
             option: ROOT.to_owned(),
             options: BTreeMap::new(),
             overrides: BTreeMap::new(),
+            shape: Shape::default(),
         })
     }
 }

@@ -5,11 +5,13 @@ pub mod file;
 pub mod headers;
 pub mod host;
 pub mod source;
+mod substitutes;
 mod text;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use crate::{
+    dialect::substitute::Substitutes,
     provider::{Base, Provider, Row, place::Place, table::ROWS},
     route::Models,
 };
@@ -25,6 +27,7 @@ pub struct Config {
     pub default: Defaults,
     pub providers: BTreeMap<String, Arc<Provider>>,
     pub models: Models,
+    pub substitutes: Substitutes,
     /// Hosts that a client may choose by `x-portkey-custom-host`. Empty: none.
     pub allowed_hosts: Vec<AllowedHost>,
     pub limits: Limits,
@@ -129,6 +132,7 @@ impl Default for Config {
                 .map(|row| (row.name.to_owned(), Arc::new(built_in(row))))
                 .collect(),
             models: Models::default(),
+            substitutes: Substitutes::default(),
             allowed_hosts: Vec::new(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),

@@ -17,6 +17,7 @@ use crate::{
     },
     dialect::{
         Dialect, Extras, Step, UpstreamRequest,
+        fim::{FIM, Fim},
         lenient::{Field, Map, Text, learn, read_object},
         not_the_shape,
         openai::stream_options,
@@ -34,6 +35,8 @@ pub struct Chat {
     seed: Seed,
     stream_usage: StreamUsage,
     extras: Extras,
+    /// A text with a gap has an address of its own.
+    gap: Option<&'static Fim>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -54,6 +57,7 @@ pub static CHAT: Chat = Chat {
     seed: Seed::Seed,
     stream_usage: StreamUsage::OnRequest,
     extras: Extras::Pass,
+    gap: None,
 };
 
 /// Mistral's chat: `random_seed`, counts in every stream, unknown fields refused by its server too.
@@ -63,6 +67,7 @@ pub static MISTRAL: Chat = Chat {
     seed: Seed::RandomSeed,
     stream_usage: StreamUsage::Always,
     extras: Extras::Pass,
+    gap: Some(&FIM),
 };
 
 impl Dialect for Chat {
@@ -88,6 +93,7 @@ impl Dialect for Chat {
             | Parameter::Seed
             | Parameter::LogitBias => Support::Native,
             Parameter::StreamOptions => Support::Emulated,
+            Parameter::Suffix if self.gap.is_some() => Support::Native,
             Parameter::Prompts
             | Parameter::TokenIds
             | Parameter::Suffix
@@ -99,6 +105,12 @@ impl Dialect for Chat {
 
     fn extras(&self) -> Extras {
         self.extras
+    }
+
+    fn infilling(&self, request: &CompletionRequest) -> Option<&'static dyn Dialect> {
+        let fim = self.gap?;
+        let gap: Option<&'static dyn Dialect> = request.asks(Parameter::Suffix).then_some(fim);
+        fim.infilling(request).or(gap)
     }
 
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {

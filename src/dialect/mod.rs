@@ -20,6 +20,7 @@ pub mod openai;
 mod openai_error;
 mod openai_page;
 pub mod replicate;
+pub mod substitute;
 pub mod tgi;
 pub mod triton;
 pub mod vertex;
@@ -48,6 +49,11 @@ pub trait Dialect: Debug + Send + Sync {
 
     /// The dialect that takes this one's place for `model`: an address behind which several vendors' APIs stand.
     fn for_model(&self, _model: &str) -> Option<&'static dyn Dialect> {
+        None
+    }
+
+    /// The dialect that takes this one's place for a text with a gap, which the API takes at another address.
+    fn infilling(&self, _request: &CompletionRequest) -> Option<&'static dyn Dialect> {
         None
     }
 
@@ -266,12 +272,12 @@ fn check_stream_options(
     }
 }
 
-/// One cell of the capability table.
+/// One cell of the capability table. Where prompts go raw, one with control tokens can say what a `suffix` would.
 pub fn support(dialect: &dyn Dialect, refused: &[Parameter], parameter: Parameter) -> Support {
-    if refused.contains(&parameter) {
-        Support::Refused
-    } else {
-        dialect.support(parameter)
+    match (refused.contains(&parameter), parameter) {
+        (true, Parameter::Suffix) if dialect.prompt_form() == PromptForm::Text => Support::Emulated,
+        (true, _) => Support::Refused,
+        (false, _) => dialect.support(parameter),
     }
 }
 

@@ -55,12 +55,11 @@ impl Dialect for Tgi {
             | Parameter::Echo
             | Parameter::BestOf
             | Parameter::Seed => Support::Native,
-            Parameter::StreamOptions => Support::Emulated,
+            Parameter::Suffix | Parameter::StreamOptions => Support::Emulated,
             Parameter::Prompts
             | Parameter::TokenIds
             | Parameter::N
             | Parameter::PresencePenalty
-            | Parameter::Suffix
             | Parameter::Logprobs
             | Parameter::User
             | Parameter::LogitBias => Support::Refused,

@@ -52,13 +52,12 @@ impl Dialect for Watsonx {
             | Parameter::Stream
             | Parameter::Stop
             | Parameter::Seed => Support::Native,
-            Parameter::StreamOptions => Support::Emulated,
+            Parameter::Suffix | Parameter::StreamOptions => Support::Emulated,
             Parameter::Prompts
             | Parameter::TokenIds
             | Parameter::N
             | Parameter::PresencePenalty
             | Parameter::FrequencyPenalty
-            | Parameter::Suffix
             | Parameter::Echo
             | Parameter::BestOf
             | Parameter::Logprobs

@@ -129,6 +129,7 @@ impl Exchange {
                 model: request.model().to_owned(),
                 tail: Tail::new(&request.stop),
                 limit: request.max_tokens(),
+                shape: request.shape,
                 ..Partial::default()
             },
             target: Arc::new(target),

@@ -326,7 +326,7 @@ impl Relay {
         }
     }
 
-    fn write(&self, chunk: &Completion<'_>, out: &mut Output) {
+    fn write(&mut self, chunk: &Completion<'_>, out: &mut Output) {
         self.partial
             .write_chunk(chunk, self.wishes.compliance, out.buffer());
     }
@@ -352,6 +352,7 @@ impl Relay {
         if self.wishes.counts != Counts::None && !self.partial.usage_told {
             self.partial.write_usage(out);
         }
+        self.partial.write_end(out);
         out.extend_from_slice(b"data: [DONE]\n\n");
     }
 
