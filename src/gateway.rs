@@ -621,6 +621,79 @@ mod tests {
         );
     }
 
+    /// The upstream's path and body for `body` at `path`.
+    fn sent(path: &str, provider: &str, body: &str) -> Result<(String, String), Error> {
+        let state = state(|config| {
+            let vllm = Arc::make_mut(config.providers.get_mut("vllm").unwrap());
+            vllm.base = Some(Arc::new(Base::try_new("http://h/v1", "base_url").unwrap()));
+        });
+        let headers = headers(&[(headers::PROVIDER, provider)]);
+        let head = Head {
+            method: &Method::POST,
+            path,
+            query: None,
+            headers: &headers,
+        };
+        let Admission::Complete(directives) = state.admit(head)? else {
+            panic!("{path} is passed");
+        };
+        let bytes = Bytes::copy_from_slice(body.as_bytes());
+        let exchange = state.complete(*directives, &headers, bytes, Seed { now: 1, draw: 1 })?;
+        let body = String::from_utf8(exchange.body().to_vec()).unwrap();
+        Ok((exchange.path(), body))
+    }
+
+    #[test]
+    fn mistrals_own_clients_reach_mistral_byte_for_byte() {
+        let body =
+            r#"{"model":"codestral-latest","prompt":"a", "suffix":"b","random_seed":1,"x":{}}"#;
+        for provider in ["mistral-ai", "codestral"] {
+            let (path, sent) = sent(FIM_COMPLETIONS, provider, body).unwrap();
+            assert_eq!((&*path, &*sent), ("/v1/fim/completions", body));
+        }
+    }
+
+    #[test]
+    fn a_gap_is_filled_by_whoever_can() {
+        let fim = r#"{"model":"qwen2.5-coder-7b","prompt":"a","suffix":"b","random_seed":7}"#;
+        let (path, body) = sent(FIM_COMPLETIONS, "vllm", fim).unwrap();
+        assert_eq!(path, "/v1/completions");
+        let filled = r#"{"model":"qwen2.5-coder-7b","prompt":"<|fim_prefix|>a<|fim_suffix|>b<|fim_middle|>","max_tokens":256,"#;
+        assert!(
+            body.starts_with(filled) && body.contains(r#""seed":7"#),
+            "{body}"
+        );
+        let (_, body) = sent(
+            FIM_COMPLETIONS,
+            "deepseek",
+            r#"{"model":"d","prompt":"a","suffix":"b"}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            body,
+            r#"{"model":"d","prompt":"a","max_tokens":256,"suffix":"b"}"#
+        );
+        let gap = r#"{"model":"codestral-latest","prompt":"a","suffix":"b"}"#;
+        let (path, body) = sent(COMPLETIONS, "mistral-ai", gap).unwrap();
+        assert_eq!(path, "/v1/fim/completions");
+        assert_eq!(
+            body,
+            r#"{"model":"codestral-latest","prompt":"a","suffix":"b","max_tokens":16}"#
+        );
+        for provider in ["groq", "vllm"] {
+            let error = sent(
+                COMPLETIONS,
+                provider,
+                gap.replace("codestral-latest", "m").as_str(),
+            )
+            .unwrap_err();
+            assert_eq!(
+                (error.status().as_u16(), error.param()),
+                (400, Some("suffix"))
+            );
+        }
+    }
+
     #[test]
     fn other_paths_go_below_the_providers_own() {
         let state = state(|config| config.default.provider = Some("openai".into()));

@@ -247,3 +247,162 @@ const BEYOND: &[Parameter] = &[
 const ROLE: &str = "assistant";
 const REPLY: &str = "chat.completion";
 const CHUNK: &str = "chat.completion.chunk";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        dialect::{Dialect, chat::CHAT, fim::VERBATIM, openai::OPENAI},
+        exchange::relay::{Answer, Counts, Relay, Wishes},
+    };
+
+    fn read(fields: &str) -> Result<CompletionRequest, Error> {
+        let body = format!(r#"{{"model":"m",{fields}}}"#);
+        CompletionRequest::read_fim(Bytes::from(body), &BTreeMap::new())
+    }
+
+    #[test]
+    fn the_endpoints_own_words_are_read() {
+        let request = read(r#""prompt":"a","suffix":"b","random_seed":7,"min_tokens":1"#).unwrap();
+        assert_eq!((request.seed, request.max_tokens()), (Some(7), MAX_TOKENS));
+        assert_eq!(request.suffix.as_deref(), Some("b"));
+        assert_eq!(request.extra.keys().collect::<Vec<_>>(), ["min_tokens"]);
+        assert!(request.source().is_none() && request.fim_source().is_some());
+        let plain = CompletionRequest::read(Bytes::from_static(b"{}")).unwrap();
+        assert_eq!((plain.max_tokens(), plain.fim_source()), (16, None));
+    }
+
+    #[test]
+    fn what_the_answer_has_no_place_for_is_refused_by_name() {
+        for (fields, param) in [
+            (r#""prompt":"a","n":2"#, "n"),
+            (r#""prompt":"a","best_of":2"#, "best_of"),
+            (r#""prompt":"a","echo":true"#, "echo"),
+            (r#""prompt":"a","logprobs":0"#, "logprobs"),
+            (r#""prompt":["a","b"]"#, "prompt"),
+            (r#""prompt":[1]"#, "prompt"),
+            (r#""suffix":"b""#, "prompt"),
+            (r#""prompt":"a","random_seed":"x""#, "random_seed"),
+            (r#""prompt":"a","random_seed":1,"seed":2"#, "random_seed"),
+        ] {
+            let error = read(fields).expect_err(fields);
+            assert_eq!(
+                (error.status().as_u16(), error.param()),
+                (400, Some(param)),
+                "{fields}"
+            );
+        }
+    }
+
+    const TEXT: &str = concat!(
+        "data: {\"id\":\"c\",\"object\":\"text_completion\",\"created\":1,\"model\":\"m\",\"choices\":[{\"text\":\"é\",\"index\":0,\"logprobs\":null,\"finish_reason\":null}]}\n\n",
+        "data: {\"id\":\"c\",\"object\":\"text_completion\",\"created\":1,\"model\":\"m\",\"choices\":[{\"text\":\"b\",\"index\":0,\"logprobs\":null,\"finish_reason\":\"length\"}]}\n\n",
+        "data: {\"id\":\"c\",\"object\":\"text_completion\",\"created\":1,\"model\":\"m\",\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2,\"total_tokens\":3}}\n\n",
+        "data: [DONE]\n\n",
+    );
+    const CHAT_EVENTS: &str = concat!(
+        "data: {\"id\":\"c\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n",
+        "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"é\"}}]}\n\n",
+        "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"b\"},\"finish_reason\":\"length\"}]}\n\n",
+        "data: {\"id\":\"c\",\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2,\"total_tokens\":3}}\n\n",
+        "data: [DONE]\n\n",
+    );
+    const FIM: &str = concat!(
+        "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"é\"},\"finish_reason\":null}]}\n\n",
+        "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"b\"},\"finish_reason\":null}]}\n\n",
+        "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"\"},\"finish_reason\":\"length\"}],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2,\"total_tokens\":3}}\n\n",
+        "data: [DONE]\n\n",
+    );
+
+    fn relay(dialect: &'static dyn Dialect, answer: Answer, pieces: &[&[u8]]) -> (String, Relay) {
+        let wishes = Wishes {
+            compliance: Compliance::Strict,
+            counts: Counts::None,
+            choices: 1,
+            max_event_bytes: 1 << 20,
+        };
+        let partial = Partial {
+            id: "seed".to_owned(),
+            shape: Shape::Fim,
+            ..Partial::default()
+        };
+        let mut relay = Relay::new(dialect, partial, wishes, answer);
+        let mut out = Vec::new();
+        for piece in pieces {
+            out.extend(relay.push(Bytes::copy_from_slice(piece)));
+        }
+        out.extend(relay.finish().unwrap());
+        (String::from_utf8(out).unwrap(), relay)
+    }
+
+    #[test]
+    fn a_stream_of_any_dialect_becomes_mistrals_at_every_cut() {
+        for (dialect, stream) in [
+            (&OPENAI as &'static dyn Dialect, TEXT),
+            (&CHAT, CHAT_EVENTS),
+            (&VERBATIM, FIM),
+        ] {
+            let bytes = stream.as_bytes();
+            for at in 0..bytes.len() {
+                let (out, relay) = relay(dialect, Answer::Stream, &[&bytes[..at], &bytes[at..]]);
+                assert_eq!(out, FIM, "{} {at}", dialect.name());
+                assert_eq!(relay.partial().usage, Some(Usage::new(1, 2)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_stream_ends_with_an_error_and_without_its_end() {
+        for (dialect, stream) in [(&OPENAI as &'static dyn Dialect, TEXT), (&VERBATIM, FIM)] {
+            let end = stream.find("length").unwrap();
+            let (out, relay) = relay(dialect, Answer::Stream, &[&stream.as_bytes()[..end - 60]]);
+            assert!(relay.failure().is_some());
+            assert!(
+                out.contains("\"error\":") && !out.contains("[DONE]"),
+                "{out}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_whole_answer_becomes_mistrals() {
+        let text = r#"{"id":"c","object":"text_completion","created":1,"model":"m","choices":[{"text":"é","index":0,"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}"#;
+        let chat = r#"{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"é"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}"#;
+        for (dialect, reply) in [
+            (&OPENAI as &'static dyn Dialect, text),
+            (&CHAT, chat),
+            (&VERBATIM, chat),
+        ] {
+            let (out, _) = relay(dialect, Answer::Whole, &[reply.as_bytes()]);
+            assert_eq!(out, chat);
+            let (out, _) = relay(dialect, Answer::WholeAsStream, &[reply.as_bytes()]);
+            let events: Vec<_> = out.split_terminator("\n\n").collect();
+            assert_eq!(events.len(), 3, "{out}");
+            assert!(
+                events[1].contains(r#""finish_reason":"stop"}],"usage":{"#),
+                "{out}"
+            );
+        }
+    }
+
+    #[test]
+    fn mistrals_own_answer_passes_to_the_byte() {
+        let reply = "{\"id\": \"c\",\n\"new\": [1], \"choices\": [{\"index\": 0, \"message\": {\"content\": \"a\", \"tool_calls\": null}, \"finish_reason\": \"model_length\"}]}";
+        assert_eq!(
+            relay(&VERBATIM, Answer::Whole, &[reply.as_bytes()]).0,
+            reply
+        );
+        let stream = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":\"stop\"}],\"p\":\"abc\",\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2,\"total_tokens\":3}}\n\ndata: [DONE]\n\n";
+        assert_eq!(
+            relay(&VERBATIM, Answer::Stream, &[stream.as_bytes()]).0,
+            stream
+        );
+    }
+
+    #[test]
+    fn nobody_is_told_counts_that_nobody_made() {
+        let reply = r#"{"choices":[{"index":0,"message":{"content":"a"},"finish_reason":"stop"}]}"#;
+        let (out, _) = relay(&CHAT, Answer::Whole, &[reply.as_bytes()]);
+        assert!(out.ends_with(r#""usage":{}}"#), "{out}");
+    }
+}

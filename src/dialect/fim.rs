@@ -67,7 +67,11 @@ impl Dialect for Fim {
     }
 
     fn extras(&self) -> Extras {
-        Extras::Only(&["metadata", "min_tokens"])
+        match self.client {
+            Shape::Text => Extras::Only(&["metadata", "min_tokens"]),
+            // What its own clients say is between them and Mistral.
+            Shape::Fim => Extras::Pass,
+        }
     }
 
     fn prompt_form(&self) -> PromptForm {
