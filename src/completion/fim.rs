@@ -58,6 +58,14 @@ impl CompletionRequest {
         check(&request)?;
         Ok(request)
     }
+
+    /// What the client calls `parameter`.
+    pub fn field(&self, parameter: Parameter) -> &'static str {
+        match (self.shape, parameter) {
+            (Shape::Fim, Parameter::Seed) => SEED,
+            (Shape::Fim | Shape::Text, other) => other.field(),
+        }
+    }
 }
 
 /// What a completion may ask and this endpoint cannot answer.

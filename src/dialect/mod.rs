@@ -236,7 +236,9 @@ pub fn settle(
                 request.leave_out(parameter);
             }
             Support::Emulated => {}
-            Support::Refused => return Err(Error::unsupported(parameter.field(), provider)),
+            Support::Refused => {
+                return Err(Error::unsupported(request.field(parameter), provider));
+            }
         }
     }
     check_stream_options(request, dialect, provider)?;
