@@ -6,6 +6,7 @@ mod completions;
 mod credentials;
 mod embedding;
 mod faults;
+mod gaps;
 mod http2;
 mod leaving;
 mod passing;
