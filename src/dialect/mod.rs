@@ -235,6 +235,10 @@ pub fn settle(
             Support::Emulated | Support::Refused if !request.asks(parameter) => {
                 request.leave_out(parameter);
             }
+            // Only a prompt can say it there: what is left of it would be lost.
+            Support::Emulated if parameter == Parameter::Suffix => {
+                return Err(Error::unsupported(parameter.field(), provider));
+            }
             Support::Emulated => {}
             Support::Refused => {
                 return Err(Error::unsupported(request.field(parameter), provider));
