@@ -137,7 +137,7 @@ impl State {
         if let Some(dialect) = provider.dialect.infilling(&request) {
             Arc::make_mut(&mut provider).dialect = dialect;
         }
-        let (dialect, refused) = (provider.dialect, provider.refuses);
+        let (dialect, refused) = (provider.dialect, &*provider.refuses);
         let substitutes = &self.config.substitutes;
         substitutes.apply(&mut request, dialect, refused, &provider.name)?;
         dialect::settle(&mut request, dialect, refused, &provider.name)?;

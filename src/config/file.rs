@@ -3,7 +3,7 @@
 //! Pingora's `ServerConf` keys stand at the top of the same file; this module reads `gateway:` alone. An error names file,
 //! line, path and what would be accepted. A secret is `env:NAME`, `file:PATH` or plain text; it is resolved here, once.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 
@@ -12,7 +12,7 @@ use crate::{
         Config, ConfigError, Emulator, Limits, Timeouts, credentials,
         source::Source,
         substitutes::{self, InfillFile},
-        text::{AuthText, BaseText, DialectText, DurationText, HostText, Unique},
+        text::{AuthText, BaseText, DialectText, DurationText, HostText, ParameterText, Unique},
     },
     dialect::openai::OPENAI,
     provider::{Auth, Base, Provider, place::Place, scheme::Scheme},
@@ -93,6 +93,7 @@ struct ProviderFile {
     credentials: BTreeMap<String, String>,
     headers: BTreeMap<String, String>,
     options: BTreeMap<String, String>,
+    refuses: Option<Vec<ParameterText>>,
     default_model: Option<String>,
 }
 
@@ -198,7 +199,7 @@ impl ProviderFile {
                 scheme: Scheme::Key,
                 credential: None,
                 headers: Vec::new(),
-                refuses: &[],
+                refuses: Cow::Borrowed(&[]),
                 default_model: None,
             },
         };
@@ -214,9 +215,12 @@ impl ProviderFile {
         }
         if let Some(dialect) = self.dialect {
             if dialect.0.name() != provider.dialect.name() {
-                provider.refuses = &[];
+                provider.refuses = Cow::Borrowed(&[]);
             }
             provider.dialect = dialect.0;
+        }
+        if let Some(refuses) = self.refuses {
+            provider.refuses = refuses.into_iter().map(|parameter| parameter.0).collect();
         }
         provider.base = self.base_url.map(|base| Arc::new(base.0)).or(provider.base);
         provider.auth = self.auth.map_or(provider.auth, |auth| auth.0);
@@ -355,7 +359,7 @@ fn apply_models(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Surroundings, provider::Credential};
+    use crate::{completion::Parameter, config::Surroundings, provider::Credential};
 
     struct Nothing;
 
@@ -412,6 +416,19 @@ mod tests {
             config.models.find("tiny-1").unwrap().model.as_deref(),
             Some("t")
         );
+    }
+
+    #[test]
+    fn what_a_provider_lacks_is_the_confs_to_say() {
+        let config = read(concat!(
+            "gateway:\n  providers:\n    vllm: { base_url: \"http://h/v1\", refuses: [] }\n",
+            "    mine: { base_url: \"http://h/v1\", refuses: [suffix, \"prompt: token ids\"] }\n",
+        ))
+        .unwrap();
+        let refuses = |name: &str| config.providers[name].refuses.clone();
+        assert!(refuses("vllm").is_empty());
+        assert_eq!(*refuses("mine"), [Parameter::Suffix, Parameter::TokenIds]);
+        assert!(refuses("sglang").contains(&Parameter::Suffix));
     }
 
     #[test]
@@ -475,6 +492,12 @@ mod tests {
                 4,
                 "gateway.providers.openai.dialect",
                 "expected one of openai, chat",
+            ),
+            (
+                "gateway:\n  providers:\n    openai:\n      refuses: [sufix]\n",
+                4,
+                "gateway.providers.openai.refuses",
+                "expected one of prompt: list",
             ),
             (
                 "gateway:\n  providers:\n    mine:\n      dialect: chat\n",

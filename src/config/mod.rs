@@ -179,7 +179,7 @@ fn built_in(row: &'static Row) -> Provider {
         scheme: row.scheme,
         credential: None,
         headers: Vec::new(),
-        refuses: row.refuses,
+        refuses: row.refuses.into(),
         default_model: None,
     }
 }

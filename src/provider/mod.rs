@@ -17,7 +17,7 @@ pub mod table;
 pub mod target;
 mod templates;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use http::{HeaderName, HeaderValue};
 
@@ -64,7 +64,7 @@ pub struct Provider {
     pub credential: Option<Credential>,
     /// Sent with every call.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    pub refuses: &'static [Parameter],
+    pub refuses: Cow<'static, [Parameter]>,
     /// For requests that name no model.
     pub default_model: Option<String>,
 }
