@@ -200,7 +200,7 @@ const QWEN: &str = "<|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>";
 
 #[rustfmt::skip] // A table: one family a line.
 const FAMILIES: &[Family] = &[
-    (&["*qwen2.5-coder*", "*qwen2p5-coder*", "*qwen-2.5-coder*", "*qwen3-coder*", "*qwen3p5-coder*", "*qwen-3-coder*"], &[],
+    (&["*qwen2.5-coder*", "*qwen2p5-coder*", "*qwen-2.5-coder*", "*qwen3-coder*", "*qwen-3-coder*"], &[],
         QWEN, &["<|endoftext|>", "<|file_sep|>", "<|fim_pad|>", "<|repo_name|>"]),
     (&["*codegemma*"], &["*-it", "*-it-*", "*instruct*"],
         QWEN, &["<|file_separator|>", "<|fim_prefix|>", "<|fim_suffix|>", "<eos>"]),
