@@ -3,7 +3,7 @@
 //! Pingora's `ServerConf` keys stand at the top of the same file; this module reads `gateway:` alone. An error names file,
 //! line, path and what would be accepted. A secret is `env:NAME`, `file:PATH` or plain text; it is resolved here, once.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 
@@ -12,7 +12,8 @@ use crate::{
         Config, ConfigError, Emulator, credentials,
         limits::{LimitsFile, TimeoutsFile},
         source::Source,
-        text::{AuthText, BaseText, DialectText, HostText, Unique},
+        substitutes::{self, InfillFile},
+        text::{AuthText, BaseText, DialectText, HostText, ParameterText, Unique},
     },
     dialect::{openai::OPENAI, settle::Unsupported},
     provider::{Auth, Base, Provider, place::Place, scheme::Scheme},
@@ -54,6 +55,8 @@ struct GatewayFile {
     default: DefaultFile,
     providers: Unique<ProviderFile>,
     models: Unique<ModelFile>,
+    infill: Vec<InfillFile>,
+    tokenizers: Unique<String>,
     allowed_hosts: Vec<HostText>,
     limits: LimitsFile,
     timeouts: TimeoutsFile,
@@ -92,6 +95,7 @@ struct ProviderFile {
     credentials: BTreeMap<String, String>,
     headers: BTreeMap<String, String>,
     options: BTreeMap<String, String>,
+    refuses: Option<Vec<ParameterText>>,
     default_model: Option<String>,
 }
 
@@ -146,6 +150,7 @@ impl GatewayFile {
             config.providers.insert(name, Arc::new(resolved));
         }
         config.allowed_hosts = self.allowed_hosts.into_iter().map(|host| host.0).collect();
+        config.substitutes = substitutes::read(self.infill, &self.tokenizers.0, source)?;
         self.limits.apply(&mut config.limits);
         self.timeouts.apply(&mut config.timeouts);
         config.unsupported = self.unsupported;
@@ -180,7 +185,7 @@ impl ProviderFile {
                 scheme: Scheme::Key,
                 credential: None,
                 headers: Vec::new(),
-                refuses: &[],
+                refuses: Cow::Borrowed(&[]),
                 default_model: None,
             },
         };
@@ -196,10 +201,13 @@ impl ProviderFile {
         }
         if let Some(dialect) = self.dialect {
             if dialect.0.name() != provider.dialect.name() {
-                provider.refuses = &[];
+                provider.refuses = Cow::Borrowed(&[]);
             }
             provider.dialect = dialect.0;
             provider.is_redefined = true;
+        }
+        if let Some(refuses) = self.refuses {
+            provider.refuses = refuses.into_iter().map(|parameter| parameter.0).collect();
         }
         provider.base = self.base_url.map(|base| Arc::new(base.0)).or(provider.base);
         provider.auth = self.auth.map_or(provider.auth, |auth| auth.0);
@@ -317,7 +325,7 @@ fn apply_models(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Surroundings, provider::Credential};
+    use crate::{completion::Parameter, config::Surroundings, provider::Credential};
 
     struct Nothing;
 
@@ -374,6 +382,19 @@ mod tests {
             config.models.find("tiny-1").unwrap().model.as_deref(),
             Some("t")
         );
+    }
+
+    #[test]
+    fn what_a_provider_lacks_is_the_confs_to_say() {
+        let config = read(concat!(
+            "gateway:\n  providers:\n    vllm: { base_url: \"http://h/v1\", refuses: [] }\n",
+            "    mine: { base_url: \"http://h/v1\", refuses: [suffix, \"prompt: token ids\"] }\n",
+        ))
+        .unwrap();
+        let refuses = |name: &str| config.providers[name].refuses.clone();
+        assert!(refuses("vllm").is_empty());
+        assert_eq!(*refuses("mine"), [Parameter::Suffix, Parameter::TokenIds]);
+        assert!(refuses("sglang").contains(&Parameter::Suffix));
     }
 
     #[test]
@@ -437,6 +458,12 @@ mod tests {
                 4,
                 "gateway.providers.openai.dialect",
                 "expected one of openai, chat",
+            ),
+            (
+                "gateway:\n  providers:\n    openai:\n      refuses: [sufix]\n",
+                4,
+                "gateway.providers.openai.refuses",
+                "expected one of prompt: list",
             ),
             (
                 "gateway:\n  providers:\n    mine:\n      dialect: chat\n",

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::value::RawValue;
 
 use crate::{
-    completion::Compliance,
+    completion::{Compliance, Shape},
     dialect::settle::Unsupported,
     error::Error,
     provider::{Secret, table::is_option},
@@ -32,6 +32,8 @@ pub struct Directives {
     pub options: BTreeMap<String, String>,
     /// Body fields that beat the client's own.
     pub overrides: BTreeMap<String, Box<RawValue>>,
+    /// Which endpoint was asked; the path's word, not a header's.
+    pub shape: Shape,
 }
 
 impl Directives {
@@ -80,6 +82,7 @@ impl Directives {
             option,
             options: config.options,
             overrides: config.override_params,
+            shape: Shape::default(),
         })
     }
 }
@@ -98,6 +101,7 @@ impl Directives {
             option: ROOT.to_owned(),
             options: BTreeMap::new(),
             overrides: BTreeMap::new(),
+            shape: Shape::default(),
         })
     }
 }

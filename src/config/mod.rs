@@ -6,12 +6,13 @@ pub mod headers;
 pub mod host;
 mod limits;
 pub mod source;
+mod substitutes;
 mod text;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use crate::{
-    dialect::settle::Unsupported,
+    dialect::{settle::Unsupported, substitute::Substitutes},
     provider::{Base, Provider, Row, place::Place, table::ROWS},
     route::Models,
 };
@@ -27,6 +28,7 @@ pub struct Config {
     pub default: Defaults,
     pub providers: BTreeMap<String, Arc<Provider>>,
     pub models: Models,
+    pub substitutes: Substitutes,
     /// Hosts that a client may choose by `x-portkey-custom-host`. Empty: none.
     pub allowed_hosts: Vec<AllowedHost>,
     pub limits: Limits,
@@ -139,6 +141,7 @@ impl Default for Config {
                 .map(|row| (row.name.to_owned(), Arc::new(built_in(row))))
                 .collect(),
             models: Models::default(),
+            substitutes: Substitutes::default(),
             allowed_hosts: Vec::new(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
@@ -190,7 +193,7 @@ fn built_in(row: &'static Row) -> Provider {
         scheme: row.scheme,
         credential: None,
         headers: Vec::new(),
-        refuses: row.refuses,
+        refuses: row.refuses.into(),
         default_model: None,
     }
 }

@@ -24,7 +24,8 @@ impl Dialect for Mistral {
     }
 
     fn for_request(&self, request: &CompletionRequest) -> Option<&'static dyn Dialect> {
-        request.asks(Parameter::Suffix).then_some(&FIM)
+        let gap: Option<&'static dyn Dialect> = request.asks(Parameter::Suffix).then_some(&FIM);
+        FIM.for_request(request).or(gap)
     }
 
     fn framing(&self) -> Framing {

@@ -24,6 +24,7 @@ mod openai_page;
 pub mod replicate;
 pub mod sagemaker;
 pub mod settle;
+pub mod substitute;
 pub mod tgi;
 mod tgi_request;
 mod tgi_tokens;

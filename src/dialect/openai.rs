@@ -12,7 +12,7 @@ use serde_json::{Number, value::RawValue};
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Finish, Logprobs, Parameter, Partial, Prompt,
+        Choice, Completion, CompletionRequest, Finish, Logprobs, Parameter, Partial, Prompt, Shape,
         Support, request::StreamOptions,
     },
     dialect::{
@@ -86,7 +86,10 @@ impl Dialect for OpenAi {
     }
 
     fn tap_reply(&self, body: &[u8], partial: &mut Partial) -> Tap {
-        openai_page::tap_reply(body, partial)
+        match partial.shape {
+            Shape::Text => openai_page::tap_reply(body, partial),
+            Shape::Fim => Tap::Translate,
+        }
     }
 
     fn read_reply<'b>(
@@ -105,6 +108,7 @@ impl Dialect for OpenAi {
 
     fn tap(&self, frame: &Frame, partial: &mut Partial) -> Tap {
         match &*frame.data {
+            _ if partial.shape != Shape::Text => Tap::Translate,
             _ if frame.form == Form::Comment => Tap::Pass { finished: 0 },
             _ if &*frame.event == b"error" => Tap::Translate,
             b"[DONE]" => Tap::Done,

@@ -5,7 +5,7 @@
 
 use serde::Deserialize;
 
-use super::{Dialect, extras};
+use super::{Dialect, PromptForm, extras};
 use crate::{
     completion::{CompletionRequest, Parameter, Prompt, Support},
     error::Error,
@@ -77,12 +77,17 @@ pub fn settle(request: &mut CompletionRequest, terms: Terms<'_>) -> Result<Settl
             Support::Emulated | Support::Refused if !request.asks(parameter) => {
                 request.leave_out(parameter);
             }
-            Support::Emulated => settled.emulated.push(parameter),
-            Support::Refused if terms.may_drop(parameter) => {
+            // Only a prompt can say it there: what is left of it would be lost.
+            Support::Emulated if parameter != Parameter::Suffix => {
+                settled.emulated.push(parameter);
+            }
+            Support::Emulated | Support::Refused if terms.may_drop(parameter) => {
                 request.forget(parameter);
                 settled.dropped.push(parameter.field().to_owned());
             }
-            Support::Refused => return Err(terms.unsupported(parameter.field())),
+            Support::Emulated | Support::Refused => {
+                return Err(terms.unsupported(request.field(parameter)));
+            }
         }
     }
     settle_stream_options(request, terms, &mut settled)?;
@@ -231,6 +236,14 @@ fn check_together(
 pub fn support(dialect: &dyn Dialect, refused: &[Parameter], parameter: Parameter) -> Support {
     match own_support(dialect, refused, parameter) {
         Support::Refused if is_emulated(parameter) => Support::Emulated,
+        // Where prompts go raw, one with control tokens can say what a suffix would.
+        Support::Refused
+            if parameter == Parameter::Suffix
+                && refused.contains(&parameter)
+                && dialect.prompt_form() == PromptForm::Text =>
+        {
+            Support::Emulated
+        }
         // The best of several is the one whose tokens are the likeliest.
         Support::Refused
             if parameter == Parameter::BestOf

@@ -75,7 +75,11 @@ impl Dialect for Vertex {
     }
 
     fn support(&self, parameter: Parameter) -> Support {
-        self.own().support(parameter)
+        match parameter {
+            // Mistral's own address for it is not among Google's.
+            Parameter::Suffix => Support::Refused,
+            other => self.own().support(other),
+        }
     }
 
     fn carries(&self, parameter: Parameter, request: &CompletionRequest) -> bool {

@@ -127,7 +127,7 @@ impl Answer {
         json!({"id": id, "object": object, "created": self.now, "model": self.model, "choices": choices})
     }
 
-    fn usage(&self) -> Value {
+    pub fn usage(&self) -> Value {
         let tokens: usize = self.texts.iter().map(|text| text.tokens.len()).sum();
         usage(
             self.prompt_tokens,

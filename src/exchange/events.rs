@@ -153,6 +153,7 @@ impl Relay {
         if self.wishes.counts != Counts::None && !self.partial.usage_told {
             self.partial.write_usage(out);
         }
+        self.partial.write_end(out);
         out.extend_from_slice(b"data: [DONE]\n\n");
     }
 

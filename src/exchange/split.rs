@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::edits::{Plan, Role};
 use crate::{
-    completion::{CompletionRequest, Parameter, Prompt},
+    completion::{CompletionRequest, Parameter, Prompt, request::MAX_STOPS},
     dialect::settle::Settled,
     error::Error,
 };
@@ -133,13 +133,21 @@ fn check_calls(request: &CompletionRequest, calls: u32, max_calls: u32) -> Resul
     Ok(())
 }
 
+/// The sequences that end a text here: those that the provider does not take, and those beyond what it takes.
 fn take_stops(request: &mut CompletionRequest, settled: &Settled) -> Arc<[String]> {
-    if !settled.emulates(Parameter::Stop) {
+    let native = if settled.emulates(Parameter::Stop) {
+        0
+    } else {
+        MAX_STOPS
+    };
+    if request.stop.len() <= native {
         return Arc::default();
     }
-    let stops = std::mem::take(&mut request.stop);
+    let mut upstream = std::mem::take(&mut request.stop);
     request.forget(Parameter::Stop);
-    stops.into()
+    let ours = upstream.split_off(native);
+    request.stop = upstream;
+    ours.into()
 }
 
 fn take_echo(request: &mut CompletionRequest, settled: &Settled) -> bool {

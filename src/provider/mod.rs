@@ -21,7 +21,7 @@ pub mod table;
 pub mod target;
 mod templates;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use http::{HeaderName, HeaderValue};
 
@@ -74,7 +74,7 @@ pub struct Provider {
     pub credential: Option<Credential>,
     /// Sent with every call.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    pub refuses: &'static [Parameter],
+    pub refuses: Cow<'static, [Parameter]>,
     /// For requests that name no model.
     pub default_model: Option<String>,
 }
@@ -111,7 +111,7 @@ impl Provider {
         if let Some(speech) = speech.filter(|_| !self.is_redefined) {
             let provider = Arc::make_mut(&mut self);
             provider.dialect = speech.dialect;
-            provider.refuses = speech.refuses;
+            provider.refuses = Cow::Borrowed(speech.refuses);
         }
         Ok(self)
     }

@@ -7,6 +7,7 @@ mod credentials;
 mod embedding;
 mod fan_out;
 mod faults;
+mod gaps;
 mod http2;
 mod identities;
 mod leaving;

@@ -75,15 +75,15 @@ pub fn send(gateway: &Gateway, provider: &Value, key: &str, fields: &str) -> Ans
     ask(&gateway.address, &headers, &body)
 }
 
-/// A model's name in the form that the provider wants.
+/// A model's name in the form that the provider wants; one that fills gaps, where there is one.
 fn model(provider: &Value) -> &'static str {
     match provider["dialect"].as_str().unwrap() {
         "mistral" | "fim" => "codestral-latest",
-        "workers-ai" => "@cf/meta/llama-3.1-8b-instruct",
+        "workers-ai" => "@cf/qwen/qwen2.5-coder-32b-instruct",
         "bedrock" => "anthropic.claude-3-5-haiku-20241022-v1:0",
         "bedrock-invoke" => "mistral.mistral-7b-instruct-v0:2",
         "replicate" => "meta/meta-llama-3-8b",
-        _ => "emulated-1",
+        _ => "qwen2.5-coder-7b",
     }
 }
 
@@ -520,6 +520,10 @@ fn the_table_says_what_happens_on_the_wire() {
                         .contains(r#""stream_options":{"include_usage":true"#)
                 }),
                 "native" => told.is_some() && told != plain,
+                "emulated" if field == "suffix" => told.is_some_and(|(_, body)| {
+                    let body = String::from_utf8_lossy(&body);
+                    body.contains("<|fim_prefix|>a<|fim_suffix|>b<|fim_middle|>")
+                }),
                 "emulated" => told.is_some(),
                 "refused" => {
                     told.is_none()
