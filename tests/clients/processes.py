@@ -1,7 +1,9 @@
-"""The processes that the tests talk to: gateways, and llama.cpp's server. Each is the test run's own, on loopback."""
+"""The processes that the tests talk to: gateways, llama.cpp's server, and clients that need an environment of their own.
+Each is the test run's own, on loopback."""
 
 import http.client
 import itertools
+import json
 import os
 import re
 import socket
@@ -15,14 +17,30 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 # Where `run` has put what it fetched.
 CLIENTS = Path(os.environ["CLIENTS"])
+# The programs of the second environment.
+APPS = CLIENTS / "apps/bin"
+# Clients that would look for models, prices or news elsewhere.
+OFFLINE = {
+    **os.environ,
+    "HF_HOME": str(CLIENTS / "apps/huggingface"),
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OPENAI_API_KEY": "sk-demo",
+}
 START_SECONDS = 20
 STOP_SECONDS = 5
 
 
 @contextmanager
-def demo(folder: Path):
-    """A gateway on `conf/demo.yaml`: the base URL that clients are given."""
+def demo(folder: Path, **default):
+    """A gateway on `conf/demo.yaml`, or with another `default` in it: the base URL that clients are given."""
     conf = (ROOT / "conf/demo.yaml").read_text()
+    for name, value in default.items():
+        conf, found = re.subn(rf"(?<=\n    {name}: ).*", value, conf)
+        assert found == 1, conf
     ports = dict(zip(("8787", "8788", "8789"), free_ports(3)))
     conf = re.sub(r"(?<=127\.0\.0\.1:)\d+", lambda port: str(ports[port[0]]), conf)
     with gateway(folder, conf, ports.values()):
@@ -46,8 +64,8 @@ gateway:
 
 
 @contextmanager
-def before(server: str, folder: Path):
-    """A gateway before llama.cpp's server: the base URL that clients are given."""
+def before(server: str, folder: Path, provider: str = "llama-cpp"):
+    """A gateway before such a provider's server: the base URL that clients are given."""
     [port] = free_ports(1)
     conf = f"""
 gateway:
@@ -55,9 +73,9 @@ gateway:
   admin:
     listen: none
   default:
-    provider: llama-cpp
+    provider: {provider}
   providers:
-    llama-cpp:
+    {provider}:
       base_url: {server}
       auth: none
 """
@@ -79,6 +97,24 @@ def llama_cpp(folder: Path, model: Path):
     [port] = free_ports(1)
     with running([sys.executable, HERE / "llama_server.py", model, str(port)], folder / "log", [port]):
         yield f"http://127.0.0.1:{port}/v1"
+
+
+@contextmanager
+def scoring(llama: str, folder: Path):
+    """A server that scores prompts by llama.cpp's: its base URL."""
+    [port] = free_ports(1)
+    with running([sys.executable, HERE / "scoring_server.py", llama, str(port)], folder / "log", [port]):
+        yield f"http://127.0.0.1:{port}/v1"
+
+
+def app(program: str, targets: dict, folder: Path = HERE) -> dict:
+    """What a program of `apps/` was answered by each of the targets."""
+    command = [APPS / "python", HERE / "apps" / program]
+    done = subprocess.run(
+        command, cwd=folder, env=OFFLINE, input=json.dumps(targets), capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @contextmanager
