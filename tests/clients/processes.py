@@ -107,11 +107,12 @@ def scoring(llama: str, folder: Path):
         yield f"http://127.0.0.1:{port}/v1"
 
 
-def app(program: str, targets: dict, folder: Path = HERE) -> dict:
+def app(program: str, targets: dict, folder: Path = HERE, **environment: str) -> dict:
     """What a program of `apps/` was answered by each of the targets."""
     command = [APPS / "python", HERE / "apps" / program]
+    environment = {**OFFLINE, **environment}
     done = subprocess.run(
-        command, cwd=folder, env=OFFLINE, input=json.dumps(targets), capture_output=True, text=True, timeout=100
+        command, cwd=folder, env=environment, input=json.dumps(targets), capture_output=True, text=True, timeout=100
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
