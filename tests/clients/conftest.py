@@ -13,7 +13,7 @@ import pytest
 
 import processes
 
-TEST_SECONDS = 30
+TEST_SECONDS = 60
 CLAUDE = "claude-sonnet-4-5"
 
 

@@ -27,7 +27,7 @@ def run(base: str, *arguments: str, provider: str | None = None) -> dict[str, in
         env={**os.environ, "TEST_API_BASE_URL": base, **headers},
         capture_output=True,
         text=True,
-        timeout=25,
+        timeout=50,
     )
     told = done.stdout.strip().splitlines()[-1]
     counts = {outcome: int(count) for count, outcome in re.findall(r"(\d+) (\w+)", told.split(" in ")[0])}
