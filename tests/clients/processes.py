@@ -19,6 +19,8 @@ ROOT = HERE.parent.parent
 CLIENTS = Path(os.environ["CLIENTS"])
 # The programs of the second environment.
 APPS = CLIENTS / "apps/bin"
+# Those of `run-heavy`.
+HEAVY = CLIENTS / "heavy/bin"
 # Clients that would look for models, prices or news elsewhere.
 OFFLINE = {
     **os.environ,
@@ -31,7 +33,7 @@ OFFLINE = {
     "OPENAI_API_KEY": "sk-demo",
 }
 START_SECONDS = 20
-STOP_SECONDS = 5
+STOP_SECONDS = 20
 
 
 @contextmanager
@@ -107,6 +109,32 @@ def scoring(llama: str, folder: Path):
         yield f"http://127.0.0.1:{port}/v1"
 
 
+@contextmanager
+def vllm(model: Path, folder: Path):
+    """vLLM's server on the processor, of a model that it calls by its folder's name: its base URL."""
+    [port] = free_ports(1)
+    options = {
+        "--served-model-name": model.name,
+        "--host": "127.0.0.1",
+        "--port": str(port),
+        "--dtype": "float32",
+        "--max-model-len": "1024",
+        "--max-num-seqs": "8",
+    }
+    # A prompt whose start is remembered is scored otherwise in its last digits.
+    command = [HEAVY / "vllm", "serve", model, "--enforce-eager", "--no-enable-prefix-caching"]
+    command += [word for option in options.items() for word in option]
+    environment = {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    with running(command, folder / "vllm.log", [port], seconds=240, **environment):
+        yield f"http://127.0.0.1:{port}/v1"
+
+
 def app(program: str, targets: dict, folder: Path = HERE, **environment: str) -> dict:
     """What a program of `apps/` was answered by each of the targets."""
     command = [APPS / "python", HERE / "apps" / program]
@@ -119,12 +147,14 @@ def app(program: str, targets: dict, folder: Path = HERE, **environment: str) ->
 
 
 @contextmanager
-def running(command: list, log: Path, ports):
+def running(command: list, log: Path, ports, seconds: float = START_SECONDS, **environment: str):
     """A child process, from when it answers on all its ports until the block ends."""
     with log.open("wb") as output:
-        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        child = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
     try:
-        limit = time.monotonic() + START_SECONDS
+        limit = time.monotonic() + seconds
         for port in ports:
             while not answers(port):
                 assert child.poll() is None and time.monotonic() < limit, log.read_text()

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import processes
 import pytest
-import tiny_tokenizer
+import tiny_hf
 
 FOLDER = processes.HERE / "lm_eval"
 SCORED = ["choice", "rolling", "writing"]
@@ -19,7 +19,7 @@ HEADERS = {"Authorization": "Bearer sk-demo"}
 @pytest.fixture(scope="module")
 def told(direct, through, base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("scoring")
-    tiny_tokenizer.write(folder / "tokenizer")
+    tiny_hf.write_tokenizer(folder / "tokenizer")
     local = {"tokenizer_backend": "huggingface", "tokenizer": str(folder / "tokenizer")}
     texts = {**local, "tokenized_requests": False}
 
