@@ -43,7 +43,11 @@ def test_all_pass_by_header(chat_only):
     assert run(chat_only, provider="openai") == {"passed": 40}
 
 
-# Those with every parameter name `echo`, `logprobs` and `suffix`, which no chat-only provider has.
+# Those with every parameter name `echo`, `logprobs` and `suffix`, which neither llama.cpp nor a chat-only provider has.
+def test_those_of_what_llama_cpp_has_pass(through):
+    assert run(through, "-k", "not all_params") == {"passed": 30, "deselected": 10}
+
+
 @pytest.mark.parametrize("provider", [None, "groq", "google"])
 def test_those_of_what_a_chat_only_provider_has_pass(chat_only, provider):
     assert run(chat_only, "-k", "not all_params", provider=provider) == {"passed": 30, "deselected": 10}
