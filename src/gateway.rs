@@ -141,6 +141,11 @@ impl State {
                 refused: provider.refuses,
                 provider: &provider.name,
                 unsupported: directives.unsupported.unwrap_or(self.config.unsupported),
+                prompt_as: directives
+                    .prompt_as
+                    .or(provider.prompt_as)
+                    .unwrap_or(self.config.prompt_as),
+                prefill: provider.prefill,
             },
         )?;
         let limits = &self.config.limits;

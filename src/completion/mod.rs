@@ -2,11 +2,13 @@
 //!
 //! Source: the API page of `POST /v1/completions`. A chunk and a whole reply share one type.
 
+pub mod approach;
 mod asked;
 mod fields;
 pub mod finished;
 pub mod parameter;
 pub mod prompt;
+pub mod repeat;
 pub mod request;
 pub mod stop;
 pub mod tail;
@@ -17,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 pub use self::{
+    approach::{Approach, Mark, PromptAs},
     finished::Finished,
     parameter::{Parameter, Support},
     prompt::Prompt,

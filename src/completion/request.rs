@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Number, value::RawValue};
 
 use crate::{
-    completion::{fields, prompt::Prompt},
+    completion::{Approach, fields, prompt::Prompt},
     error::Error,
 };
 
@@ -38,6 +38,8 @@ pub struct CompletionRequest {
     pub seed: Option<i64>,
     pub logit_bias: Option<BTreeMap<String, Number>>,
     pub stream_options: Option<StreamOptions>,
+    /// How the prompt is put to a model that answers messages: no field of the body.
+    pub approach: Approach,
     /// Fields the page does not know, by name.
     pub extra: BTreeMap<String, Box<RawValue>>,
     /// The bytes this request was read from, while they still say the same as the fields.

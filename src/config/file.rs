@@ -8,9 +8,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde::Deserialize;
 
 use crate::{
+    completion::{Mark, PromptAs},
     config::{
         Config, ConfigError, Emulator, credentials,
         limits::{LimitsFile, TimeoutsFile},
+        prompt::PromptKeys,
         source::Source,
         text::{AuthText, BaseText, DialectText, HostText, Unique},
     },
@@ -58,6 +60,7 @@ struct GatewayFile {
     limits: LimitsFile,
     timeouts: TimeoutsFile,
     unsupported: Unsupported,
+    prompt_as: PromptAs,
     emulator: Option<EmulatorFile>,
 }
 
@@ -92,6 +95,8 @@ struct ProviderFile {
     credentials: BTreeMap<String, String>,
     headers: BTreeMap<String, String>,
     options: BTreeMap<String, String>,
+    prompt_as: Option<PromptAs>,
+    prefill: Option<Mark>,
     default_model: Option<String>,
 }
 
@@ -149,6 +154,7 @@ impl GatewayFile {
         self.limits.apply(&mut config.limits);
         self.timeouts.apply(&mut config.timeouts);
         config.unsupported = self.unsupported;
+        config.prompt_as = self.prompt_as;
         if let Some(emulator) = self.emulator {
             emulator.apply(source, config)?;
         }
@@ -180,6 +186,8 @@ impl ProviderFile {
                 credential: None,
                 headers: Vec::new(),
                 refuses: &[],
+                prefill: None,
+                prompt_as: None,
                 default_model: None,
             },
         };
@@ -199,6 +207,8 @@ impl ProviderFile {
             }
             provider.dialect = dialect.0;
         }
+        let (prompt_as, prefill) = (self.prompt_as, self.prefill);
+        PromptKeys { prompt_as, prefill }.apply(&mut provider, source)?;
         provider.base = self.base_url.map(|base| Arc::new(base.0)).or(provider.base);
         provider.auth = self.auth.map_or(provider.auth, |auth| auth.0);
         provider.default_model = self.default_model;

@@ -2,6 +2,13 @@
 //!
 //! Source: <https://platform.openai.com/docs/api-reference/chat>. The prompt becomes one user message, the message's content
 //! becomes `text`. The model answers the prompt rather than continuing it: that is what chat models do.
+//!
+//! The page has no way to give the start of the answer; some who copied it have, each its own mark: Groq
+//! (<https://console.groq.com/docs/prefilling>) and OpenRouter (<https://openrouter.ai/docs/api-reference/overview>) none but the
+//! role, DeepSeek's beta (<https://api-docs.deepseek.com/guides/chat_prefix_completion>) `prefix`, Moonshot
+//! (<https://platform.kimi.ai/docs/guide/use-partial-mode-feature-of-kimi-api>) and Model Studio
+//! (<https://www.alibabacloud.com/help/en/model-studio/partial-mode>) `partial`, vLLM
+//! (<https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html>) and SGLang two fields of the request.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -12,7 +19,7 @@ use serde_json::{Number, value::RawValue};
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support,
+        Approach, Choice, Completion, CompletionRequest, Finish, Mark, Parameter, Partial, Support,
         request::StreamOptions,
     },
     dialect::{
@@ -22,6 +29,7 @@ use crate::{
         openai::stream_options,
         openai_error::{read_error, read_error_event, read_stream_error},
         read_usage, to_body,
+        turns::{Speaker, Turn, Words, instruction, turns},
     },
     error::Error,
     wire::{Form, Frame, Framing},
@@ -34,6 +42,8 @@ pub struct Chat {
     seed: Seed,
     stream_usage: StreamUsage,
     extras: Extras,
+    /// Its own way; `None`: each provider's.
+    prefill: Option<Mark>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -54,15 +64,18 @@ pub static CHAT: Chat = Chat {
     seed: Seed::Seed,
     stream_usage: StreamUsage::OnRequest,
     extras: Extras::Pass,
+    prefill: None,
 };
 
 /// Mistral's chat: `random_seed`, counts in every stream, unknown fields refused by its server too.
-/// Source: <https://docs.mistral.ai/api/#operation/createChatCompletion>.
+/// Source: <https://docs.mistral.ai/api/#operation/createChatCompletion>. A [prefix](https://docs.mistral.ai/guides/prefix/) stands
+/// in the answer too.
 pub static MISTRAL: Chat = Chat {
     name: "mistral",
     seed: Seed::RandomSeed,
     stream_usage: StreamUsage::Always,
     extras: Extras::Pass,
+    prefill: Some(Mark::RepeatedPrefix),
 };
 
 impl Dialect for Chat {
@@ -99,6 +112,10 @@ impl Dialect for Chat {
 
     fn extras(&self) -> Extras {
         self.extras
+    }
+
+    fn prefill(&self, told: Option<Mark>, _model: Option<&str>) -> Option<Mark> {
+        self.prefill.or(told)
     }
 
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {
@@ -168,14 +185,28 @@ impl Chat {
         })
     }
 
+    /// Our own fields, and the client's of the same names.
+    fn goes_on(request: &CompletionRequest) -> Result<bool, Error> {
+        if request.approach != Approach::Prefill(Mark::ContinueFinalMessage) {
+            return Ok(false);
+        }
+        let own = GOING_ON
+            .iter()
+            .find(|name| request.extra.contains_key(**name));
+        own.map_or(Ok(true), |name| {
+            let message = format!("`{name}` is set by `prefill`; send one of the two.");
+            Err(Error::invalid(*name, message))
+        })
+    }
+
     fn body<'a>(&self, request: &'a CompletionRequest) -> Result<Body<'a>, Error> {
         let seed = |name: Seed| request.seed.filter(|_| self.seed == name);
+        let goes_on = Self::goes_on(request)?;
         Ok(Body {
             model: request.model(),
-            messages: [Message {
-                role: "user",
-                content: request.sole_text()?,
-            }],
+            messages: messages(request)?,
+            continue_final_message: goes_on,
+            add_generation_prompt: goes_on.then_some(false),
             max_tokens: request.max_tokens(),
             temperature: request.temperature,
             top_p: request.top_p,
@@ -198,7 +229,11 @@ impl Chat {
 #[derive(Serialize)]
 struct Body<'a> {
     model: &'a str,
-    messages: [Message<'a>; 1],
+    messages: Vec<Message<'a>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    continue_final_message: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    add_generation_prompt: Option<bool>,
     max_tokens: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
@@ -231,7 +266,40 @@ struct Body<'a> {
 #[derive(Serialize)]
 struct Message<'a> {
     role: &'static str,
-    content: &'a RawValue,
+    content: Words<'a>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    prefix: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    partial: bool,
+}
+
+fn messages(request: &CompletionRequest) -> Result<Vec<Message<'_>>, Error> {
+    let system = instruction(request, "messages")?.map(|content| Message {
+        role: "system",
+        content,
+        prefix: false,
+        partial: false,
+    });
+    let turns = turns(request)?;
+    let told = turns
+        .into_iter()
+        .map(|turn| Message::of(turn, request.approach));
+    Ok(system.into_iter().chain(told).collect())
+}
+
+impl<'a> Message<'a> {
+    fn of(turn: Turn<'a>, approach: Approach) -> Self {
+        let mark = match approach {
+            Approach::Prefill(mark) if turn.speaker == Speaker::Assistant => Some(mark),
+            _ => None,
+        };
+        Self {
+            role: turn.speaker.role(),
+            content: turn.words,
+            prefix: matches!(mark, Some(Mark::Prefix | Mark::RepeatedPrefix)),
+            partial: mark == Some(Mark::Partial),
+        }
+    }
 }
 
 /// A whole reply or one event; an error in its place is read too.
@@ -346,6 +414,8 @@ fn read_content(content: &RawValue) -> Result<Cow<'_, str>, Error> {
 
 /// Mistral's word for `seed`.
 const RANDOM_SEED: &str = "random_seed";
+/// vLLM's and SGLang's: the first "cannot be used at the same time as" the second, which is on by default.
+const GOING_ON: [&str; 2] = ["continue_final_message", "add_generation_prompt"];
 const NO_MESSAGE: &str =
     "The provider's answer is no chat completion: a choice of it has no message.";
 

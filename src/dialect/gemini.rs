@@ -23,7 +23,9 @@ use crate::{
         google_error::{ToldError, read_told_error},
         join, not_the_shape,
         openai::learn_head,
-        positive_max_tokens, to_body, unreadable_error,
+        positive_max_tokens, to_body,
+        turns::{Words, instruction},
+        unreadable_error,
     },
     error::Error,
     wire::{Form, Frame, Framing},
@@ -150,6 +152,8 @@ fn read_resource(model: &str) -> Result<String, Error> {
 #[serde(rename_all = "camelCase")]
 struct Body<'a> {
     contents: [Content<'a>; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system_instruction: Option<Instruction>,
     generation_config: GenerationConfig<'a>,
     #[serde(flatten)]
     extra: Fields<'a>,
@@ -165,7 +169,13 @@ struct Content<'a> {
 
 #[derive(Serialize)]
 struct Part<'a> {
-    text: &'a RawValue,
+    text: Words<'a>,
+}
+
+/// A content whose role is its place.
+#[derive(Serialize)]
+struct Instruction {
+    parts: [Part<'static>; 1],
 }
 
 #[derive(Serialize)]
@@ -197,13 +207,17 @@ impl<'a> Body<'a> {
             return Err(Error::invalid("top_k", message));
         }
         let (of_body, of_config) = extras(request).partition(|(name, _)| OF_BODY.contains(name));
+        let system = instruction(request, "systemInstruction")?;
         Ok(Self {
             contents: [Content {
                 role: "user",
                 parts: [Part {
-                    text: request.sole_text()?,
+                    text: Words::Prompt(request.sole_text()?),
                 }],
             }],
+            system_instruction: system.map(|text| Instruction {
+                parts: [Part { text }],
+            }),
             generation_config: GenerationConfig {
                 stop_sequences: &request.stop,
                 candidate_count: candidate_count(request)?,

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use crate::{
-    completion::{Completion, CompletionRequest, Parameter, Partial, Support},
+    completion::{Completion, CompletionRequest, Mark, Parameter, Partial, Support},
     dialect::{
         Dialect, Extras, Step, UpstreamRequest,
         anthropic::{self, ANTHROPIC},
@@ -84,6 +84,14 @@ impl Dialect for Vertex {
 
     fn extras(&self) -> Extras {
         self.own().extras()
+    }
+
+    /// Some of the publishers' models take it; which, the model says.
+    fn prefill(&self, _told: Option<Mark>, model: Option<&str>) -> Option<Mark> {
+        match model {
+            None => Some(Mark::Role),
+            Some(_) => self.own().prefill(None, model),
+        }
     }
 
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {

@@ -50,13 +50,13 @@ pub fn split(
         } else {
             prompts.saturating_mul(n)
         },
+        repeated: None,
         echo: None,
         stops,
         role: if calls > 1 { Role::Part } else { Role::Whole },
     };
     if calls == 1 {
-        let echo = echo.then(|| text(&request.prompt)).transpose()?;
-        let plan = Plan { echo, ..plan };
+        let plan = around(&request, echo, plan)?;
         return Ok(vec![Share {
             request,
             plan,
@@ -74,13 +74,20 @@ pub fn split(
     };
     let mut shares = Vec::new();
     for request in each {
-        let plan = Plan {
-            echo: echo.then(|| text(&request.prompt)).transpose()?,
-            ..plan.clone()
-        };
+        let plan = around(&request, echo, plan.clone())?;
         repeat(request, &plan, repeats, &mut shares);
     }
     Ok(shares)
+}
+
+/// The plan for the answer to one prompt, which that answer may have to begin with, or not to.
+fn around(request: &CompletionRequest, echo: Option<Parameter>, plan: Plan) -> Result<Plan, Error> {
+    let prompt = || text(&request.prompt);
+    Ok(Plan {
+        repeated: request.approach.repeats_prompt().then(prompt).transpose()?,
+        echo: echo.map(|_| prompt()).transpose()?,
+        ..plan
+    })
 }
 
 /// `times` calls for the next choices of one prompt. A seed stands for one text: each repetition gets one of its own.
@@ -143,10 +150,11 @@ fn take_stops(request: &mut CompletionRequest, settled: &Settled) -> Arc<[String
     stops.into()
 }
 
-fn take_echo(request: &mut CompletionRequest, settled: &Settled) -> bool {
-    let echo = settled.emulates(Parameter::Echo);
-    if echo {
-        request.forget(Parameter::Echo);
+/// `Some` if the gateway is to echo.
+fn take_echo(request: &mut CompletionRequest, settled: &Settled) -> Option<Parameter> {
+    let echo = Some(Parameter::Echo).filter(|echo| settled.emulates(*echo));
+    if let Some(echo) = echo {
+        request.forget(echo);
     }
     echo
 }
@@ -163,7 +171,7 @@ fn text(prompt: &Prompt) -> Result<Arc<str>, Error> {
         // A lone surrogate, say: JSON can write it, text cannot hold it.
         Error::invalid(
             "prompt",
-            "`prompt` holds what is no Unicode text and cannot be echoed.",
+            "`prompt` holds what is no Unicode text and cannot be echoed, or told from what follows it.",
         )
     })
 }

@@ -1,0 +1,41 @@
+//! How a provider's prompts are put, as a conf file says: checked when it is read, not at the first request.
+
+use crate::{
+    completion::{Mark, PromptAs},
+    config::{ConfigError, source::Source},
+    dialect::PromptForm,
+    provider::Provider,
+};
+
+/// `prompt_as` and `prefill` of one provider.
+pub struct PromptKeys {
+    pub prompt_as: Option<PromptAs>,
+    pub prefill: Option<Mark>,
+}
+
+impl PromptKeys {
+    pub fn apply(self, provider: &mut Provider, source: &Source<'_>) -> Result<(), ConfigError> {
+        let (form, dialect) = (provider.dialect.prompt_form(), provider.dialect);
+        let wrong = |key: &str, message: String| {
+            Err(source.error(&["gateway", "providers", &provider.name, key], message))
+        };
+        if let Some(mark) = self.prefill
+            && (form == PromptForm::Text || dialect.prefill(Some(mark), None) != Some(mark))
+        {
+            let message = format!("the dialect `{}` has no such way", dialect.name());
+            return wrong("prefill", message);
+        }
+        let prefill = self.prefill.or(provider.prefill);
+        let has_none = form == PromptForm::Chat && dialect.prefill(prefill, None).is_none();
+        if self.prompt_as == Some(PromptAs::Prefill) && has_none {
+            let message = format!(
+                "{} documents no way to give the start of the model's message; expected `message` or `continue`",
+                provider.name
+            );
+            return wrong("prompt_as", message);
+        }
+        provider.prefill = prefill;
+        provider.prompt_as = self.prompt_as;
+        Ok(())
+    }
+}
