@@ -385,6 +385,37 @@ mod tests {
     }
 
     #[test]
+    fn how_prompts_are_put_is_said_for_all_and_for_each() {
+        let config = read(concat!(
+            "gateway:\n  prompt_as: continue\n  providers:\n    groq: { prompt_as: prefill }\n",
+            "    openai: { prompt_as: prefill }\n    bedrock: { prompt_as: prefill }\n",
+            "    deepseek: { dialect: chat, prompt_as: prefill }\n",
+            "    mine: { base_url: \"http://a/v1\", dialect: chat, prefill: continue_final_message, prompt_as: message }\n",
+        ))
+        .unwrap();
+        assert_eq!(config.prompt_as, PromptAs::Continue);
+        for (name, way, mark) in [
+            ("groq", Some(PromptAs::Prefill), Some(Mark::Role)),
+            ("openai", Some(PromptAs::Prefill), None),
+            ("bedrock", Some(PromptAs::Prefill), None),
+            ("deepseek", Some(PromptAs::Prefill), Some(Mark::Prefix)),
+            (
+                "mine",
+                Some(PromptAs::Message),
+                Some(Mark::ContinueFinalMessage),
+            ),
+            ("moonshot", None, Some(Mark::Partial)),
+        ] {
+            let provider = &config.providers[name];
+            assert_eq!(
+                (provider.prompt_as, provider.prefill),
+                (way, mark),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
     fn the_emulator_takes_every_providers_place_and_keeps_its_path() {
         let config = read("gateway: { emulator: { listen: \"127.0.0.1:9\", all: true } }").unwrap();
         assert_eq!(
@@ -445,6 +476,36 @@ mod tests {
                 4,
                 "gateway.providers.openai.dialect",
                 "expected one of openai, chat",
+            ),
+            (
+                "gateway:\n  prompt_as: prefil\n",
+                2,
+                "gateway.prompt_as",
+                "expected one of `message`, `continue`, `prefill`",
+            ),
+            (
+                "gateway:\n  providers:\n    openai: {}\n    cohere:\n      prompt_as: prefill\n",
+                5,
+                "gateway.providers.cohere.prompt_as",
+                "expected `message` or `continue`",
+            ),
+            (
+                "gateway:\n  providers:\n    groq:\n      dialect: gemini\n      prompt_as: prefill\n",
+                5,
+                "gateway.providers.groq.prompt_as",
+                "documents no way",
+            ),
+            (
+                "gateway:\n  providers:\n    vllm:\n      prefill: role\n",
+                4,
+                "gateway.providers.vllm.prefill",
+                "the dialect `openai` has no such way",
+            ),
+            (
+                "gateway:\n  providers:\n    groq:\n      prefill: vllm\n",
+                4,
+                "gateway.providers.groq.prefill",
+                "expected one of `role`, `prefix`",
             ),
             (
                 "gateway:\n  providers:\n    mine:\n      dialect: chat\n",

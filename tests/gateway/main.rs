@@ -11,5 +11,6 @@ mod http2;
 mod leaving;
 mod passing;
 mod process;
+mod prompt_as;
 mod providers;
 mod support;
