@@ -27,7 +27,7 @@ use crate::{
         openai::learn_head,
         openai_error::read_error,
         positive_max_tokens, to_body,
-        turns::{Turn, Words, check_trailing_space, instruction, turns},
+        turns::{Said, Words, check_trailing_space, instruction, turns},
     },
     error::Error,
     wire::{Form, Frame, Framing},
@@ -163,7 +163,7 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     anthropic_version: Option<&'static str>,
     max_tokens: u64,
-    messages: Vec<Message<'a>>,
+    messages: Vec<Said<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     system: Option<Words<'a>>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
@@ -178,21 +178,6 @@ struct Body<'a> {
     stream: bool,
     #[serde(flatten)]
     extra: BTreeMap<&'a str, &'a RawValue>,
-}
-
-#[derive(Serialize)]
-struct Message<'a> {
-    role: &'static str,
-    content: Words<'a>,
-}
-
-impl<'a> From<Turn<'a>> for Message<'a> {
-    fn from(turn: Turn<'a>) -> Self {
-        Self {
-            role: turn.speaker.role(),
-            content: turn.words,
-        }
-    }
 }
 
 #[derive(Serialize)]
@@ -221,7 +206,7 @@ impl<'a> Body<'a> {
             model: None,
             anthropic_version: None,
             max_tokens: positive_max_tokens(request)?,
-            messages: turns(request)?.into_iter().map(Message::from).collect(),
+            messages: turns(request)?.into_iter().map(Said::from).collect(),
             system: instruction(request, "system")?,
             stop_sequences: &request.stop,
             temperature: request.temperature,

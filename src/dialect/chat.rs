@@ -2,13 +2,6 @@
 //!
 //! Source: <https://platform.openai.com/docs/api-reference/chat>. The prompt becomes one user message, the message's content
 //! becomes `text`. The model answers the prompt rather than continuing it: that is what chat models do.
-//!
-//! The page has no way to give the start of the answer; some who copied it have, each its own mark: Groq
-//! (<https://console.groq.com/docs/prefilling>) and OpenRouter (<https://openrouter.ai/docs/api-reference/overview>) none but the
-//! role, DeepSeek's beta (<https://api-docs.deepseek.com/guides/chat_prefix_completion>) `prefix`, Moonshot
-//! (<https://platform.kimi.ai/docs/guide/use-partial-mode-feature-of-kimi-api>) and Model Studio
-//! (<https://www.alibabacloud.com/help/en/model-studio/partial-mode>) `partial`, vLLM
-//! (<https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html>) and SGLang two fields of the request.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -19,17 +12,17 @@ use serde_json::{Number, value::RawValue};
 
 use crate::{
     completion::{
-        Approach, Choice, Completion, CompletionRequest, Finish, Mark, Parameter, Partial, Support,
+        Choice, Completion, CompletionRequest, Finish, Mark, Parameter, Partial, Support,
         request::StreamOptions,
     },
     dialect::{
         Dialect, Extras, Step, UpstreamRequest,
+        chat_turns::{Message, goes_on, messages},
         lenient::{Field, Map, Text, learn, read_object},
         not_the_shape,
         openai::stream_options,
         openai_error::{read_error, read_error_event, read_stream_error},
         read_usage, to_body,
-        turns::{Speaker, Turn, Words, instruction, turns},
     },
     error::Error,
     wire::{Form, Frame, Framing},
@@ -185,23 +178,9 @@ impl Chat {
         })
     }
 
-    /// Our own fields, and the client's of the same names.
-    fn goes_on(request: &CompletionRequest) -> Result<bool, Error> {
-        if request.approach != Approach::Prefill(Mark::ContinueFinalMessage) {
-            return Ok(false);
-        }
-        let own = GOING_ON
-            .iter()
-            .find(|name| request.extra.contains_key(**name));
-        own.map_or(Ok(true), |name| {
-            let message = format!("`{name}` is set by `prefill`; send one of the two.");
-            Err(Error::invalid(*name, message))
-        })
-    }
-
     fn body<'a>(&self, request: &'a CompletionRequest) -> Result<Body<'a>, Error> {
         let seed = |name: Seed| request.seed.filter(|_| self.seed == name);
-        let goes_on = Self::goes_on(request)?;
+        let goes_on = goes_on(request)?;
         Ok(Body {
             model: request.model(),
             messages: messages(request)?,
@@ -261,45 +240,6 @@ struct Body<'a> {
     logit_bias: Option<&'a BTreeMap<String, Number>>,
     #[serde(flatten)]
     extra: &'a BTreeMap<String, Box<RawValue>>,
-}
-
-#[derive(Serialize)]
-struct Message<'a> {
-    role: &'static str,
-    content: Words<'a>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    prefix: bool,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    partial: bool,
-}
-
-fn messages(request: &CompletionRequest) -> Result<Vec<Message<'_>>, Error> {
-    let system = instruction(request, "messages")?.map(|content| Message {
-        role: "system",
-        content,
-        prefix: false,
-        partial: false,
-    });
-    let turns = turns(request)?;
-    let told = turns
-        .into_iter()
-        .map(|turn| Message::of(turn, request.approach));
-    Ok(system.into_iter().chain(told).collect())
-}
-
-impl<'a> Message<'a> {
-    fn of(turn: Turn<'a>, approach: Approach) -> Self {
-        let mark = match approach {
-            Approach::Prefill(mark) if turn.speaker == Speaker::Assistant => Some(mark),
-            _ => None,
-        };
-        Self {
-            role: turn.speaker.role(),
-            content: turn.words,
-            prefix: matches!(mark, Some(Mark::Prefix | Mark::RepeatedPrefix)),
-            partial: mark == Some(Mark::Partial),
-        }
-    }
 }
 
 /// A whole reply or one event; an error in its place is read too.
@@ -414,8 +354,6 @@ fn read_content(content: &RawValue) -> Result<Cow<'_, str>, Error> {
 
 /// Mistral's word for `seed`.
 const RANDOM_SEED: &str = "random_seed";
-/// vLLM's and SGLang's: the first "cannot be used at the same time as" the second, which is on by default.
-const GOING_ON: [&str; 2] = ["continue_final_message", "add_generation_prompt"];
 const NO_MESSAGE: &str =
     "The provider's answer is no chat completion: a choice of it has no message.";
 

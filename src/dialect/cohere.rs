@@ -25,7 +25,7 @@ use crate::{
         openai::learn_head,
         openai_error::read_error,
         positive_max_tokens, to_body,
-        turns::{Words, instruction},
+        turns::{Said, Words, instruction},
         unsigned_seed,
     },
     error::{Error, Kind},
@@ -139,7 +139,7 @@ impl Dialect for Cohere {
 #[derive(Serialize)]
 struct Body<'a> {
     model: &'a str,
-    messages: Vec<SaidMessage<'a>>,
+    messages: Vec<Said<'a>>,
     max_tokens: u64,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     stop_sequences: &'a [String],
@@ -159,19 +159,11 @@ struct Body<'a> {
     extra: BTreeMap<&'a str, &'a RawValue>,
 }
 
-#[derive(Serialize)]
-struct SaidMessage<'a> {
-    role: &'static str,
-    content: Words<'a>,
-}
-
-fn messages(request: &CompletionRequest) -> Result<Vec<SaidMessage<'_>>, Error> {
+fn messages(request: &CompletionRequest) -> Result<Vec<Said<'_>>, Error> {
     let system = instruction(request, "messages")?.map(|words| ("system", words));
     let user = ("user", Words::Prompt(request.sole_text()?));
     let said = system.into_iter().chain([user]);
-    Ok(said
-        .map(|(role, content)| SaidMessage { role, content })
-        .collect())
+    Ok(said.map(|(role, content)| Said { role, content }).collect())
 }
 
 impl<'a> Body<'a> {

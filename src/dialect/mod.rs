@@ -8,6 +8,7 @@ pub mod bedrock;
 mod bedrock_error;
 pub mod bedrock_invoke;
 pub mod chat;
+mod chat_turns;
 pub mod cohere;
 pub mod fim;
 pub mod gemini;

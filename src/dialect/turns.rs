@@ -40,6 +40,22 @@ pub enum Words<'a> {
     Own(&'static str),
 }
 
+/// A message in the form that most APIs have for it.
+#[derive(Serialize)]
+pub struct Said<'a> {
+    pub role: &'static str,
+    pub content: Words<'a>,
+}
+
+impl<'a> From<Turn<'a>> for Said<'a> {
+    fn from(turn: Turn<'a>) -> Self {
+        Self {
+            role: turn.speaker.role(),
+            content: turn.words,
+        }
+    }
+}
+
 /// The messages of users and assistants. The instruction has a place of its own in most APIs.
 pub fn turns(request: &CompletionRequest) -> Result<Vec<Turn<'_>>, Error> {
     let turn = |speaker, words| Turn { speaker, words };
@@ -148,6 +164,15 @@ mod tests {
         }
     }
 
+    /// Dialect, model or fields, the row's mark, the way, and what is wanted.
+    type Case = (
+        &'static dyn Dialect,
+        &'static str,
+        Option<Mark>,
+        PromptAs,
+        &'static str,
+    );
+
     const CLAUDE: &str = "anthropic.claude-3-5-haiku-20241022-v1:0";
     const COMPARTMENT: &str = r#","compartmentId":"c""#;
 
@@ -155,7 +180,7 @@ mod tests {
     #[test]
     fn each_way_has_each_vendors_own_place() {
         use PromptAs::{Continue, Prefill};
-        let cases: &[(&'static dyn Dialect, &str, Option<Mark>, PromptAs, &str)] = &[
+        let cases: &[Case] = &[
             (
                 &CHAT,
                 "m",
@@ -339,32 +364,32 @@ mod tests {
     fn what_cannot_stand_together_is_refused_by_name() {
         use PromptAs::{Continue, Prefill};
         let going_on = Some(Mark::ContinueFinalMessage);
-        let cases: &[(&'static dyn Dialect, Option<Mark>, PromptAs, &str, &str)] = &[
-            (&ANTHROPIC, None, Continue, r#","system":"x""#, "system"),
-            (&BEDROCK, None, Continue, r#","system":[]"#, "system"),
+        let cases: &[Case] = &[
+            (&ANTHROPIC, r#","system":"x""#, None, Continue, "system"),
+            (&BEDROCK, r#","system":[]"#, None, Continue, "system"),
             (
                 &GEMINI,
+                r#","systemInstruction":{}"#,
                 None,
                 Continue,
-                r#","systemInstruction":{}"#,
                 "systemInstruction",
             ),
             (
                 &CHAT,
+                r#","add_generation_prompt":true"#,
                 going_on,
                 Prefill,
-                r#","add_generation_prompt":true"#,
                 "add_generation_prompt",
             ),
             (
                 &CHAT,
+                r#","continue_final_message":true"#,
                 going_on,
                 Prefill,
-                r#","continue_final_message":true"#,
                 "continue_final_message",
             ),
         ];
-        for &(dialect, told, way, fields, param) in cases {
+        for &(dialect, fields, told, way, param) in cases {
             let put = Put {
                 dialect,
                 model: "m",

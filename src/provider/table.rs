@@ -46,7 +46,7 @@ use crate::{
 };
 
 /// Sorted by name. How the start of an answer is given is told for rows of text completions too: a conf can have them speak
-/// `chat`. The pages it is documented on stand in `dialect/chat.rs`.
+/// `chat`. The pages it is documented on stand in `dialect/chat_turns.rs`.
 #[rustfmt::skip] // A table: one provider a line.
 pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
     vec![
