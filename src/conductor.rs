@@ -37,11 +37,13 @@ impl<'c> Conductor<'c> {
     ) -> Self {
         let total = upstream.timeouts().total;
         let patience = exchange.timeout().map_or(total, |own| own.min(total));
+        // A wait for the credential's token was a part of it.
+        let waited = ticket.waited();
         Self {
             session,
             ticket,
             upstream,
-            deadline: Box::pin(tokio::time::sleep(patience)),
+            deadline: Box::pin(tokio::time::sleep(patience.saturating_sub(waited))),
         }
     }
 

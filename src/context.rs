@@ -37,8 +37,6 @@ pub struct Context {
     pub(crate) heads: u32,
     /// The call is on its second and last connection.
     pub(crate) repeated: bool,
-    /// When the request was complete, and its call could begin.
-    called: Option<Instant>,
     _in_flight: InFlight,
 }
 
@@ -99,7 +97,6 @@ impl Context {
             last_words: None,
             heads: 0,
             repeated: false,
-            called: None,
             _in_flight: InFlight::new(&metrics.in_flight),
         }
     }
@@ -112,12 +109,12 @@ impl Context {
 
     /// From here on the deadline of a whole completion runs.
     pub(crate) fn begin_call(&mut self) {
-        self.called = Some(Instant::now());
+        self.ticket.called = Some(Instant::now());
     }
 
     /// What is left of `total` for a completion; `None`: nothing limits it.
     pub(crate) fn left(&self, total: Duration) -> Option<Duration> {
-        Some(total.saturating_sub(self.called?.elapsed()))
+        Some(total.saturating_sub(self.ticket.called?.elapsed()))
     }
 
     /// What a failure of the phases is told as: `error`, unless it was the end of the whole call's time that made it, or

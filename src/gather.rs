@@ -61,10 +61,11 @@ impl<'c> Gather<'c> {
     ) -> Self {
         let total = upstream.timeouts().total;
         let patience = fan_out.timeout().map_or(total, |own| own.min(total));
+        let left = patience.saturating_sub(ticket.waited());
         Self {
             session,
             ticket,
-            deadline: Box::pin(tokio::time::sleep(patience)),
+            deadline: Box::pin(tokio::time::sleep(left)),
             opened: false,
         }
     }

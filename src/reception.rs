@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::HeaderValue;
 use pingora::proxy::Session;
 
@@ -12,7 +13,7 @@ use crate::{
     context::{Call, Context},
     downstream::{self, unless_gone},
     error::Error,
-    exchange::{Road, Seed, Work},
+    exchange::{Replay, Road, Seed, Work},
     gateway::{Admission, Completing},
     gather::Gather,
     proxy::Gateway,
@@ -44,6 +45,9 @@ impl Gateway {
             }
             Admission::Pass(mut passage) => {
                 context.ticket.name(&passage.target.provider.name);
+                if passage.target.signs() {
+                    passage.body = Some(self.hold(session).await?);
+                }
                 if let Some(token) = self.tokens.settle(&passage.target).await? {
                     passage.settle(token)?;
                 }
@@ -55,6 +59,18 @@ impl Gateway {
                 Ok(Next::Proxy)
             }
             Admission::Complete(directives) => self.complete(session, context, *directives).await,
+        }
+    }
+
+    /// Reads the body of a passage that is signed: the signature covers it, and stands before it.
+    async fn hold(&self, session: &mut Session) -> Result<Bytes, Error> {
+        let limits = &self.state.config.limits;
+        match arrival::read_body(session, limits).await? {
+            (body, Replay::Held) => Ok(body),
+            (_, Replay::Lost) => {
+                let message = "The body of a signed call is sent with its `content-length`.";
+                Err(Error::invalid("content-length", message))
+            }
         }
     }
 

@@ -14,6 +14,8 @@ use crate::{config::headers, dialect::settle::Settled, provider::Target};
 #[derive(Debug)]
 pub struct Ticket {
     pub started: Instant,
+    /// When the request was complete, and its call could begin.
+    pub called: Option<Instant>,
     pub trace_id: HeaderValue,
     pub request_id: HeaderValue,
     pub provider: Option<HeaderValue>,
@@ -39,6 +41,7 @@ impl Ticket {
         };
         Self {
             started: Instant::now(),
+            called: None,
             trace_id: or_empty(trace_id.to_string()),
             request_id: or_empty(format!("req_{draw:032x}")),
             provider: None,
@@ -70,6 +73,11 @@ impl Ticket {
         let emulated = settled.emulated.iter().map(|parameter| parameter.field());
         self.emulated = list(emulated.filter(|field| *field != STREAM_OPTIONS));
         self.dropped = list(settled.dropped.iter().map(String::as_str));
+    }
+
+    /// What has passed of the call's time before it could begin.
+    pub fn waited(&self) -> Duration {
+        self.called.map_or(Duration::ZERO, |at| at.elapsed())
     }
 
     pub fn mark_first_byte(&mut self) {

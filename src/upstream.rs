@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use pingora::{ErrorSource, ErrorType, RetryType};
 use pingora::{
     connectors::{ConnectorOptions, TransportConnector},
@@ -167,6 +167,38 @@ pub fn pass_request(request: &mut RequestHeader, passage: &Passage) -> pingora::
     }
     for (name, value) in &passage.headers {
         request.insert_header(name, value)?;
+    }
+    Ok(())
+}
+
+/// Puts its signature on a request that [`pass_request`] made, if its target wants one. What the client signed with keys of
+/// its own is taken off.
+pub fn sign_passage(request: &mut RequestHeader, passage: &Passage) -> Result<(), Error> {
+    let Some(body) = &passage.body else {
+        return Ok(());
+    };
+    let wrong = |_| Error::new(Kind::Internal, "The upstream request could not be written.");
+    // Its body is here: nobody has to be asked for it.
+    request.remove_header(&header::EXPECT);
+    for name in SIGNATURE {
+        request.remove_header(name);
+    }
+    let has_body = matches!(request.method.as_str(), "POST" | "PUT" | "PATCH");
+    if has_body || !body.is_empty() {
+        request.remove_header(&header::TRANSFER_ENCODING);
+        request
+            .insert_header(header::CONTENT_LENGTH, HeaderValue::from(body.len()))
+            .map_err(wrong)?;
+    }
+    if has_body && !request.headers.contains_key(header::CONTENT_TYPE) {
+        let json = HeaderValue::from_static("application/json");
+        request
+            .insert_header(header::CONTENT_TYPE, json)
+            .map_err(wrong)?;
+    }
+    let signed = passage.sign(&request.method, &request.headers, unix_now())?;
+    for (name, value) in signed {
+        request.insert_header(name, value).map_err(wrong)?;
     }
     Ok(())
 }
@@ -341,6 +373,13 @@ enum Age {
     Stale,
 }
 
+/// Of AWS's and Oracle's signatures, beside `Authorization`.
+const SIGNATURE: [&str; 4] = [
+    "x-amz-content-sha256",
+    "x-amz-date",
+    "x-amz-security-token",
+    "x-content-sha256",
+];
 /// 1xx heads before the final one.
 pub const MAX_INTERIM: u32 = 8;
 /// The end of Pingora's text for a connection that closed without a byte.
@@ -365,7 +404,7 @@ mod tests {
             Auth, Credential, Secret, Target,
             azure::Identity,
             credential::{Aws, AwsKeys},
-            grant::Token,
+            grant::{Grant, Token},
             oci::Signer,
             sigv4::{Credentials, Scope},
             sts::AssumeRole,
@@ -409,6 +448,7 @@ mod tests {
                 concurrent_calls: 1,
                 bytes: 1 << 20,
             },
+            best: None,
         };
         let shares = split(request, &Settled::default(), 1).unwrap();
         let seed = Seed { now: 1, draw: 2 };
@@ -459,7 +499,9 @@ mod tests {
     #[test]
     fn an_assumed_role_signs_with_its_own_keys() {
         let role = AssumeRole::try_new(keys("AKID"), "arn:aws:iam::1:role/r", "us-east-1");
-        let mut exchange = exchange(aws(AwsKeys::Assumed(Arc::new(role.unwrap()))));
+        let mut exchange = exchange(aws(AwsKeys::Granted(Grant::AssumeRole(Arc::new(
+            role.unwrap(),
+        )))));
         assert_eq!(request_head(&exchange).unwrap_err().kind(), Kind::Internal);
         exchange.settle(Token::Aws(keys("ASIA")));
         let head = request_head(&exchange).unwrap();

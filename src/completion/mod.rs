@@ -6,6 +6,7 @@ pub mod approach;
 mod asked;
 mod fields;
 pub mod finished;
+pub mod logprobs;
 pub mod parameter;
 pub mod prompt;
 pub mod repeat;
@@ -16,11 +17,11 @@ pub mod tail;
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 pub use self::{
     approach::{Approach, Mark, PromptAs},
     finished::Finished,
+    logprobs::Logprobs,
     parameter::{Parameter, Support},
     prompt::Prompt,
     request::CompletionRequest,
@@ -38,8 +39,7 @@ pub struct Completion<'a> {
 pub struct Choice<'a> {
     pub index: u32,
     pub text: Cow<'a, str>,
-    /// The text endpoint's log-probability object, as the upstream wrote it.
-    pub logprobs: Option<&'a RawValue>,
+    pub logprobs: Option<Logprobs<'a>>,
     pub finish: Option<Finish<'a>>,
 }
 
@@ -155,6 +155,8 @@ pub struct Partial {
     pub usage_told: bool,
     /// What an API that leaves stop sequences in its text has not let go yet.
     pub tail: Tail,
+    /// Where the tokens of each choice stand in its text.
+    pub logprobs: logprobs::Running,
 }
 
 /// How far an answer shows what the provider itself said.
@@ -174,8 +176,23 @@ impl Partial {
 
     /// Appends one stream event.
     pub fn write_chunk(&self, chunk: &Completion<'_>, how: Compliance, out: &mut Vec<u8>) {
+        self.write_event(chunk, None, how, out);
+    }
+
+    /// The same, with the counts so far.
+    pub fn write_counted_chunk(&self, chunk: &Completion<'_>, how: Compliance, out: &mut Vec<u8>) {
+        self.write_event(chunk, self.usage, how, out);
+    }
+
+    fn write_event(
+        &self,
+        chunk: &Completion<'_>,
+        usage: Option<Usage>,
+        how: Compliance,
+        out: &mut Vec<u8>,
+    ) {
         out.extend_from_slice(b"data: ");
-        self.write(&chunk.choices, None, how, out);
+        self.write(&chunk.choices, usage, how, out);
         out.extend_from_slice(b"\n\n");
     }
 
@@ -273,7 +290,7 @@ impl Serialize for Choices<'_> {
             WrittenChoice {
                 text: &choice.text,
                 index: choice.index,
-                logprobs: choice.logprobs,
+                logprobs: choice.logprobs.as_ref(),
                 finish_reason: choice.finish.as_ref().map(|finish| finish.reason),
                 native_finish_reason: match self.how {
                     Compliance::Strict => None,
@@ -292,7 +309,7 @@ impl Serialize for Choices<'_> {
 struct WrittenChoice<'a> {
     text: &'a str,
     index: u32,
-    logprobs: Option<&'a RawValue>,
+    logprobs: Option<&'a Logprobs<'a>>,
     finish_reason: Option<FinishReason>,
     #[serde(skip_serializing_if = "Option::is_none")]
     native_finish_reason: Option<&'a str>,

@@ -181,6 +181,7 @@ impl ProviderFile {
                 options: BTreeMap::new(),
                 moved_to: None,
                 dialect: &OPENAI,
+                is_redefined: true,
                 auth: Auth::Bearer,
                 scheme: Scheme::Key,
                 credential: None,
@@ -206,9 +207,9 @@ impl ProviderFile {
                 provider.refuses = &[];
             }
             provider.dialect = dialect.0;
+            provider.is_redefined = true;
         }
-        let (prompt_as, prefill) = (self.prompt_as, self.prefill);
-        PromptKeys { prompt_as, prefill }.apply(&mut provider, source)?;
+        PromptKeys(self.prompt_as, self.prefill).apply(&mut provider, source)?;
         provider.base = self.base_url.map(|base| Arc::new(base.0)).or(provider.base);
         provider.auth = self.auth.map_or(provider.auth, |auth| auth.0);
         provider.default_model = self.default_model;
@@ -275,7 +276,7 @@ fn move_to(home: &Base, provider: &mut Provider) {
         (None, Place::At(_) | Place::With(_) | Place::Retired(_)) => None,
     };
     provider.moved_to = Some(Arc::new(home.clone()));
-    for slot in provider.place.slots() {
+    for slot in provider.place.slots().filter(|slot| slot.is_needed()) {
         let option = provider.options.entry(slot.name.to_owned());
         option.or_insert_with(|| slot.example.to_owned());
     }

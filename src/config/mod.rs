@@ -51,7 +51,7 @@ pub struct Defaults {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Largest request body of `/v1/completions`.
+    /// Largest request body of `/v1/completions`, and of a passed request that is signed.
     pub body_bytes: usize,
     /// Largest request head, names and values added up.
     pub header_bytes: usize,
@@ -190,6 +190,7 @@ fn built_in(row: &'static Row) -> Provider {
         options: BTreeMap::new(),
         moved_to: None,
         dialect: row.dialect,
+        is_redefined: false,
         auth: row.auth.clone(),
         scheme: row.scheme,
         credential: None,

@@ -8,26 +8,24 @@ use crate::{
 };
 
 /// `prompt_as` and `prefill` of one provider.
-pub struct PromptKeys {
-    pub prompt_as: Option<PromptAs>,
-    pub prefill: Option<Mark>,
-}
+pub struct PromptKeys(pub Option<PromptAs>, pub Option<Mark>);
 
 impl PromptKeys {
     pub fn apply(self, provider: &mut Provider, source: &Source<'_>) -> Result<(), ConfigError> {
+        let Self(prompt_as, mark) = self;
         let (form, dialect) = (provider.dialect.prompt_form(), provider.dialect);
         let wrong = |key: &str, message: String| {
             Err(source.error(&["gateway", "providers", &provider.name, key], message))
         };
-        if let Some(mark) = self.prefill
+        if let Some(mark) = mark
             && (form == PromptForm::Text || dialect.prefill(Some(mark), None) != Some(mark))
         {
             let message = format!("the dialect `{}` has no such way", dialect.name());
             return wrong("prefill", message);
         }
-        let prefill = self.prefill.or(provider.prefill);
+        let prefill = mark.or(provider.prefill);
         let has_none = form == PromptForm::Chat && dialect.prefill(prefill, None).is_none();
-        if self.prompt_as == Some(PromptAs::Prefill) && has_none {
+        if prompt_as == Some(PromptAs::Prefill) && has_none {
             let message = format!(
                 "{} documents no way to give the start of the model's message; expected `message` or `continue`",
                 provider.name
@@ -35,7 +33,7 @@ impl PromptKeys {
             return wrong("prompt_as", message);
         }
         provider.prefill = prefill;
-        provider.prompt_as = self.prompt_as;
+        provider.prompt_as = prompt_as;
         Ok(())
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     },
     dialect::{
         Dialect, Extras, Step, UpstreamRequest,
-        bedrock_error::{read_error, read_message},
+        aws_error::{read_error, read_message},
         extras, join, not_the_shape, positive_max_tokens, to_body,
         turns::{Turn, Words, check_trailing_space, instruction, turns},
     },

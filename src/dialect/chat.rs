@@ -13,7 +13,7 @@ use serde_json::{Number, value::RawValue};
 use crate::{
     completion::{
         Choice, Completion, CompletionRequest, Finish, Mark, Parameter, Partial, Support,
-        request::StreamOptions,
+        logprobs::behind_thoughts, request::StreamOptions,
     },
     dialect::{
         Dialect, Extras, Step, UpstreamRequest,
@@ -23,6 +23,7 @@ use crate::{
         openai::stream_options,
         openai_error::{read_error, read_error_event, read_stream_error},
         read_usage, to_body,
+        token_logprobs::{alternatives, read_content_tokens},
     },
     error::Error,
     wire::{Form, Frame, Framing},
@@ -34,6 +35,7 @@ pub struct Chat {
     name: &'static str,
     seed: Seed,
     stream_usage: StreamUsage,
+    logprobs: Support,
     extras: Extras,
     /// Its own way; `None`: each provider's.
     prefill: Option<Mark>,
@@ -56,17 +58,19 @@ pub static CHAT: Chat = Chat {
     name: "chat",
     seed: Seed::Seed,
     stream_usage: StreamUsage::OnRequest,
+    logprobs: Support::Native,
     extras: Extras::Pass,
     prefill: None,
 };
 
-/// Mistral's chat: `random_seed`, counts in every stream, unknown fields refused by its server too.
+/// Mistral's chat: `random_seed`, counts in every stream, no log-probabilities, unknown fields refused by its server too.
 /// Source: <https://docs.mistral.ai/api/#operation/createChatCompletion>. A [prefix](https://docs.mistral.ai/guides/prefix/) stands
 /// in the answer too.
-pub static MISTRAL: Chat = Chat {
-    name: "mistral",
+pub static MISTRAL_CHAT: Chat = Chat {
+    name: "mistral-chat",
     seed: Seed::RandomSeed,
     stream_usage: StreamUsage::Always,
+    logprobs: Support::Refused,
     extras: Extras::Pass,
     prefill: Some(Mark::RepeatedPrefix),
 };
@@ -98,8 +102,8 @@ impl Dialect for Chat {
             | Parameter::TokenIds
             | Parameter::Suffix
             | Parameter::Echo
-            | Parameter::BestOf
-            | Parameter::Logprobs => Support::Refused,
+            | Parameter::BestOf => Support::Refused,
+            Parameter::Logprobs => self.logprobs,
         }
     }
 
@@ -172,6 +176,10 @@ impl Chat {
             let message = format!("`{RANDOM_SEED}` and `seed` name the same figure; send one.");
             return Err(Error::invalid(RANDOM_SEED, message));
         }
+        if request.logprobs.is_some() && request.extra.contains_key(TOP_LOGPROBS) {
+            let message = format!("`{TOP_LOGPROBS}` is chat's word for `logprobs`; send one.");
+            return Err(Error::invalid(TOP_LOGPROBS, message));
+        }
         to_body(&Body {
             model,
             ..self.body(request)?
@@ -179,6 +187,7 @@ impl Chat {
     }
 
     fn body<'a>(&self, request: &'a CompletionRequest) -> Result<Body<'a>, Error> {
+        let top_logprobs = alternatives(request, MAX_TOP_LOGPROBS)?;
         let seed = |name: Seed| request.seed.filter(|_| self.seed == name);
         let goes_on = goes_on(request)?;
         Ok(Body {
@@ -200,6 +209,8 @@ impl Chat {
             seed: seed(Seed::Seed),
             random_seed: seed(Seed::RandomSeed),
             logit_bias: request.logit_bias.as_ref().filter(|bias| !bias.is_empty()),
+            logprobs: top_logprobs.is_some(),
+            top_logprobs: top_logprobs.filter(|&count| count > 0),
             extra: &request.extra,
         })
     }
@@ -238,6 +249,10 @@ struct Body<'a> {
     random_seed: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     logit_bias: Option<&'a BTreeMap<String, Number>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    logprobs: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_logprobs: Option<u32>,
     #[serde(flatten)]
     extra: &'a BTreeMap<String, Box<RawValue>>,
 }
@@ -273,6 +288,8 @@ struct EventChoice<'a> {
     #[serde(borrow, default)]
     text: Field<'a>,
     #[serde(borrow, default)]
+    logprobs: Field<'a>,
+    #[serde(borrow, default)]
     finish_reason: Field<'a>,
 }
 
@@ -280,6 +297,18 @@ struct EventChoice<'a> {
 struct Content<'a> {
     #[serde(borrow, default)]
     content: Option<&'a RawValue>,
+    /// Thoughts, which are left out, under either name that servers have for them.
+    #[serde(borrow, default)]
+    reasoning: Field<'a>,
+    #[serde(borrow, default)]
+    reasoning_content: Field<'a>,
+}
+
+impl Content<'_> {
+    fn thinks(&self) -> bool {
+        let mut thoughts = [self.reasoning, self.reasoning_content].into_iter();
+        thoughts.any(|thought| thought.told().is_some_and(|told| told.get() != "\"\""))
+    }
 }
 
 /// One part of a content list; reasoning models send thoughts beside the text.
@@ -324,15 +353,25 @@ impl<'a> EventChoice<'a> {
         if finish.is_some() {
             partial.finished.end(index);
         }
-        let content = match self.message.or(self.delta) {
+        let said = self.message.or(self.delta);
+        let thinks = said.as_ref().is_some_and(Content::thinks);
+        let content = match said {
             Some(holder) => holder.content,
             None if self.text.told().is_some() => return Err(Error::broken(NO_MESSAGE)),
             None => None,
         };
+        let text = content.map_or(Ok(Cow::Borrowed("")), read_content)?;
+        let tokens = || {
+            let tokens = self.logprobs.object().and_then(read_content_tokens)?;
+            Some(match thinks {
+                true => behind_thoughts(tokens, &text),
+                false => tokens,
+            })
+        };
         Ok(Choice {
             index,
-            text: content.map_or(Ok(Cow::Borrowed("")), read_content)?,
-            logprobs: None,
+            logprobs: partial.logprobs.place(index, &text, tokens),
+            text,
             finish: finish.map(Finish::from_native),
         })
     }
@@ -354,13 +393,16 @@ fn read_content(content: &RawValue) -> Result<Cow<'_, str>, Error> {
 
 /// Mistral's word for `seed`.
 const RANDOM_SEED: &str = "random_seed";
+const TOP_LOGPROBS: &str = "top_logprobs";
+/// "An integer between 0 and 20".
+const MAX_TOP_LOGPROBS: u32 = 20;
 const NO_MESSAGE: &str =
     "The provider's answer is no chat completion: a choice of it has no message.";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::settle;
+    use crate::{completion::logprobs::Running, dialect::settle};
 
     fn write(dialect: &Chat, fields: &str) -> Result<String, Error> {
         let body = format!(r#"{{"model":"m","prompt":"a",{fields}}}"#);
@@ -372,16 +414,16 @@ mod tests {
 
     #[test]
     fn a_contradiction_is_refused_by_name_and_nothing_is_sent_twice() {
-        let error = write(&MISTRAL, r#""seed":1,"random_seed":2"#).unwrap_err();
+        let error = write(&MISTRAL_CHAT, r#""seed":1,"random_seed":2"#).unwrap_err();
         assert_eq!(
             (error.status().as_u16(), error.param()),
             (400, Some("random_seed"))
         );
         let sent = |dialect, fields| write(dialect, fields).unwrap();
-        assert!(sent(&MISTRAL, r#""random_seed":2"#).contains(r#""random_seed":2"#));
+        assert!(sent(&MISTRAL_CHAT, r#""random_seed":2"#).contains(r#""random_seed":2"#));
         let limited = sent(&CHAT, r#""max_completion_tokens":500"#);
         assert!(limited.ends_with(r#""max_tokens":500}"#), "{limited}");
-        let neutral = sent(&MISTRAL, r#""messages":null,"user":"","unknown":null"#);
+        let neutral = sent(&MISTRAL_CHAT, r#""messages":null,"user":"","unknown":null"#);
         assert!(neutral.ends_with(r#""max_tokens":16}"#), "{neutral}");
     }
 
@@ -406,6 +448,47 @@ mod tests {
             let choice = &reply.choices[0];
             assert_eq!((choice.index, &*choice.text), (0, "\u{FFFD}"), "{odd}");
             assert!(partial.finished.covers(1) && partial.usage.is_none());
+        }
+    }
+
+    #[test]
+    fn log_probabilities_are_asked_for_in_chats_words() {
+        let sent = |fields| write(&CHAT, fields).unwrap();
+        assert!(sent(r#""logprobs":0"#).ends_with(r#""logprobs":true}"#));
+        assert!(sent(r#""logprobs":20"#).ends_with(r#""logprobs":true,"top_logprobs":20}"#));
+        assert!(!sent(r#""logprobs":null"#).contains("logprobs"));
+        for (dialect, fields, param) in [
+            (&CHAT, r#""logprobs":21"#, "logprobs"),
+            (&CHAT, r#""logprobs":1,"top_logprobs":2"#, "top_logprobs"),
+            (&MISTRAL_CHAT, r#""logprobs":0"#, "logprobs"),
+        ] {
+            let error = write(dialect, fields).unwrap_err();
+            assert_eq!((error.status().as_u16(), error.param()), (400, Some(param)));
+        }
+    }
+
+    #[test]
+    fn the_tokens_of_thoughts_are_not_told() {
+        let asked = Bytes::from_static(br#"{"logprobs":0}"#);
+        let asked = Running::of(&CompletionRequest::read(asked).unwrap());
+        let token = |text| format!(r#"{{"token":"{text}","logprob":-1}}"#);
+        let list = [token("hm"), token("."), token("é"), token("b")].join(",");
+        for (message, offsets) in [
+            (r#""content":"éb","reasoning_content":"hm.""#, Some("[0,1]")),
+            (r#""content":null,"reasoning":"hm.éb""#, None),
+            (r#""content":"hm.éb","reasoning":"""#, Some("[0,2,3,4]")),
+        ] {
+            let body = format!(
+                r#"{{"choices":[{{"message":{{{message}}},"logprobs":{{"content":[{list}]}}}}]}}"#
+            );
+            let mut partial = Partial {
+                logprobs: asked.clone(),
+                ..Partial::default()
+            };
+            let reply = CHAT.read_reply(body.as_bytes(), &mut partial).unwrap();
+            let told = serde_json::to_value(&reply.choices[0].logprobs).unwrap();
+            let told = told.get("text_offset").map(ToString::to_string);
+            assert_eq!(told.as_deref(), offsets, "{message}");
         }
     }
 

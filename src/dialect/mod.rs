@@ -4,16 +4,18 @@
 //! To add one: one file here, one `mod` line, one name in [`DIALECTS`], one folder of fixtures.
 
 pub mod anthropic;
+mod aws_error;
 pub mod bedrock;
-mod bedrock_error;
 pub mod bedrock_invoke;
 pub mod chat;
 mod chat_turns;
 pub mod cohere;
 pub mod fim;
 pub mod gemini;
+mod gemini_tokens;
 mod google_error;
 mod lenient;
+pub mod mistral;
 pub mod oci;
 mod oci_request;
 pub mod ollama;
@@ -21,8 +23,12 @@ pub mod openai;
 mod openai_error;
 mod openai_page;
 pub mod replicate;
+pub mod sagemaker;
 pub mod settle;
 pub mod tgi;
+mod tgi_request;
+mod tgi_tokens;
+mod token_logprobs;
 pub mod triton;
 mod turns;
 pub mod vertex;
@@ -49,8 +55,8 @@ pub trait Dialect: Debug + Send + Sync {
     /// The name that a YAML conf uses.
     fn name(&self) -> &'static str;
 
-    /// The dialect that takes this one's place for `model`: an address behind which several vendors' APIs stand.
-    fn for_model(&self, _model: &str) -> Option<&'static dyn Dialect> {
+    /// The dialect that takes this one's place for `request`: an address behind which several APIs stand.
+    fn for_request(&self, _request: &CompletionRequest) -> Option<&'static dyn Dialect> {
         None
     }
 
@@ -138,9 +144,11 @@ pub enum Step<'f> {
 }
 
 impl<'f> From<Vec<Choice<'f>>> for Step<'f> {
-    /// A piece that brings neither text nor a reason, a role say, means nothing to a text client.
+    /// A piece that brings neither text, tokens nor a reason, a role say, means nothing to a text client.
     fn from(mut choices: Vec<Choice<'f>>) -> Self {
-        choices.retain(|choice| !choice.text.is_empty() || choice.finish.is_some());
+        choices.retain(|choice| {
+            !choice.text.is_empty() || choice.finish.is_some() || choice.logprobs.is_some()
+        });
         if choices.is_empty() {
             Self::Skip
         } else {
@@ -213,7 +221,7 @@ impl Extras {
 pub const DIALECTS: &[&dyn Dialect] = &[
     &openai::OPENAI,
     &chat::CHAT,
-    &chat::MISTRAL,
+    &mistral::MISTRAL,
     &fim::FIM,
     &anthropic::ANTHROPIC,
     &gemini::GEMINI,
@@ -228,6 +236,9 @@ pub const DIALECTS: &[&dyn Dialect] = &[
     &bedrock_invoke::BEDROCK_INVOKE,
     &watsonx::WATSONX,
     &replicate::REPLICATE,
+    &sagemaker::SAGEMAKER,
+    &sagemaker::SAGEMAKER_OPENAI,
+    &sagemaker::SAGEMAKER_CHAT,
 ];
 
 /// The dialect that a conf calls `name`.

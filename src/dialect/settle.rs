@@ -48,6 +48,20 @@ pub struct Settled {
     /// The fields that were left out.
     pub dropped: Vec<String>,
     pub approach: Approach,
+    /// The choice among candidates that the gateway makes.
+    pub best: Option<Best>,
+}
+
+/// `best_of`, done by the gateway: the candidates are choices to the provider, and their tokens' log-probabilities say which
+/// are the best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Best {
+    /// How many of them the client gets.
+    pub n: u32,
+    /// The candidates for each prompt.
+    pub of: u32,
+    /// The client wants to see log-probabilities.
+    pub logprobs: bool,
 }
 
 impl Settled {
@@ -59,6 +73,12 @@ impl Settled {
 /// Refuses what can be done by neither the provider nor the gateway, and takes the neutral values of such parameters out.
 pub fn settle(request: &mut CompletionRequest, terms: Terms<'_>) -> Result<Settled, Error> {
     let mut settled = Settled::default();
+    if terms.support(Parameter::BestOf, request) == Support::Emulated {
+        settled.best = take_best(request);
+        settled
+            .emulated
+            .extend(settled.best.map(|_| Parameter::BestOf));
+    }
     for parameter in Parameter::ALL {
         match terms.support(parameter, request) {
             Support::Native => {}
@@ -135,6 +155,23 @@ impl Terms<'_> {
                 Parameter::Prompts | Parameter::TokenIds | Parameter::Stream
             )
     }
+}
+
+/// Makes candidates of `best_of` choices, where it asks for any.
+fn take_best(request: &mut CompletionRequest) -> Option<Best> {
+    if !request.asks(Parameter::BestOf) {
+        return None;
+    }
+    let of = request.best_of?;
+    let best = Best {
+        n: request.n.unwrap_or(1),
+        of,
+        logprobs: request.logprobs.is_some(),
+    };
+    request.forget(Parameter::BestOf);
+    request.n = Some(of);
+    request.logprobs.get_or_insert(0);
+    Some(best)
 }
 
 /// The gateway counts for a client by itself; what else stands in `stream_options` takes the provider.
@@ -224,6 +261,10 @@ fn check_together(
     if settled.emulates(Parameter::Stop) && logprobs {
         return together(Parameter::Stop, "`logprobs`");
     }
+    if settled.approach.repeats_prompt() && logprobs {
+        // They are of the repeated prompt's tokens too.
+        return together(Parameter::Logprobs, "a prompt that its answer repeats");
+    }
     Ok(())
 }
 
@@ -231,6 +272,13 @@ fn check_together(
 pub fn support(dialect: &dyn Dialect, refused: &[Parameter], parameter: Parameter) -> Support {
     match own_support(dialect, refused, parameter) {
         Support::Refused if is_emulated(parameter) => Support::Emulated,
+        // The best of several is the one whose tokens are the likeliest.
+        Support::Refused
+            if parameter == Parameter::BestOf
+                && own_support(dialect, refused, Parameter::Logprobs) != Support::Refused =>
+        {
+            Support::Emulated
+        }
         own => own,
     }
 }

@@ -120,11 +120,13 @@ mod tests {
             Dialect, PromptForm,
             anthropic::ANTHROPIC,
             bedrock::BEDROCK,
-            chat::{CHAT, MISTRAL},
+            chat::CHAT,
             cohere::COHERE,
             gemini::GEMINI,
+            mistral::MISTRAL,
             oci::OCI,
             openai::OPENAI,
+            sagemaker::SAGEMAKER_CHAT,
             settle::{self, Unsupported},
             vertex::VERTEX,
         },
@@ -147,7 +149,7 @@ mod tests {
                 self.model, self.fields
             );
             let mut request = CompletionRequest::read(Bytes::from(body)).unwrap();
-            let dialect = self.dialect.for_model(self.model).unwrap_or(self.dialect);
+            let dialect = self.dialect.for_request(&request).unwrap_or(self.dialect);
             let terms = settle::Terms {
                 dialect,
                 refused: &[],
@@ -229,6 +231,13 @@ mod tests {
                 None,
                 Prefill,
                 r#"{"model":"m","messages":[{"role":"user","content":"Continue the text."},{"role":"assistant","content":"a\n\u00e9","prefix":true}],"max_tokens":9}"#,
+            ),
+            (
+                &SAGEMAKER_CHAT,
+                "m",
+                Some(Mark::ContinueFinalMessage),
+                Prefill,
+                r#"{"model":"m","messages":[{"role":"user","content":"Continue the text."},{"role":"assistant","content":"a\n\u00e9"}],"continue_final_message":true,"add_generation_prompt":false,"max_tokens":9}"#,
             ),
             (
                 &ANTHROPIC,
@@ -387,6 +396,13 @@ mod tests {
                 going_on,
                 Prefill,
                 "continue_final_message",
+            ),
+            (
+                &CHAT,
+                r#","logprobs":1"#,
+                Some(Mark::RepeatedPrefix),
+                Prefill,
+                "logprobs",
             ),
         ];
         for &(dialect, fields, told, way, param) in cases {

@@ -7,7 +7,7 @@ use super::{
     Ask, Knobs, Vendor,
     openai::{Stop, StreamOptions, check_key, error, read, reason, stream_error, usage},
     player::{Reply, Script, Whole},
-    text::{Text, count},
+    text::{Text, candidates, count, logprob},
 };
 
 pub struct Chat;
@@ -24,6 +24,8 @@ struct Request {
     stop: Option<Stop>,
     continue_final_message: Option<bool>,
     add_generation_prompt: Option<bool>,
+    logprobs: Option<bool>,
+    top_logprobs: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -91,6 +93,17 @@ pub struct One<'a> {
 impl Vendor for Chat {
     fn answer(&self, ask: &Ask<'_>) -> Result<Reply, Whole> {
         check_key(ask)?;
+        self.complete(ask)
+    }
+
+    fn error(&self, status: u16, message: &str) -> Whole {
+        error(status, message, None)
+    }
+}
+
+impl Chat {
+    /// The answer to whoever asks.
+    pub fn complete(&self, ask: &Ask<'_>) -> Result<Reply, Whole> {
         let request: Request = read(ask)?;
         let missing = |name: &str| {
             error(
@@ -115,6 +128,15 @@ impl Vendor for Chat {
         } else {
             None
         };
+        let top = request.top_logprobs.unwrap_or_default();
+        if top > 20 {
+            let message = "Invalid 'top_logprobs': integer above maximum value.";
+            return Err(error(400, message, Some("top_logprobs")));
+        }
+        if request.top_logprobs.is_some() && request.logprobs != Some(true) {
+            let message = "'logprobs' must be true if 'top_logprobs' is set.";
+            return Err(error(400, message, Some("logprobs")));
+        }
         let limit = request.max_completion_tokens.or(request.max_tokens);
         let stops = Stop::list(request.stop.as_ref());
         let texts = (0..request.n.unwrap_or(1))
@@ -132,6 +154,7 @@ impl Vendor for Chat {
             texts,
             prompt_tokens: count(&said(&messages)),
             lead,
+            top_logprobs: request.logprobs.filter(|&asked| asked).map(|_| top),
         };
         if !ask.streams(request.stream == Some(true)) {
             return Ok(Reply::Whole(Whole::json(200, &answer.whole())));
@@ -142,10 +165,6 @@ impl Vendor for Chat {
         Ok(Reply::Stream(
             answer.script(usage == Some(true) || is_mistral),
         ))
-    }
-
-    fn error(&self, status: u16, message: &str) -> Whole {
-        error(status, message, None)
     }
 }
 
@@ -170,6 +189,8 @@ pub struct Answer {
     pub prompt_tokens: u64,
     /// What stands before each text.
     pub lead: Option<String>,
+    /// Alternatives to tell beside each token's log-probability.
+    pub top_logprobs: Option<u64>,
 }
 
 impl Answer {
@@ -192,7 +213,8 @@ impl Answer {
             .map(|(index, text)| {
                 let content = self.lead.clone().unwrap_or_default() + &text.joined();
                 let message = json!({"role": "assistant", "content": content, "refusal": null});
-                json!({"index": index, "message": message, "logprobs": null, "finish_reason": reason(&text.ending)})
+                let logprobs = self.logprobs(&text.tokens);
+                json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason(&text.ending)})
             })
             .collect();
         let mut whole = self.head("chat.completion", &choices.into());
@@ -200,9 +222,17 @@ impl Answer {
         whole
     }
 
+    fn logprobs(&self, tokens: &[String]) -> Value {
+        let Some(top) = self.top_logprobs else {
+            return Value::Null;
+        };
+        let content: Vec<Value> = tokens.iter().map(|token| told(token, top)).collect();
+        json!({"content": content, "refusal": null})
+    }
+
     pub fn script(&self, include_usage: bool) -> Script {
-        let event = |index: u64, delta: Value, reason: Option<&str>| {
-            let choice = json!([{"index": index, "delta": delta, "logprobs": null, "finish_reason": reason}]);
+        let event = |index: u64, delta: Value, logprobs: Value, reason: Option<&str>| {
+            let choice = json!([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}]);
             format!("data: {}\n\n", self.head("chat.completion.chunk", &choice))
         };
         let mut events = Vec::new();
@@ -210,21 +240,24 @@ impl Answer {
             events.push(event(
                 index,
                 json!({"role": "assistant", "content": ""}),
+                Value::Null,
                 None,
             ));
             // The whitespace at its end comes with the text.
             let lead = self.lead.as_deref().unwrap_or_default();
             let (lead, space) = lead.split_at(lead.trim_end().len());
             for token in [lead, space].into_iter().filter(|piece| !piece.is_empty()) {
-                events.push(event(index, json!({"content": token}), None));
+                events.push(event(index, json!({"content": token}), Value::Null, None));
             }
             for token in &text.tokens {
-                events.push(event(index, json!({"content": token}), None));
+                let logprobs = self.logprobs(std::slice::from_ref(token));
+                events.push(event(index, json!({"content": token}), logprobs, None));
             }
         }
         let finish = events.len();
         for (index, text) in (0..).zip(&self.texts) {
-            events.push(event(index, json!({}), Some(reason(&text.ending))));
+            let reason = Some(reason(&text.ending));
+            events.push(event(index, json!({}), Value::Null, reason));
         }
         if include_usage {
             let mut counts = self.head("chat.completion.chunk", &json!([]));
@@ -240,4 +273,15 @@ impl Answer {
             error: stream_error(),
         }
     }
+}
+
+/// A token as chat tells it, with its alternatives.
+pub fn told(token: &str, top: u64) -> Value {
+    let scored = |token: &str, logprob: f64| json!({"token": token, "logprob": logprob, "bytes": token.as_bytes()});
+    let others = candidates(token, top);
+    let mut told = scored(token, logprob(token));
+    told["top_logprobs"] = others
+        .map(|(token, logprob)| scored(&token, logprob))
+        .collect();
+    told
 }

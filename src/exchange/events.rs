@@ -117,7 +117,11 @@ impl Relay {
             // A provider's own id would make several answers of one.
             self.partial.id.clone_from(id);
         }
-        self.partial.write_chunk(chunk, self.wishes.compliance, out);
+        let how = self.wishes.compliance;
+        match self.wishes.counts {
+            Counts::Running => self.partial.write_counted_chunk(chunk, how, out),
+            Counts::None | Counts::Final => self.partial.write_chunk(chunk, how, out),
+        }
     }
 
     /// The upstream says that its stream is complete. It is not before each choice has told why it ended: something was lost.
@@ -384,6 +388,18 @@ mod tests {
                     .iter()
                     .all(|event| event.contains("\"cmpl-own\"") && event.contains("\"index\":5"))
             );
+        }
+    }
+
+    #[test]
+    fn running_counts_stand_beside_edited_choices_too() {
+        let event = "data: {\"choices\":[{\"text\":\"a\",\"index\":0,\"finish_reason\":null}],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":1,\"total_tokens\":4}}\n\n";
+        for (counts, told) in [(Counts::Running, true), (Counts::Final, false)] {
+            let mut relay = relay(&OPENAI, plan(&["END"]));
+            relay.wishes.counts = counts;
+            let out = relay.push(Bytes::from_static(event.as_bytes()));
+            let out = std::str::from_utf8(&out).unwrap();
+            assert_eq!(out.contains("\"total_tokens\":4"), told, "{out}");
         }
     }
 

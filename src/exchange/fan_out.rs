@@ -11,7 +11,10 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use super::{
-    Exchange, ReplyForm, Report, Seed, Terms, relay::Counts, reply::OwnedChoice, seeded,
+    Exchange, ReplyForm, Report, Seed, Terms,
+    relay::Counts,
+    reply::{OwnedChoice, in_order},
+    seeded,
     split::Share,
 };
 use crate::{
@@ -19,7 +22,7 @@ use crate::{
     dialect::UpstreamRequest,
     error::Error,
     exchange::relay::Relay,
-    provider::{Target, grant::Token},
+    provider::{Target, live::LiveToken},
 };
 
 /// The calls of one request.
@@ -109,7 +112,7 @@ impl FanOut {
     }
 
     /// Takes the token that the target's credential was exchanged for.
-    pub fn settle(&mut self, token: Token) {
+    pub fn settle(&mut self, token: LiveToken) {
         Arc::make_mut(&mut self.target).settle(token);
         for part in &mut self.parts {
             part.target = self.target.clone();
@@ -130,8 +133,8 @@ impl FanOut {
     }
 
     /// The client's whole answer. `choices`: those of each call, in any order.
-    pub fn write_reply(&self, mut choices: Vec<OwnedChoice>) -> Bytes {
-        choices.sort_by_key(|choice| choice.index);
+    pub fn write_reply(&self, choices: Vec<OwnedChoice>) -> Bytes {
+        let choices = in_order(choices, self.terms.best);
         let reply = Completion {
             choices: choices.iter().map(OwnedChoice::as_choice).collect(),
         };

@@ -3,10 +3,10 @@
 use bytes::Bytes;
 
 use crate::{
-    completion::{Compliance, Partial},
+    completion::{CompletionRequest, Compliance, Partial, logprobs::Running},
     dialect::{
-        Dialect, anthropic, bedrock, bedrock_invoke, chat, cohere, fim, gemini, oci, ollama,
-        openai, replicate, tgi, triton, vertex, watsonx, workers_ai,
+        Dialect, anthropic, bedrock, bedrock_invoke, chat, cohere, fim, gemini, mistral, oci,
+        ollama, openai, replicate, sagemaker, tgi, triton, vertex, watsonx, workers_ai,
     },
     exchange::relay::{Answer, Counts, Relay, Wishes},
     wire::Framing,
@@ -34,35 +34,43 @@ const EVENTS: &[Fixture] = fixtures!(".sse":
     openai::OPENAI => "openai/text",
     openai::OPENAI => "openai/together",
     openai::OPENAI => "openai/llama-cpp",
+    openai::OPENAI => "openai/logprobs",
     chat::CHAT => "chat/text",
-    chat::MISTRAL => "chat/mistral",
+    chat::CHAT => "chat/logprobs",
+    mistral::MISTRAL => "chat/mistral",
     anthropic::ANTHROPIC => "anthropic/text",
     anthropic::ANTHROPIC => "anthropic/thinking",
     anthropic::ANTHROPIC => "anthropic/refusal",
     gemini::GEMINI => "gemini/text",
     gemini::GEMINI => "gemini/thinking",
     gemini::GEMINI => "gemini/blocked",
+    gemini::GEMINI => "gemini/logprobs",
     cohere::COHERE => "cohere/text",
     cohere::COHERE => "cohere/thinking",
     tgi::TGI => "tgi/text",
     tgi::TGI => "tgi/old",
+    tgi::TGI => "tgi/logprobs",
     triton::TRITON => "triton/text",
     vertex::VERTEX => "vertex/gemini",
+    vertex::VERTEX => "gemini/logprobs",
     vertex::VERTEX_ANTHROPIC => "vertex/anthropic",
     vertex::VERTEX_MISTRAL => "vertex/mistral",
     vertex::VERTEX_OPEN => "vertex/open",
     vertex::VERTEX_ENDPOINT => "chat/text",
     oci::OCI => "oci/generic",
+    oci::OCI => "oci/logprobs",
     oci::OCI_COHERE => "oci/cohere",
     workers_ai::WORKERS_AI => "workers-ai/text",
     workers_ai::WORKERS_AI => "workers-ai/chat",
     fim::FIM => "fim/text",
     watsonx::WATSONX => "watsonx/text",
+    watsonx::WATSONX => "watsonx/logprobs",
 );
 
 const LINES: &[Fixture] = fixtures!(".ndjson":
     ollama::OLLAMA => "ollama/text",
     ollama::OLLAMA => "ollama/thinking",
+    ollama::OLLAMA => "ollama/logprobs",
 );
 
 const MESSAGES: &[Fixture] = fixtures!(".eventstream":
@@ -71,29 +79,39 @@ const MESSAGES: &[Fixture] = fixtures!(".eventstream":
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/llama",
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/mistral",
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/titan",
+    sagemaker::SAGEMAKER => "sagemaker/tgi",
+    sagemaker::SAGEMAKER => "sagemaker/lines",
+    sagemaker::SAGEMAKER_OPENAI => "sagemaker/openai",
+    sagemaker::SAGEMAKER_CHAT => "sagemaker/chat",
 );
 
 const REPLIES: &[Fixture] = fixtures!(".json":
     openai::OPENAI => "openai/text",
+    openai::OPENAI => "openai/logprobs",
     chat::CHAT => "chat/text",
-    chat::MISTRAL => "chat/text",
+    chat::CHAT => "chat/logprobs",
+    mistral::MISTRAL => "chat/text",
     anthropic::ANTHROPIC => "anthropic/text",
     anthropic::ANTHROPIC => "anthropic/thinking",
     gemini::GEMINI => "gemini/text",
     gemini::GEMINI => "gemini/thinking",
     gemini::GEMINI => "gemini/blocked",
     gemini::GEMINI => "gemini/candidates",
+    gemini::GEMINI => "gemini/logprobs",
     ollama::OLLAMA => "ollama/text",
+    ollama::OLLAMA => "ollama/logprobs",
     cohere::COHERE => "cohere/text",
     cohere::COHERE => "cohere/thinking",
     tgi::TGI => "tgi/text",
     tgi::TGI => "tgi/best-of",
+    tgi::TGI => "tgi/logprobs",
     triton::TRITON => "triton/text",
     vertex::VERTEX => "gemini/blocked",
     vertex::VERTEX_ANTHROPIC => "vertex/anthropic",
     vertex::VERTEX_MISTRAL => "chat/text",
     vertex::VERTEX_OPEN => "chat/text",
     oci::OCI => "oci/generic",
+    oci::OCI => "oci/logprobs",
     oci::OCI_COHERE => "oci/cohere",
     workers_ai::WORKERS_AI => "workers-ai/text",
     fim::FIM => "fim/text",
@@ -102,8 +120,12 @@ const REPLIES: &[Fixture] = fixtures!(".json":
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/mistral",
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/titan",
     watsonx::WATSONX => "watsonx/text",
+    watsonx::WATSONX => "watsonx/logprobs",
     replicate::REPLICATE => "replicate/text",
     replicate::REPLICATE => "replicate/pieces",
+    sagemaker::SAGEMAKER => "sagemaker/tgi",
+    sagemaker::SAGEMAKER_OPENAI => "openai/text",
+    sagemaker::SAGEMAKER_CHAT => "chat/text",
 );
 
 fn streams() -> impl Iterator<Item = &'static Fixture> {
@@ -119,10 +141,14 @@ const WISHES: Wishes = Wishes {
 
 impl Fixture {
     fn relay(&self, wishes: Wishes, answer: Answer) -> Relay {
+        let asks = self.name.contains("/logprobs");
+        let asked = if asks { r#"{"logprobs":2}"# } else { "{}" };
+        let asked = CompletionRequest::read(Bytes::from_static(asked.as_bytes())).unwrap();
         let seeded = Partial {
             id: "cmpl-seed".into(),
             model: "asked".into(),
             created: 9,
+            logprobs: Running::of(&asked),
             ..Partial::default()
         };
         Relay::new(self.dialect, seeded, wishes, answer)
@@ -150,7 +176,7 @@ impl Fixture {
 
     /// Where the event that tells the finish reason ends.
     fn complete_at(&self) -> usize {
-        if self.dialect.framing() == Framing::EventStream {
+        if let Framing::EventStream | Framing::PayloadParts = self.dialect.framing() {
             return self.complete_message();
         }
         let text = std::str::from_utf8(self.input).unwrap();

@@ -29,8 +29,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{
-    completion::{CompletionRequest, Compliance, Partial, Tail, Usage},
-    dialect::UpstreamRequest,
+    completion::{CompletionRequest, Compliance, Partial, Tail, Usage, logprobs::Running},
+    dialect::{UpstreamRequest, settle::Best},
     error::Error,
     exchange::{
         edits::Plan,
@@ -38,7 +38,7 @@ use crate::{
         relay::{Answer, Counts, Relay, Wishes},
         split::Share,
     },
-    provider::{Target, grant::Token, sigv4::Unsigned},
+    provider::{Target, live::LiveToken, sigv4::Unsigned},
     wire::Framing,
 };
 
@@ -126,6 +126,8 @@ pub struct Terms {
     pub forwarded: HeaderMap,
     pub max_event_bytes: usize,
     pub fan_out: FanOutLimits,
+    /// The choice among candidates that is made here.
+    pub best: Option<Best>,
 }
 
 impl Exchange {
@@ -167,7 +169,7 @@ impl Exchange {
         }
     }
 
-    pub fn settle(&mut self, token: Token) {
+    pub fn settle(&mut self, token: impl Into<LiveToken>) {
         Arc::make_mut(&mut self.target).settle(token);
     }
 
@@ -257,6 +259,7 @@ impl Exchange {
 
     /// Takes the upstream's response head and decides how its body is read. `Err`: the client gets this instead.
     pub fn answer(&mut self, head: UpstreamHead<'_>) -> Result<&Relay, Error> {
+        self.target.heed(head.status, head.headers);
         let answer = self
             .read_head(head)
             .map_err(|error| self.target.attribute(error))?;
@@ -353,6 +356,7 @@ fn seeded(request: &CompletionRequest, seed: Seed) -> Partial {
         model: request.model().to_owned(),
         tail: Tail::new(&request.stop),
         limit: request.max_tokens(),
+        logprobs: Running::of(request),
         ..Partial::default()
     }
 }
@@ -411,6 +415,7 @@ mod tests {
                 concurrent_calls: 1,
                 bytes: 1 << 20,
             },
+            best: None,
         };
         let mut shares = split::split(request, &Settled::default(), 1).unwrap();
         let (share, seed) = (shares.remove(0), Seed { now: 1, draw: 2 });

@@ -248,7 +248,8 @@ impl Relay {
 
     /// Reads a whole reply, and does the gateway's own edits.
     fn read_whole<'b>(&mut self, body: &'b [u8]) -> Result<Completion<'b>, Error> {
-        let mut reply = self.dialect.read_reply(body, &mut self.partial)?;
+        let reply = self.dialect.read_reply(body, &mut self.partial)?;
+        let mut reply = self.partial.logprobs.check(reply)?;
         // The reply is whole: a choice that tells no reason has ended too.
         for choice in &mut reply.choices {
             choice.finish.get_or_insert(Finish::UNTOLD);
@@ -321,7 +322,10 @@ const MAX_ERROR_BYTES: usize = 64 << 10;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::{chat, openai};
+    use crate::{
+        completion::{CompletionRequest, logprobs::Running},
+        dialect::{chat, openai},
+    };
 
     const WISHES: Wishes = Wishes {
         compliance: Compliance::Strict,
@@ -532,6 +536,39 @@ mod tests {
             let unended = stream.split("\n\n").next().unwrap();
             let (out, _) = run(&openai::OPENAI, WISHES, &[unended.as_bytes()]);
             assert!(!out.contains("[["), "{depth}");
+        }
+    }
+
+    #[test]
+    fn log_probabilities_that_were_asked_for_and_are_not_there_fail_a_whole_reply() {
+        let text = r#"{"id":"c","object":"text_completion","created":1,"model":"m","choices":[{"text":"a","index":0,"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}"#;
+        let page =
+            r#"{"tokens":["a"],"token_logprobs":[-1],"top_logprobs":null,"text_offset":[0]}"#;
+        let told = text.replace("\"logprobs\":null", &format!("\"logprobs\":{page}"));
+        let chat = r#"{"choices":[{"message":{"content":"a"},"logprobs":{"content":[]},"finish_reason":"stop"}]}"#;
+        let empty = chat.replace("\"a\"", "\"\"");
+        let asked = Bytes::from_static(br#"{"logprobs":0}"#);
+        let asked = Running::of(&CompletionRequest::read(asked).unwrap());
+        for (dialect, reply, broken) in [
+            (&openai::OPENAI as &dyn Dialect, text, true),
+            (&openai::OPENAI, &told, false),
+            (&chat::CHAT, chat, true),
+            (&chat::CHAT, &empty, false),
+        ] {
+            for answer in [Answer::Whole, Answer::WholeAsStream] {
+                for (logprobs, broken) in [(asked.clone(), broken), (Running::default(), false)] {
+                    let partial = Partial {
+                        logprobs,
+                        ..seeded()
+                    };
+                    let mut relay = Relay::new(dialect, partial, WISHES, answer);
+                    relay.push(Bytes::copy_from_slice(reply.as_bytes()));
+                    let out = relay.finish();
+                    assert_eq!(out.is_err(), broken, "{reply}");
+                    let failure = out.err().map(|error| error.status().as_u16());
+                    assert!(failure.is_none_or(|status| status == 502));
+                }
+            }
         }
     }
 

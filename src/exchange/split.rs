@@ -28,8 +28,7 @@ pub fn split(
     settled: &Settled,
     max_calls: u32,
 ) -> Result<Vec<Share>, Error> {
-    let n = request.n.unwrap_or(1);
-    let prompts = request.prompt.count();
+    let (n, prompts) = (request.n.unwrap_or(1), request.prompt.count());
     let emulates = |parameter| settled.emulates(parameter);
     let repeats = if emulates(Parameter::N) { n } else { 1 };
     let apart = prompts > 1
@@ -38,11 +37,6 @@ pub fn split(
             .any(emulates);
     let calls = repeats.saturating_mul(if apart { prompts } else { 1 });
     check_calls(&request, calls, max_calls)?;
-    let stops = take_stops(&mut request, settled);
-    if repeats > 1 {
-        request.forget(Parameter::N);
-    }
-    let echo = take_echo(&mut request, settled);
     let plan = Plan {
         shift: 0,
         choices: if calls > 1 {
@@ -52,28 +46,19 @@ pub fn split(
         },
         repeated: None,
         echo: None,
-        stops,
-        role: if calls > 1 { Role::Part } else { Role::Whole },
+        stops: take_stops(&mut request, settled),
+        role: if calls > 1 || settled.best.is_some() {
+            Role::Part
+        } else {
+            Role::Whole
+        },
     };
-    if calls == 1 {
-        let plan = around(&request, echo, plan)?;
-        return Ok(vec![Share {
-            request,
-            plan,
-            repeats: false,
-        }]);
+    if repeats > 1 {
+        request.forget(Parameter::N);
     }
-    let each = if apart {
-        std::mem::take(&mut request.prompt)
-            .into_each()
-            .into_iter()
-            .map(|prompt| request.with_prompt(prompt))
-            .collect()
-    } else {
-        vec![request]
-    };
+    let echo = take_echo(&mut request, settled);
     let mut shares = Vec::new();
-    for request in each {
+    for request in each(request, apart) {
         let plan = around(&request, echo, plan.clone())?;
         repeat(request, &plan, repeats, &mut shares);
     }
@@ -90,28 +75,42 @@ fn around(request: &CompletionRequest, echo: Option<Parameter>, plan: Plan) -> R
     })
 }
 
+/// The request for each of its prompts, if they are asked for apart.
+fn each(mut request: CompletionRequest, apart: bool) -> Vec<CompletionRequest> {
+    if !apart {
+        return vec![request];
+    }
+    let prompts = std::mem::take(&mut request.prompt).into_each();
+    prompts
+        .into_iter()
+        .map(|prompt| request.with_prompt(prompt))
+        .collect()
+}
+
 /// `times` calls for the next choices of one prompt. A seed stands for one text: each repetition gets one of its own.
 fn repeat(request: CompletionRequest, plan: &Plan, times: u32, shares: &mut Vec<Share>) {
     let seed = request.seed;
-    for k in 0..times {
-        let mut request = request.clone();
+    let mut share = |mut request: CompletionRequest, k: u32| {
         if k > 0
             && let Some(seed) = seed
         {
             request.seed = Some(seed.checked_add(i64::from(k)).unwrap_or(i64::from(k)));
         }
-        let before = shares
-            .last()
-            .map_or(0, |share| share.plan.shift + share.plan.choices);
+        let before = shares.last().map(|share: &Share| &share.plan);
+        let shift = before.map_or(0, |plan| plan.shift.saturating_add(plan.choices));
         shares.push(Share {
             request,
             plan: Plan {
-                shift: before,
+                shift,
                 ..plan.clone()
             },
             repeats: k > 0 && seed.is_none(),
         });
+    };
+    for k in 1..times {
+        share(request.clone(), k - 1);
     }
+    share(request, times.saturating_sub(1));
 }
 
 fn check_calls(request: &CompletionRequest, calls: u32, max_calls: u32) -> Result<(), Error> {

@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Exchange, Seed, Terms, fan_out::FanOut, split::Share};
+use super::{Exchange, Seed, Terms, edits::Role, fan_out::FanOut, split::Share};
 use crate::{
     error::Error,
-    provider::{Target, grant::Token},
+    provider::{Target, live::LiveToken},
 };
 
 /// The calls of one completion.
@@ -25,7 +25,7 @@ impl Work {
     ) -> Result<Self, Error> {
         let target = Arc::new(target);
         match shares.pop() {
-            Some(share) if shares.is_empty() => {
+            Some(share) if shares.is_empty() && share.plan.role == Role::Whole => {
                 let exchange = Exchange::try_new(share, target, &terms, seed)?;
                 Ok(Self::One(Box::new(exchange)))
             }
@@ -53,7 +53,7 @@ impl Work {
     }
 
     /// Takes the token that the target's credential was exchanged for; before a head is written.
-    pub fn settle(&mut self, token: Token) {
+    pub fn settle(&mut self, token: LiveToken) {
         match self {
             Self::One(exchange) => exchange.settle(token),
             Self::Many(fan_out) => fan_out.settle(token),

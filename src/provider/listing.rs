@@ -120,6 +120,8 @@ struct OptionEntry {
     name: &'static str,
     header: &'static str,
     required: bool,
+    /// The upstream's header that holds the value; `null`: its place is in the URL.
+    sent_as: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -143,6 +145,7 @@ impl From<&'static Slot> for OptionEntry {
             name: slot.name,
             header: slot.header,
             required: slot.default == Default::None,
+            sent_as: slot.sent_as,
         }
     }
 }

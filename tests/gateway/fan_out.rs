@@ -329,3 +329,56 @@ fn every_provider_brings_all_choices_echoed_and_stopped() {
         }
     }
 }
+
+/// A chat choice of two tokens.
+fn scored(text: &str, logprob: &str) -> String {
+    format!(
+        r#"{{"index":0,"message":{{"content":"{text}!"}},"finish_reason":"stop","logprobs":{{"content":[{{"token":"{text}","bytes":null,"logprob":{logprob},"top_logprobs":[]}},{{"token":"!","bytes":null,"logprob":-0.5,"top_logprobs":[]}}]}}}}"#
+    )
+}
+
+#[test]
+fn the_best_of_the_candidates_are_the_client_s_choices() {
+    // Takes no `n`: a call for each candidate. Their seeds tell them apart.
+    let upstream = Upstream::start(|request, stream| {
+        let body: Value = serde_json::from_slice(&request.body).unwrap();
+        assert_eq!(
+            (&body["logprobs"], &body["n"]),
+            (&Value::Bool(true), &Value::Null)
+        );
+        let seed = body["seed"].as_u64().unwrap();
+        let logprob = ["-3.0", "-0.25", "-1.0"][seed as usize];
+        let reply = format!(
+            r#"{{"id":"c","model":"m-1","choices":[{}],"usage":{{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}}}"#,
+            scored(&format!("{}{seed}", prompt(request)), logprob)
+        );
+        stream.write_all(&json(200, &reply)).unwrap();
+        After::Keep
+    });
+    let lines = format!(
+        "  providers:\n    nvidia: {{ base_url: \"http://{}/v1\" }}\n",
+        upstream.address
+    );
+    let gateway = Gateway::start(&lines);
+    let nvidia = [("x-portkey-provider", "nvidia")];
+    for (logprobs, shown) in [("", false), (r#","logprobs":0"#, true)] {
+        let body =
+            format!(r#"{{"model":"m","prompt":["a","b"],"n":2,"best_of":3,"seed":0{logprobs}}}"#);
+        let answer = ask(&gateway.address, &nvidia, &body);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let texts: Vec<_> = choices(&answer).into_iter().map(|(text, _)| text).collect();
+        assert_eq!(texts, ["a1!", "a2!", "b1!", "b2!"]);
+        // What the candidates cost that nobody gets is in the bill.
+        assert_eq!(answer.json()["usage"]["total_tokens"], 18);
+        assert_eq!(answer.json()["choices"][0]["logprobs"].is_object(), shown);
+    }
+    let plain = ask(
+        &gateway.address,
+        &[GROQ],
+        r#"{"model":"m","prompt":"a","best_of":2}"#,
+    );
+    assert_eq!(
+        (plain.status, &plain.json()["error"]["param"]),
+        (400, &"best_of".into())
+    );
+}

@@ -8,6 +8,7 @@ mod embedding;
 mod fan_out;
 mod faults;
 mod http2;
+mod identities;
 mod leaving;
 mod passing;
 mod process;
