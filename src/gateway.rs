@@ -161,10 +161,7 @@ impl State {
                 refused: provider.refuses,
                 provider: &provider.name,
                 unsupported: directives.unsupported.unwrap_or(self.config.unsupported),
-                prompt_as: directives
-                    .prompt_as
-                    .or(provider.prompt_as)
-                    .unwrap_or(self.config.prompt_as),
+                prompt_as: self.config.prompt_as(directives.prompt_as, &provider),
                 prefill: provider.prefill,
             },
         )?;

@@ -2,10 +2,18 @@
 
 use crate::{
     completion::{Mark, PromptAs},
-    config::{ConfigError, source::Source},
+    config::{Config, ConfigError, source::Source},
     dialect::PromptForm,
     provider::Provider,
 };
+
+impl Config {
+    /// The way that a prompt is to be put, first that applies: the client's word, the provider's row, the general one.
+    pub fn prompt_as(&self, client: Option<PromptAs>, provider: &Provider) -> PromptAs {
+        let own = client.or(provider.prompt_as);
+        own.unwrap_or(self.prompt_as)
+    }
+}
 
 /// `prompt_as` and `prefill` of one provider.
 pub struct PromptKeys(pub Option<PromptAs>, pub Option<Mark>);
