@@ -105,6 +105,7 @@ impl Chat {
     /// The answer to whoever asks.
     pub fn complete(&self, ask: &Ask<'_>) -> Result<Reply, Whole> {
         let request: Request = read(ask)?;
+        request.check()?;
         let missing = |name: &str| {
             error(
                 400,
@@ -115,12 +116,6 @@ impl Chat {
         let model = request.model.ok_or_else(|| missing("model"))?;
         let messages = request.messages.filter(|messages| !messages.is_empty());
         let messages = messages.ok_or_else(|| missing("messages"))?;
-        let goes_on = request.continue_final_message == Some(true);
-        if goes_on && request.add_generation_prompt != Some(false) {
-            let message =
-                "Cannot set both `continue_final_message` and `add_generation_prompt` to True.";
-            return Err(error(400, message, None));
-        }
         // Mistral's models (…stral…) count without being asked, and say a prefix again.
         let is_mistral = model.contains("stral");
         let lead = if is_mistral {
@@ -128,15 +123,6 @@ impl Chat {
         } else {
             None
         };
-        let top = request.top_logprobs.unwrap_or_default();
-        if top > 20 {
-            let message = "Invalid 'top_logprobs': integer above maximum value.";
-            return Err(error(400, message, Some("top_logprobs")));
-        }
-        if request.top_logprobs.is_some() && request.logprobs != Some(true) {
-            let message = "'logprobs' must be true if 'top_logprobs' is set.";
-            return Err(error(400, message, Some("logprobs")));
-        }
         let limit = request.max_completion_tokens.or(request.max_tokens);
         let stops = Stop::list(request.stop.as_ref());
         let texts = (0..request.n.unwrap_or(1))
@@ -154,7 +140,8 @@ impl Chat {
             texts,
             prompt_tokens: count(&said(&messages)),
             lead,
-            top_logprobs: request.logprobs.filter(|&asked| asked).map(|_| top),
+            top_logprobs: (request.logprobs == Some(true))
+                .then(|| request.top_logprobs.unwrap_or_default()),
         };
         if !ask.streams(request.stream == Some(true)) {
             return Ok(Reply::Whole(Whole::json(200, &answer.whole())));
@@ -165,6 +152,27 @@ impl Chat {
         Ok(Reply::Stream(
             answer.script(usage == Some(true) || is_mistral),
         ))
+    }
+}
+
+impl Request {
+    /// Fields that contradict each other, or go too far.
+    fn check(&self) -> Result<(), Whole> {
+        let goes_on = self.continue_final_message == Some(true);
+        if goes_on && self.add_generation_prompt != Some(false) {
+            let message =
+                "Cannot set both `continue_final_message` and `add_generation_prompt` to True.";
+            return Err(error(400, message, None));
+        }
+        if self.top_logprobs.is_some_and(|top| top > 20) {
+            let message = "Invalid 'top_logprobs': integer above maximum value.";
+            return Err(error(400, message, Some("top_logprobs")));
+        }
+        if self.top_logprobs.is_some() && self.logprobs != Some(true) {
+            let message = "'logprobs' must be true if 'top_logprobs' is set.";
+            return Err(error(400, message, Some("logprobs")));
+        }
+        Ok(())
     }
 }
 
