@@ -12,6 +12,7 @@ mod chat_turns;
 pub mod cohere;
 pub mod fim;
 pub mod gemini;
+mod gemini_request;
 mod gemini_tokens;
 mod google_error;
 mod lenient;

@@ -25,6 +25,7 @@ use crate::{
         anthropic::{self, ANTHROPIC},
         chat::{CHAT, MISTRAL_CHAT},
         gemini::{self, GEMINI},
+        gemini_request,
         google_error::{ToldError, read_told_error},
     },
     error::Error,
@@ -164,7 +165,7 @@ impl Vertex {
 
     fn body(&self, request: &CompletionRequest, name: &str) -> Result<Bytes, Error> {
         match self.publisher {
-            Publisher::Google => gemini::write_body(request),
+            Publisher::Google => gemini_request::write_body(request),
             Publisher::Anthropic => anthropic::write_cloud_body(request, ANTHROPIC_VERSION),
             // The body names the model without the version that its address may have: `mistral-small@2503`.
             Publisher::Mistral => {
