@@ -118,6 +118,8 @@ impl State {
             refused: &provider.refuses,
             provider: &provider.name,
             unsupported: directives.unsupported.unwrap_or(self.config.unsupported),
+            prompt_as: self.config.prompt_as(directives.prompt_as, &provider),
+            prefill: provider.prefill,
         };
         let substituted = self.config.substitutes.apply(&mut request, policy)?;
         let mut settled = settle(&mut request, policy)?;

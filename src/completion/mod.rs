@@ -2,6 +2,7 @@
 //!
 //! Source: the API page of `POST /v1/completions`. A chunk and a whole reply share one type.
 
+pub mod approach;
 mod asked;
 mod fields;
 pub mod fim;
@@ -10,6 +11,7 @@ pub mod infill;
 pub mod logprobs;
 pub mod parameter;
 pub mod prompt;
+pub mod repeat;
 pub mod request;
 pub mod stop;
 pub mod tail;
@@ -20,6 +22,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    approach::{Approach, Mark, PromptAs},
     fim::Shape,
     finished::Finished,
     logprobs::Logprobs,

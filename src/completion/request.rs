@@ -12,7 +12,7 @@ use serde_json::{Number, value::RawValue};
 
 use crate::{
     completion::{
-        fields,
+        Approach, fields,
         fim::{self, Shape},
         prompt::Prompt,
     },
@@ -42,6 +42,8 @@ pub struct CompletionRequest {
     pub seed: Option<i64>,
     pub logit_bias: Option<BTreeMap<String, Number>>,
     pub stream_options: Option<StreamOptions>,
+    /// How the prompt is put to a model that answers messages: no field of the body.
+    pub approach: Approach,
     /// Fields the page does not know, by name.
     pub extra: BTreeMap<String, Box<RawValue>>,
     /// Which endpoint was asked.

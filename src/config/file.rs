@@ -8,9 +8,11 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 use serde::Deserialize;
 
 use crate::{
+    completion::{Mark, PromptAs},
     config::{
         Config, ConfigError, Emulator, credentials,
         limits::{LimitsFile, TimeoutsFile},
+        prompt::PromptKeys,
         source::Source,
         substitutes::{self, InfillFile},
         text::{AuthText, BaseText, DialectText, HostText, ParameterText, Unique},
@@ -61,6 +63,7 @@ struct GatewayFile {
     limits: LimitsFile,
     timeouts: TimeoutsFile,
     unsupported: Unsupported,
+    prompt_as: PromptAs,
     emulator: Option<EmulatorFile>,
 }
 
@@ -96,6 +99,8 @@ struct ProviderFile {
     headers: BTreeMap<String, String>,
     options: BTreeMap<String, String>,
     refuses: Option<Vec<ParameterText>>,
+    prompt_as: Option<PromptAs>,
+    prefill: Option<Mark>,
     default_model: Option<String>,
 }
 
@@ -154,6 +159,7 @@ impl GatewayFile {
         self.limits.apply(&mut config.limits);
         self.timeouts.apply(&mut config.timeouts);
         config.unsupported = self.unsupported;
+        config.prompt_as = self.prompt_as;
         if let Some(emulator) = self.emulator {
             emulator.apply(source, config)?;
         }
@@ -173,21 +179,7 @@ impl ProviderFile {
         let built_in = config.providers.get(name);
         let mut provider = match built_in {
             Some(provider) => Provider::clone(provider),
-            None => Provider {
-                name: name.to_owned(),
-                base: None,
-                place: &Place::Own("/v1"),
-                options: BTreeMap::new(),
-                moved_to: None,
-                dialect: &OPENAI,
-                is_redefined: true,
-                auth: Auth::Bearer,
-                scheme: Scheme::Key,
-                credential: None,
-                headers: Vec::new(),
-                refuses: Cow::Borrowed(&[]),
-                default_model: None,
-            },
+            None => declared(name),
         };
         if built_in.is_none() && self.base_url.is_none() {
             let message = format!("`{name}` is no built-in provider: `base_url` is needed");
@@ -209,6 +201,7 @@ impl ProviderFile {
         if let Some(refuses) = self.refuses {
             provider.refuses = refuses.into_iter().map(|parameter| parameter.0).collect();
         }
+        PromptKeys(self.prompt_as, self.prefill).apply(&mut provider, source)?;
         provider.base = self.base_url.map(|base| Arc::new(base.0)).or(provider.base);
         provider.auth = self.auth.map_or(provider.auth, |auth| auth.0);
         provider.default_model = self.default_model;
@@ -222,6 +215,27 @@ impl ProviderFile {
                 .push(source.header(&path("headers"), header, value)?);
         }
         Ok(provider)
+    }
+}
+
+/// A provider that no row knows: OpenAI-shaped, unless the conf says more.
+fn declared(name: &str) -> Provider {
+    Provider {
+        name: name.to_owned(),
+        base: None,
+        place: &Place::Own("/v1"),
+        options: BTreeMap::new(),
+        moved_to: None,
+        dialect: &OPENAI,
+        is_redefined: true,
+        auth: Auth::Bearer,
+        scheme: Scheme::Key,
+        credential: None,
+        headers: Vec::new(),
+        refuses: Cow::Borrowed(&[]),
+        prefill: None,
+        prompt_as: None,
+        default_model: None,
     }
 }
 
@@ -398,6 +412,37 @@ mod tests {
     }
 
     #[test]
+    fn how_prompts_are_put_is_said_for_all_and_for_each() {
+        let config = read(concat!(
+            "gateway:\n  prompt_as: continue\n  providers:\n    groq: { prompt_as: prefill }\n",
+            "    openai: { prompt_as: prefill }\n    bedrock: { prompt_as: prefill }\n",
+            "    deepseek: { dialect: chat, prompt_as: prefill }\n",
+            "    mine: { base_url: \"http://a/v1\", dialect: chat, prefill: continue_final_message, prompt_as: message }\n",
+        ))
+        .unwrap();
+        assert_eq!(config.prompt_as, PromptAs::Continue);
+        for (name, way, mark) in [
+            ("groq", Some(PromptAs::Prefill), Some(Mark::Role)),
+            ("openai", Some(PromptAs::Prefill), None),
+            ("bedrock", Some(PromptAs::Prefill), None),
+            ("deepseek", Some(PromptAs::Prefill), Some(Mark::Prefix)),
+            (
+                "mine",
+                Some(PromptAs::Message),
+                Some(Mark::ContinueFinalMessage),
+            ),
+            ("moonshot", None, Some(Mark::Partial)),
+        ] {
+            let provider = &config.providers[name];
+            assert_eq!(
+                (provider.prompt_as, provider.prefill),
+                (way, mark),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
     fn the_emulator_takes_every_providers_place_and_keeps_its_path() {
         let config = read("gateway: { emulator: { listen: \"127.0.0.1:9\", all: true } }").unwrap();
         assert_eq!(
@@ -464,6 +509,36 @@ mod tests {
                 4,
                 "gateway.providers.openai.refuses",
                 "expected one of prompt: list",
+            ),
+            (
+                "gateway:\n  prompt_as: prefil\n",
+                2,
+                "gateway.prompt_as",
+                "expected one of `message`, `continue`, `prefill`",
+            ),
+            (
+                "gateway:\n  providers:\n    openai: {}\n    cohere:\n      prompt_as: prefill\n",
+                5,
+                "gateway.providers.cohere.prompt_as",
+                "expected `message` or `continue`",
+            ),
+            (
+                "gateway:\n  providers:\n    groq:\n      dialect: gemini\n      prompt_as: prefill\n",
+                5,
+                "gateway.providers.groq.prompt_as",
+                "documents no way",
+            ),
+            (
+                "gateway:\n  providers:\n    vllm:\n      prefill: role\n",
+                4,
+                "gateway.providers.vllm.prefill",
+                "the dialect `openai` has no such way",
+            ),
+            (
+                "gateway:\n  providers:\n    groq:\n      prefill: vllm\n",
+                4,
+                "gateway.providers.groq.prefill",
+                "expected one of `role`, `prefix`",
             ),
             (
                 "gateway:\n  providers:\n    mine:\n      dialect: chat\n",

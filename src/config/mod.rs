@@ -5,6 +5,7 @@ pub mod file;
 pub mod headers;
 pub mod host;
 mod limits;
+mod prompt;
 pub mod source;
 mod substitutes;
 mod text;
@@ -12,6 +13,7 @@ mod text;
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use crate::{
+    completion::PromptAs,
     dialect::{settle::Unsupported, substitute::Substitutes},
     provider::{Base, Provider, Row, place::Place, table::ROWS},
     route::Models,
@@ -35,6 +37,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// What becomes of a parameter that neither the provider nor the gateway can carry.
     pub unsupported: Unsupported,
+    /// How prompts are put to models that answer messages, where neither the client nor their provider's row says.
+    pub prompt_as: PromptAs,
     pub emulator: Option<Emulator>,
 }
 
@@ -146,6 +150,7 @@ impl Default for Config {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             unsupported: Unsupported::default(),
+            prompt_as: PromptAs::default(),
             emulator: None,
         }
     }
@@ -194,6 +199,8 @@ fn built_in(row: &'static Row) -> Provider {
         credential: None,
         headers: Vec::new(),
         refuses: row.refuses.into(),
+        prefill: row.prefill,
+        prompt_as: None,
         default_model: None,
     }
 }

@@ -12,11 +12,12 @@ use serde_json::{Number, value::RawValue};
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support,
+        Choice, Completion, CompletionRequest, Finish, Mark, Parameter, Partial, Support,
         logprobs::behind_thoughts, request::StreamOptions,
     },
     dialect::{
         Dialect, Extras, Step, UpstreamRequest,
+        chat_turns::{Message, goes_on, messages},
         lenient::{Field, Map, Text, learn, read_object},
         not_the_shape,
         openai::stream_options,
@@ -36,6 +37,8 @@ pub struct Chat {
     stream_usage: StreamUsage,
     logprobs: Support,
     extras: Extras,
+    /// Its own way; `None`: each provider's.
+    prefill: Option<Mark>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -57,16 +60,19 @@ pub static CHAT: Chat = Chat {
     stream_usage: StreamUsage::OnRequest,
     logprobs: Support::Native,
     extras: Extras::Pass,
+    prefill: None,
 };
 
 /// Mistral's chat: `random_seed`, counts in every stream, no log-probabilities, unknown fields refused by its server too.
-/// Source: <https://docs.mistral.ai/api/#operation/createChatCompletion>.
+/// Source: <https://docs.mistral.ai/api/#operation/createChatCompletion>. A [prefix](https://docs.mistral.ai/guides/prefix/) stands
+/// in the answer too.
 pub static MISTRAL_CHAT: Chat = Chat {
     name: "mistral-chat",
     seed: Seed::RandomSeed,
     stream_usage: StreamUsage::Always,
     logprobs: Support::Refused,
     extras: Extras::Pass,
+    prefill: Some(Mark::RepeatedPrefix),
 };
 
 impl Dialect for Chat {
@@ -103,6 +109,10 @@ impl Dialect for Chat {
 
     fn extras(&self) -> Extras {
         self.extras
+    }
+
+    fn prefill(&self, told: Option<Mark>, _model: Option<&str>) -> Option<Mark> {
+        self.prefill.or(told)
     }
 
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {
@@ -179,12 +189,12 @@ impl Chat {
     fn body<'a>(&self, request: &'a CompletionRequest) -> Result<Body<'a>, Error> {
         let top_logprobs = alternatives(request, MAX_TOP_LOGPROBS)?;
         let seed = |name: Seed| request.seed.filter(|_| self.seed == name);
+        let goes_on = goes_on(request)?;
         Ok(Body {
             model: request.model(),
-            messages: [Message {
-                role: "user",
-                content: request.sole_text()?,
-            }],
+            messages: messages(request)?,
+            continue_final_message: goes_on,
+            add_generation_prompt: goes_on.then_some(false),
             max_tokens: request.max_tokens(),
             temperature: request.temperature,
             top_p: request.top_p,
@@ -209,7 +219,11 @@ impl Chat {
 #[derive(Serialize)]
 struct Body<'a> {
     model: &'a str,
-    messages: [Message<'a>; 1],
+    messages: Vec<Message<'a>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    continue_final_message: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    add_generation_prompt: Option<bool>,
     max_tokens: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
@@ -241,12 +255,6 @@ struct Body<'a> {
     top_logprobs: Option<u32>,
     #[serde(flatten)]
     extra: &'a BTreeMap<String, Box<RawValue>>,
-}
-
-#[derive(Serialize)]
-struct Message<'a> {
-    role: &'static str,
-    content: &'a RawValue,
 }
 
 /// A whole reply or one event; an error in its place is read too.

@@ -67,7 +67,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        completion::tokenizer::Tokenizer,
+        completion::{PromptAs, tokenizer::Tokenizer},
         dialect::{
             Dialect, openai::OPENAI, replicate::REPLICATE, settle::settle, tgi::TGI,
             workers_ai::WORKERS_AI,
@@ -94,6 +94,8 @@ mod tests {
             refused,
             provider: "p",
             unsupported: Unsupported::Reject,
+            prompt_as: PromptAs::Message,
+            prefill: None,
         };
         substitutes().apply(&mut request, terms)?;
         settle(&mut request, terms)?;

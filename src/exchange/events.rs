@@ -330,6 +330,30 @@ mod tests {
     }
 
     #[test]
+    fn at_every_cut_a_prompt_that_is_said_again_is_taken_off() {
+        for (dialect, stream) in STREAMS {
+            for (prompt, left) in [
+                ("one ENtwo", " é "),
+                ("one EN ", "two é "),
+                ("one", " ENtwo é "),
+                ("another", "one ENtwo é "),
+            ] {
+                for cut in 0..=stream.len() {
+                    let (first, second) = stream.as_bytes().split_at(cut);
+                    let plan = Plan {
+                        repeated: Some(Arc::from(prompt)),
+                        echo: Some(Arc::from("it: ")),
+                        ..plan(&["END"])
+                    };
+                    let out = feed(relay(dialect, plan), &[first, second]);
+                    let wanted = (format!("it: {left}"), vec!["stop".to_owned()]);
+                    assert_eq!(read(&out), wanted, "{prompt} {cut}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_stream_that_breaks_before_its_stop_sequence_is_no_complete_one() {
         for (dialect, stream) in STREAMS {
             let end = stream.find("ND thr").unwrap();

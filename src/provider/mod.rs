@@ -26,7 +26,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 use http::{HeaderName, HeaderValue};
 
 use crate::{
-    completion::{CompletionRequest, Parameter},
+    completion::{CompletionRequest, Mark, Parameter, PromptAs},
     dialect::Dialect,
     error::Error,
 };
@@ -52,6 +52,8 @@ pub struct Row {
     pub scheme: Scheme,
     /// What this provider lacks of its dialect.
     pub refuses: &'static [Parameter],
+    /// See [`Dialect::prefill`].
+    pub prefill: Option<Mark>,
 }
 
 /// A provider as the gateway calls it: a row, with the conf's word over it.
@@ -75,6 +77,10 @@ pub struct Provider {
     /// Sent with every call.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub refuses: Cow<'static, [Parameter]>,
+    /// See [`Dialect::prefill`].
+    pub prefill: Option<Mark>,
+    /// How prompts are put where the client does not say; `None`: as the conf says of all.
+    pub prompt_as: Option<PromptAs>,
     /// For requests that name no model.
     pub default_model: Option<String>,
 }

@@ -13,5 +13,6 @@ mod identities;
 mod leaving;
 mod passing;
 mod process;
+mod prompt_as;
 mod providers;
 mod support;

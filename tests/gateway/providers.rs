@@ -43,6 +43,16 @@ fn call(gateway: &Gateway, provider: &Value, key: &str, stream: bool) -> Answer 
 }
 
 pub fn send(gateway: &Gateway, provider: &Value, key: &str, fields: &str) -> Answer {
+    send_with(gateway, provider, key, fields, &[])
+}
+
+pub fn send_with(
+    gateway: &Gateway,
+    provider: &Value,
+    key: &str,
+    fields: &str,
+    more: &[(&str, &str)],
+) -> Answer {
     let (model, needed) = (model(provider), needed(provider));
     let body = format!(r#"{{"model":"{model}",{fields}{needed}}}"#);
     let bearer = format!("Bearer {key}");
@@ -54,6 +64,7 @@ pub fn send(gateway: &Gateway, provider: &Value, key: &str, fields: &str) -> Ans
         ("x-portkey-forward-headers", "x-emulator"),
         ("x-emulator", key),
     ];
+    headers.extend(more);
     let pem = include_str!("../fixtures/credentials/rsa.pem").replace('\n', "\\n");
     if name == "oracle" {
         headers.extend([
