@@ -70,8 +70,10 @@ impl Ticket {
 
     /// What of the request is not the provider's doing.
     pub fn tell(&mut self, settled: &Settled) {
-        let emulated = settled.emulated.iter().map(|parameter| parameter.field());
-        self.emulated = list(emulated.filter(|field| *field != STREAM_OPTIONS));
+        // Two forms of `prompt` are one field.
+        let mut emulated: Vec<_> = settled.emulated.iter().map(|done| done.field()).collect();
+        emulated.dedup();
+        self.emulated = list(emulated.into_iter());
         self.dropped = list(settled.dropped.iter().map(String::as_str));
     }
 
@@ -147,8 +149,6 @@ const RETRIES: HeaderName = HeaderName::from_static("x-portkey-retry-attempt-cou
 const SENT_AS: HeaderName = HeaderName::from_static("x-completions-sent-as");
 const EMULATED: HeaderName = HeaderName::from_static("x-completions-emulated");
 const DROPPED: HeaderName = HeaderName::from_static("x-completions-dropped");
-/// The gateway always counts by itself: no news.
-const STREAM_OPTIONS: &str = "stream_options";
 const OPTION: HeaderName = HeaderName::from_static("x-portkey-last-used-option-index");
 /// A trace id is echoed and logged; W3C's has 55 bytes, a UUID 36.
 const MAX_TRACE_ID: usize = 256;

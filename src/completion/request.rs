@@ -70,6 +70,12 @@ impl StreamOptions {
             .map(|(name, _)| name.as_str())
     }
 
+    /// The same for a provider that does not know them.
+    pub fn without_running_counts(mut self) -> Self {
+        self.extra.remove(RUNNING_COUNTS);
+        self
+    }
+
     fn read(value: &RawValue) -> Result<Option<Self>, Error> {
         let fields: Option<BTreeMap<String, Box<RawValue>>> =
             read("stream_options", value, "an object")?;
@@ -302,6 +308,8 @@ fn within(name: &'static str, value: Option<f64>, least: f64, most: f64) -> Resu
     }
 }
 
+/// vLLM's addition to `stream_options`: the counts so far, in every event.
+pub const RUNNING_COUNTS: &str = "continuous_usage_stats";
 /// The page's default for `max_tokens`.
 pub const DEFAULT_MAX_TOKENS: u64 = 16;
 const LIMIT: &str = "max_completion_tokens";

@@ -201,6 +201,7 @@ impl Chat {
             n: request.n.filter(|&n| n > 1),
             stream: request.stream,
             stream_options: stream_options(request)
+                .map(StreamOptions::without_running_counts)
                 .filter(|_| self.stream_usage == StreamUsage::OnRequest),
             stop: &request.stop,
             presence_penalty: request.presence_penalty.filter(|&p| p != 0.0),

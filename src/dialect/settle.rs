@@ -4,12 +4,13 @@
 //! gets a refused one left out, and is told.
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
-use super::{Dialect, PromptForm, extras};
+use super::{Dialect, Extras, PromptForm, extras};
 use crate::{
     completion::{
         Approach, CompletionRequest, Mark, Parameter, Prompt, PromptAs, Support,
-        approach::PROMPT_AS,
+        approach::PROMPT_AS, request::RUNNING_COUNTS,
     },
     error::Error,
 };
@@ -179,7 +180,8 @@ fn take_best(request: &mut CompletionRequest) -> Option<Best> {
     Some(best)
 }
 
-/// The gateway counts for a client by itself; what else stands in `stream_options` takes the provider.
+/// The gateway counts for a client by itself, as far as its provider has told; what else stands in `stream_options` takes the
+/// provider.
 fn settle_stream_options(
     request: &mut CompletionRequest,
     terms: Terms<'_>,
@@ -191,15 +193,18 @@ fn settle_stream_options(
     let Some(options) = &mut request.stream_options else {
         return Ok(());
     };
-    let Some(name) = options.extra_asked() else {
-        return Ok(());
-    };
-    let field = format!("stream_options.{name}");
-    if terms.unsupported == Unsupported::Reject {
-        return Err(terms.unsupported(field));
+    let running = options.extra.remove_entry(RUNNING_COUNTS);
+    let asked = options
+        .extra_asked()
+        .map(|name| format!("stream_options.{name}"));
+    if asked.is_some() && terms.unsupported == Unsupported::Drop {
+        options.extra.clear();
     }
-    options.extra.clear();
-    settled.dropped.push(field);
+    options.extra.extend(running);
+    match (asked, terms.unsupported) {
+        (Some(field), Unsupported::Reject) => return Err(terms.unsupported(field)),
+        (field, _) => settled.dropped.extend(field),
+    }
     Ok(())
 }
 
@@ -209,10 +214,18 @@ fn settle_extras(
     settled: &mut Settled,
 ) -> Result<(), Error> {
     let allowed = terms.dialect.extras();
-    let refused: Vec<String> = extras(request)
-        .map(|(name, _)| name.to_owned())
-        .filter(|name| !allowed.allow(name))
-        .collect();
+    let names = |wanted: &dyn Fn(&str, &RawValue) -> bool| -> Vec<String> {
+        let fields = extras(request).filter(|(name, value)| wanted(name, value));
+        fields.map(|(name, _)| name.to_owned()).collect()
+    };
+    let is_neutral = |name: &str, value: &RawValue| {
+        allowed != Extras::Pass && NEUTRAL.contains(&(name, value.get()))
+    };
+    let neutral = names(&is_neutral);
+    let refused = names(&|name, value| !allowed.allow(name) && !is_neutral(name, value));
+    for name in neutral {
+        request.forget_extra(&name);
+    }
     match (terms.unsupported, refused.into_iter()) {
         (Unsupported::Reject, mut refused) => refused
             .next()
@@ -326,6 +339,21 @@ fn is_emulated(parameter: Parameter) -> bool {
     }
 }
 
+/// Fields that other servers have added to the page, at the values that change nothing: benchmarks send them to everybody.
+const NEUTRAL: &[(&str, &str)] = &[
+    ("ignore_eos", "false"),
+    ("include_stop_str_in_output", "false"),
+    ("length_penalty", "1"),
+    ("length_penalty", "1.0"),
+    ("min_p", "0"),
+    ("min_p", "0.0"),
+    ("min_tokens", "0"),
+    ("repetition_penalty", "1"),
+    ("repetition_penalty", "1.0"),
+    ("top_k", "-1"),
+    ("use_beam_search", "false"),
+];
+
 /// What a dialect's own tests hold it to: nothing is done in its place.
 #[cfg(test)]
 pub fn settle_alone(
@@ -348,5 +376,140 @@ pub fn settle_alone(
     match lacking.next() {
         Some(parameter) => Err(terms.unsupported(parameter.field())),
         None => settle(request, terms).map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::dialect::{
+        anthropic::ANTHROPIC, chat::CHAT, gemini::GEMINI, openai::OPENAI, tgi::TGI,
+    };
+
+    fn terms(dialect: &dyn Dialect, unsupported: Unsupported) -> Terms<'_> {
+        Terms {
+            dialect,
+            refused: &[],
+            provider: "p",
+            unsupported,
+            prompt_as: PromptAs::Message,
+            prefill: None,
+        }
+    }
+
+    fn settled(terms: Terms<'_>, fields: &str) -> Result<(CompletionRequest, Settled), Error> {
+        let body = format!(r#"{{"model":"m","prompt":"a",{fields}}}"#);
+        let mut request = CompletionRequest::read(Bytes::from(body)).unwrap();
+        settle(&mut request, terms).map(|settled| (request, settled))
+    }
+
+    #[test]
+    fn what_a_provider_lacks_is_done_here_if_it_can_be() {
+        use Parameter::{BestOf, Echo, N, Prompts, Stop};
+        for (dialect, fields, emulated) in [
+            (
+                &OPENAI as &dyn Dialect,
+                r#""n":2,"echo":true,"stop":"x","best_of":3"#,
+                vec![],
+            ),
+            (&ANTHROPIC, r#""n":2,"echo":true,"stop":"x""#, vec![N, Echo]),
+            (&ANTHROPIC, r#""stop":[" ","x"]"#, vec![Stop]),
+            (&CHAT, r#""prompt":["a","b"],"n":2"#, vec![Prompts]),
+            (&CHAT, r#""best_of":3"#, vec![BestOf]),
+            (&GEMINI, r#""n":2"#, vec![]),
+            (&GEMINI, r#""n":2,"stream":true"#, vec![N]),
+            (&GEMINI, r#""n":100"#, vec![N]),
+            (&TGI, r#""echo":true"#, vec![]),
+            (&TGI, r#""echo":true,"stream":true"#, vec![Echo]),
+        ] {
+            let fields = fields.replace(r#""prompt":["a","b"],"#, "");
+            let body = match emulated.contains(&Prompts) {
+                true => format!(r#"{{"model":"m","prompt":["a","b"],{fields}}}"#),
+                false => format!(r#"{{"model":"m","prompt":"a",{fields}}}"#),
+            };
+            let mut request = CompletionRequest::read(Bytes::from(body)).unwrap();
+            let settled = settle(&mut request, terms(dialect, Unsupported::Reject)).unwrap();
+            assert_eq!(settled.emulated, emulated, "{} {fields}", dialect.name());
+        }
+    }
+
+    #[test]
+    fn what_nobody_can_do_is_refused_by_name_or_left_out_and_told() {
+        for (dialect, fields, param) in [
+            (&ANTHROPIC as &dyn Dialect, r#""seed":1"#, "seed"),
+            (&ANTHROPIC, r#""suffix":"b""#, "suffix"),
+            (&ANTHROPIC, r#""best_of":2"#, "best_of"),
+            (&ANTHROPIC, r#""logit_bias":{"5":1}"#, "logit_bias"),
+            (
+                &ANTHROPIC,
+                r#""repetition_penalty":1.2"#,
+                "repetition_penalty",
+            ),
+            (
+                &CHAT,
+                r#""stream":true,"stream_options":{"include_usage":true,"x":1}"#,
+                "stream_options.x",
+            ),
+        ] {
+            let error = settled(terms(dialect, Unsupported::Reject), fields).unwrap_err();
+            assert_eq!((error.status().as_u16(), error.param()), (400, Some(param)));
+            let (request, settled) = settled(terms(dialect, Unsupported::Drop), fields).unwrap();
+            assert_eq!(settled.dropped, [param], "{fields}");
+            assert!(Parameter::ALL.iter().all(|&parameter| {
+                let kept = matches!(parameter, Parameter::Stream | Parameter::StreamOptions);
+                kept || !request.asks(parameter)
+            }));
+        }
+        // Without its prompt it would be another request.
+        let body = Bytes::from_static(br#"{"model":"m","prompt":[1,2]}"#);
+        let mut request = CompletionRequest::read(body).unwrap();
+        let error = settle(&mut request, terms(&CHAT, Unsupported::Drop)).unwrap_err();
+        assert_eq!(error.param(), Some("prompt"));
+    }
+
+    #[test]
+    fn what_changes_nothing_elsewhere_is_not_there_for_a_provider_that_lacks_it() {
+        let fields = r#""repetition_penalty":1.0,"ignore_eos":false,"top_k":-1,"min_p":0"#;
+        let (request, settled) = settled(terms(&ANTHROPIC, Unsupported::Reject), fields).unwrap();
+        assert!(request.extra.is_empty() && settled.dropped.is_empty());
+        let told = settled_source(fields);
+        assert_eq!(told, 4, "an API that may know them gets them");
+    }
+
+    fn settled_source(fields: &str) -> usize {
+        let (request, _) = settled(terms(&OPENAI, Unsupported::Reject), fields).unwrap();
+        request.extra.len()
+    }
+
+    #[test]
+    fn running_counts_are_told_as_far_as_the_provider_tells_them() {
+        let fields = r#""stream":true,"stream_options":{"include_usage":true,"continuous_usage_stats":true}"#;
+        let (request, settled) = settled(terms(&CHAT, Unsupported::Reject), fields).unwrap();
+        assert_eq!(settled.emulated, [Parameter::StreamOptions]);
+        let upstream = CHAT.write_request(&request).unwrap();
+        let body = std::str::from_utf8(&upstream.body).unwrap();
+        assert!(
+            body.contains(r#""stream_options":{"include_usage":true}"#),
+            "{body}"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_done_together_is_refused() {
+        for (fields, param) in [
+            (r#""echo":true,"logprobs":1"#, "echo"),
+            (r#""echo":true,"max_tokens":0"#, "max_tokens"),
+        ] {
+            let error = settled(terms(&CHAT, Unsupported::Reject), fields).unwrap_err();
+            assert_eq!((error.status().as_u16(), error.param()), (400, Some(param)));
+        }
+        let refused = Terms {
+            refused: &[Parameter::Stop],
+            ..terms(&OPENAI, Unsupported::Reject)
+        };
+        let error = settled(refused, r#""stop":"x","logprobs":1"#).unwrap_err();
+        assert_eq!(error.param(), Some("stop"));
     }
 }

@@ -125,18 +125,6 @@ fn check_calls(request: &CompletionRequest, calls: u32, max_calls: u32) -> Resul
         );
         return Err(Error::invalid(field, message));
     }
-    if calls > 1
-        && let Some(name) = request
-            .stream_options
-            .as_ref()
-            .and_then(|options| options.extra_asked())
-    {
-        // Running counts of one call say nothing of the others.
-        let message = format!(
-            "`stream_options.{name}` is not for requests that take several calls of this provider."
-        );
-        return Err(Error::invalid(format!("stream_options.{name}"), message));
-    }
     Ok(())
 }
 

@@ -2,7 +2,10 @@
 
 use http::StatusCode;
 
-use crate::completion::{CompletionRequest, Compliance, request::StreamOptions};
+use crate::completion::{
+    CompletionRequest, Compliance,
+    request::{RUNNING_COUNTS, StreamOptions},
+};
 
 /// How the upstream answered, and how the client wants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +45,7 @@ impl Counts {
     pub fn asked(request: &CompletionRequest) -> Self {
         let options = request.stream_options.as_ref();
         let running = |options: &StreamOptions| {
-            let asked = options.extra.get("continuous_usage_stats");
+            let asked = options.extra.get(RUNNING_COUNTS);
             asked.is_some_and(|asked| asked.get() == "true")
         };
         match options.filter(|options| options.include_usage) {
