@@ -70,6 +70,7 @@ fn status_of(name: &str) -> StatusCode {
 /// "HTTP Status Code" of each exception.
 const STATUSES: &[(&str, u16)] = &[
     ("AccessDeniedException", 403),
+    ("ConflictException", 400),
     ("InternalServerException", 500),
     ("ModelErrorException", 424),
     ("ModelNotReadyException", 429),

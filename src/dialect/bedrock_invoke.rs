@@ -82,7 +82,12 @@ impl Dialect for BedrockInvoke {
         partial: &mut Partial,
     ) -> Result<Completion<'b>, Error> {
         let reply: Reply<'b> = serde_json::from_slice(body).map_err(not_the_shape)?;
-        let choices = reply.into_choices(partial);
+        let mut choices = reply.into_choices(partial);
+        for choice in &mut choices {
+            if choice.finish.is_none() {
+                choice.finish = intervened(partial);
+            }
+        }
         if choices.is_empty() || choices.iter().any(|choice| choice.finish.is_none()) {
             return Err(Error::broken(
                 "The provider's answer holds no text or no stop reason.",
@@ -102,7 +107,14 @@ impl Dialect for BedrockInvoke {
         let reply: Reply<'_> = serde_json::from_slice(&decoded).map_err(not_the_shape)?;
         let is_last = reply.metrics.is_some();
         let choices = reply.into_choices(partial);
-        let choices: Vec<_> = choices.into_iter().map(into_owned).collect();
+        let mut choices: Vec<_> = choices.into_iter().map(into_owned).collect();
+        if is_last && partial.finished.is_empty() {
+            let finish = intervened(partial);
+            choices.extend(finish.map(|finish| Choice {
+                finish: Some(finish),
+                ..Choice::default()
+            }));
+        }
         Ok(if is_last && !partial.finished.is_empty() {
             Step::Last(Completion { choices })
         } else {
@@ -263,6 +275,9 @@ struct Reply<'a> {
     /// Bedrock's, in the last message of a stream.
     #[serde(default, rename = "amazon-bedrock-invocationMetrics")]
     metrics: Option<Metrics>,
+    /// "INTERVENED | NONE": the text may be a guardrail's, whatever reason the model tells.
+    #[serde(borrow, default, rename = "amazon-bedrock-guardrailAction")]
+    guardrail: Option<Cow<'a, str>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -299,6 +314,9 @@ impl<'a> Reply<'a> {
                 partial,
             );
         }
+        if self.guardrail.as_deref() == Some(INTERVENED) {
+            partial.refused.end(0);
+        }
         let llama = Piece::told(self.generation, self.stop_reason);
         let titan = Piece::told(self.output_text, self.completion_reason);
         let mistral = self.outputs.unwrap_or_default();
@@ -328,10 +346,18 @@ impl<'a> Piece<'a> {
         Choice {
             index,
             text: self.text,
-            finish: reason.map(Finish::from_native),
+            finish: reason.map(|reason| partial.judge(index, Finish::from_native(reason))),
             ..Choice::default()
         }
     }
+}
+
+/// The end of a text that is a guardrail's, where the model tells none.
+fn intervened(partial: &mut Partial) -> Option<Finish<'static>> {
+    partial.refused.contains(0).then(|| {
+        partial.finished.end(0);
+        Finish::filtered(INTERVENED)
+    })
 }
 
 /// The same choice, apart from the message it was decoded from.
@@ -368,6 +394,7 @@ fn decode(data: &[u8]) -> Result<Vec<u8>, Error> {
         .map_err(|_| Error::broken("The provider's stream holds a message that is no base64."))
 }
 
+const INTERVENED: &str = "INTERVENED";
 /// Of a whole reply: the one place where counts of Mistral's models stand.
 const INPUT_COUNT: &str = "x-amzn-bedrock-input-token-count";
 const OUTPUT_COUNT: &str = "x-amzn-bedrock-output-token-count";

@@ -15,8 +15,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Finish, FinishReason, Parameter, Partial, Support,
-        Usage,
+        Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
     },
     dialect::{
         Dialect, Extras, Step, UpstreamRequest, extras,
@@ -301,9 +300,8 @@ impl<'a> Reply<'a> {
         let mut choices: Vec<_> = candidates.into_iter().map(Candidate::into_choice).collect();
         // "If set, the prompt was blocked and no candidates are returned."
         if let Some(native) = blocked.filter(|_| choices.is_empty()) {
-            let reason = FinishReason::ContentFilter;
             choices.push(Choice {
-                finish: Some(Finish { reason, native }),
+                finish: Some(Finish::filtered(native)),
                 ..Choice::default()
             });
         }
@@ -375,7 +373,7 @@ const OF_BODY: &[&str] = &["cachedContent", "safetySettings", "systemInstruction
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{dialect::settle, error::Kind};
+    use crate::{completion::FinishReason, dialect::settle, error::Kind};
 
     fn request(model: &str, fields: &str) -> CompletionRequest {
         let body = format!(r#"{{"model":"{model}","prompt":"a\n\u00e9",{fields}}}"#);

@@ -208,18 +208,27 @@ impl<'a> Prediction<'a> {
                 .output
                 .ok_or_else(|| Error::broken("The provider's answer holds no output.")),
             "starting" | "processing" => Err(unfinished()),
-            "failed" => {
-                let told = self.error.map(RawValue::get).map(serde_json::from_str);
-                let told: Option<String> = told.and_then(Result::ok);
-                let message = told.map_or("The provider's prediction failed.".into(), Cow::Owned);
-                let status = StatusCode::INTERNAL_SERVER_ERROR;
-                Err(Error::new(Kind::Upstream(status), message))
-            }
+            "failed" => Err(self.failure()),
             // `canceled`, `aborted`, and no status at all.
             _ => Err(Error::broken(
                 "The provider's prediction was neither finished nor failed.",
             )),
         }
+    }
+}
+
+impl Prediction<'_> {
+    /// A failure has a sentence and no status. What a filter has refused would fail again: it is told as OpenAI's clouds
+    /// tell it.
+    fn failure(&self) -> Error {
+        let told = self.error.map(RawValue::get).map(serde_json::from_str);
+        let told: Option<String> = told.and_then(Result::ok);
+        let message = told.map_or("The provider's prediction failed.".into(), Cow::Owned);
+        if FILTERED.iter().any(|mark| message.contains(mark)) {
+            return Error::new(Kind::Upstream(StatusCode::BAD_REQUEST), message)
+                .with_code("content_filter");
+        }
+        Error::new(Kind::Upstream(StatusCode::INTERNAL_SERVER_ERROR), message)
     }
 }
 
@@ -253,6 +262,8 @@ fn read_usage(metrics: &RawValue) -> Option<Usage> {
     ))
 }
 
+/// How the sentences of models that filter are known: <https://github.com/pollinations/pollinations/pull/10801>.
+const FILTERED: &[&str] = &["(E005)", "flagged as sensitive"];
 /// Inputs of the models that the page lacks and that leave the answer a text.
 const EXTRAS: &[&str] = &[
     "length_penalty",

@@ -221,6 +221,8 @@ struct EventChoice<'a> {
 struct Content<'a> {
     #[serde(borrow, default)]
     content: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    refusal: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -264,12 +266,19 @@ impl<'a> EventChoice<'a> {
         if finish.is_some() {
             partial.finished.end(self.index);
         }
-        let content = self.message.and_then(|message| message.content);
+        let (content, refusal) = self
+            .message
+            .map_or((None, None), |message| (message.content, message.refusal));
+        let refusal = refusal.filter(|text| !text.is_empty());
+        if refusal.is_some() {
+            partial.refused.end(self.index);
+        }
+        let text = self.text.or(content).unwrap_or_default();
         Choice {
             index: self.index,
-            text: self.text.or(content).unwrap_or_default(),
+            text: text + refusal.unwrap_or_default(),
             logprobs: None,
-            finish: finish.map(Finish::from_native),
+            finish: finish.map(|reason| partial.judge(self.index, Finish::from_native(reason))),
         }
     }
 }
@@ -348,6 +357,8 @@ const STATUSES: &[(u64, u16)] = &[
     (3008, 408),
     (3036, 429),
     (3040, 429),
+    // Not on the page.
+    (3043, 500),
 ];
 
 /// Fields of the API that the page lacks and that leave the answer a text.

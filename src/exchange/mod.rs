@@ -15,6 +15,8 @@
 mod fixtures;
 mod output;
 pub mod relay;
+#[cfg(test)]
+mod vendor_errors;
 mod wishes;
 
 use std::{sync::Arc, time::Duration};
