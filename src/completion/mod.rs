@@ -38,6 +38,21 @@ pub struct Choice<'a> {
     pub finish: Option<Finish<'a>>,
 }
 
+impl Choice<'_> {
+    /// The same, apart from the bytes it was read from, among which its log-probabilities stay.
+    pub fn into_owned(self) -> Choice<'static> {
+        Choice {
+            index: self.index,
+            text: Cow::Owned(self.text.into_owned()),
+            logprobs: None,
+            finish: self.finish.map(|finish| Finish {
+                reason: finish.reason,
+                native: Cow::Owned(finish.native.into_owned()),
+            }),
+        }
+    }
+}
+
 /// Why a choice ended: the page's word, and the provider's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finish<'a> {

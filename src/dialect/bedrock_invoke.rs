@@ -83,11 +83,7 @@ impl Dialect for BedrockInvoke {
     ) -> Result<Completion<'b>, Error> {
         let reply: Reply<'b> = serde_json::from_slice(body).map_err(not_the_shape)?;
         let mut choices = reply.into_choices(partial);
-        for choice in &mut choices {
-            if choice.finish.is_none() {
-                choice.finish = intervened(partial);
-            }
-        }
+        end_refused(&mut choices, partial);
         if choices.is_empty() || choices.iter().any(|choice| choice.finish.is_none()) {
             return Err(Error::broken(
                 "The provider's answer holds no text or no stop reason.",
@@ -107,13 +103,9 @@ impl Dialect for BedrockInvoke {
         let reply: Reply<'_> = serde_json::from_slice(&decoded).map_err(not_the_shape)?;
         let is_last = reply.metrics.is_some();
         let choices = reply.into_choices(partial);
-        let mut choices: Vec<_> = choices.into_iter().map(into_owned).collect();
-        if is_last && partial.finished.is_empty() {
-            let finish = intervened(partial);
-            choices.extend(finish.map(|finish| Choice {
-                finish: Some(finish),
-                ..Choice::default()
-            }));
+        let mut choices: Vec<_> = choices.into_iter().map(Choice::into_owned).collect();
+        if is_last {
+            end_refused(&mut choices, partial);
         }
         Ok(if is_last && !partial.finished.is_empty() {
             Step::Last(Completion { choices })
@@ -352,23 +344,18 @@ impl<'a> Piece<'a> {
     }
 }
 
-/// The end of a text that is a guardrail's, where the model tells none.
-fn intervened(partial: &mut Partial) -> Option<Finish<'static>> {
-    partial.refused.contains(0).then(|| {
-        partial.finished.end(0);
-        Finish::filtered(INTERVENED)
-    })
-}
-
-/// The same choice, apart from the message it was decoded from.
-fn into_owned(choice: Choice<'_>) -> Choice<'static> {
-    Choice {
-        index: choice.index,
-        text: Cow::Owned(choice.text.into_owned()),
-        logprobs: None,
-        finish: choice.finish.map(|finish| Finish {
-            reason: finish.reason,
-            native: Cow::Owned(finish.native.into_owned()),
+/// A text that is a guardrail's may tell no reason of the model's.
+fn end_refused(choices: &mut Vec<Choice<'_>>, partial: &mut Partial) {
+    if !partial.refused.contains(0) || !partial.finished.is_empty() {
+        return;
+    }
+    partial.finished.end(0);
+    let finish = Some(Finish::filtered(INTERVENED));
+    match choices.last_mut() {
+        Some(choice) => choice.finish = finish,
+        None => choices.push(Choice {
+            finish,
+            ..Choice::default()
         }),
     }
 }
