@@ -19,6 +19,8 @@ pub mod ollama;
 pub mod openai;
 mod openai_error;
 mod openai_page;
+#[cfg(test)]
+mod reasons;
 pub mod replicate;
 pub mod tgi;
 pub mod triton;
