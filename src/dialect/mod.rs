@@ -37,7 +37,8 @@ use serde_json::value::RawValue;
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Parameter, Partial, Prompt, Support, Usage,
+        Choice, Completion, CompletionRequest, Finish, FinishReason, Parameter, Partial, Prompt,
+        Support, Usage,
     },
     error::{Error, Kind},
     wire::{Frame, Framing},
@@ -320,6 +321,20 @@ fn join<'a>(pieces: impl Iterator<Item = Cow<'a, str>>) -> Cow<'a, str> {
     pieces
         .reduce(|text, piece| text + piece)
         .unwrap_or_default()
+}
+
+/// Why a text has ended whose provider does not say it: its counts tell whether `max_tokens` has cut it off.
+fn untold_finish(partial: &mut Partial) -> Finish<'static> {
+    partial.finished.end(0);
+    let said = partial.usage.map_or(0, |usage| usage.completion_tokens);
+    if partial.limit > 0 && said >= partial.limit {
+        Finish {
+            reason: FinishReason::Length,
+            ..Finish::UNTOLD
+        }
+    } else {
+        Finish::UNTOLD
+    }
 }
 
 /// Reads OpenAI's `usage` object. Odd figures count as absent rather than fail the answer.

@@ -9,7 +9,8 @@
 //!   that wants a stream gets the whole output as one.
 //! * "Synchronous predictions hold the request open for … 60 seconds": what takes longer is answered with 504, and goes on
 //!   running at Replicate.
-//! * No reason is told for the end of a text: it is told as `stop`, even where `max_tokens` has cut it.
+//! * No reason is told for the end of a text: a model that counts shows whether `max_tokens` has cut it, and what another
+//!   has cut is told as `stop` too.
 //! * Community models, which are called by version, and deployments have other addresses and are not served.
 
 use std::{borrow::Cow, collections::BTreeMap};
@@ -19,12 +20,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    completion::{
-        Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
-    },
+    completion::{Choice, Completion, CompletionRequest, Parameter, Partial, Support, Usage},
     dialect::{
         Dialect, Extras, PromptForm, Step, UpstreamRequest, extras, join, lenient::Text,
         not_the_shape, openai::learn_head, openai_error::read_error, positive_max_tokens, to_body,
+        untold_finish,
     },
     error::{Error, Kind},
     wire::{Frame, Framing},
@@ -96,11 +96,11 @@ impl Dialect for Replicate {
         let output = prediction.output()?;
         learn_head(partial, prediction.id, None, prediction.model);
         partial.usage = prediction.metrics.and_then(read_usage);
-        partial.finished.end(0);
+        let finish = Some(untold_finish(partial));
         Ok(Completion {
             choices: vec![Choice {
                 text: read_output(output)?,
-                finish: Some(Finish::UNTOLD),
+                finish,
                 ..Choice::default()
             }],
         })

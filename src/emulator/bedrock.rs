@@ -273,7 +273,7 @@ impl Answer {
                 json!({"inputTextTokenCount": read, "results": [{"tokenCount": said, "outputText": text, "completionReason": reason}]})
             }
         };
-        let mut whole = Whole::json(200, &body);
+        let mut whole = Whole::json(200, &self.guarded(body));
         if !matches!(self.style, Style::Converse) {
             whole
                 .headers
@@ -362,7 +362,16 @@ impl Answer {
         last["amazon-bedrock-invocationMetrics"] = json!({
             "inputTokenCount": self.input_tokens, "outputTokenCount": said, "invocationLatency": 833, "firstByteLatency": 102,
         });
-        chunk(&last)
+        chunk(&self.guarded(last))
+    }
+
+    /// A guardrail says for itself that it has intervened, where the model has no word for it.
+    fn guarded(&self, mut body: Value) -> Value {
+        let speechless = matches!(self.style, Style::Llama | Style::Mistral);
+        if speechless && self.text.ending == Ending::Filter {
+            body["amazon-bedrock-guardrailAction"] = "INTERVENED".into();
+        }
+        body
     }
 }
 

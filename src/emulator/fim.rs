@@ -55,6 +55,7 @@ impl Vendor for Fim {
             model: request.model,
             texts: vec![text],
             prompt_tokens: count(&around),
+            says: "content",
         };
         Ok(if ask.streams(request.stream == Some(true)) {
             Reply::Stream(answer.script(true))

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Ask, Vendor,
+    Ask, Fault, Vendor,
     player::{Reply, Script, Whole},
     text::{Ending, Text, count},
 };
@@ -63,6 +63,9 @@ pub struct StreamOptions {
 impl Vendor for OpenAi {
     fn answer(&self, ask: &Ask<'_>) -> Result<Reply, Whole> {
         check_key(ask)?;
+        if ask.knobs.fault == Some(Fault::Blocked) {
+            return Err(blocked());
+        }
         let request: Request = read(ask)?;
         let model = request
             .model
@@ -109,6 +112,15 @@ pub fn read<'de, T: Deserialize<'de>>(ask: &Ask<'de>) -> Result<T, Whole> {
             None,
         )
     })
+}
+
+/// A prompt that Azure's filter does not let through.
+pub fn blocked() -> Whole {
+    let filters = json!({"violence": {"filtered": true, "severity": "medium"}});
+    let inner = json!({"code": "ResponsibleAIPolicyViolation", "content_filter_result": filters});
+    let message = "The response was filtered due to the prompt triggering Azure OpenAI's content management policy. Please modify your prompt and retry.";
+    let error = json!({"message": message, "type": null, "param": "prompt", "code": "content_filter", "status": 400, "innererror": inner});
+    Whole::json(400, &json!({"error": error}))
 }
 
 pub fn error(status: u16, message: &str, param: Option<&str>) -> Whole {
