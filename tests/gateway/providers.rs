@@ -17,7 +17,7 @@ use crate::support::{
     upstream::{After, TEXT, Upstream, json},
 };
 
-fn listed() -> Vec<Value> {
+pub fn listed() -> Vec<Value> {
     let output = Command::new(BINARY)
         .arg("--providers=json")
         .output()
@@ -27,10 +27,16 @@ fn listed() -> Vec<Value> {
 
 /// The gateway under `conf/demo.yaml`'s emulator.
 fn demo() -> Gateway {
+    demo_with("")
+}
+
+/// The same, with more lines of a conf.
+pub fn demo_with(more: &str) -> Gateway {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/demo.yaml");
     let conf = fs::read_to_string(file).unwrap();
     let (_, lines) = conf.split_once("  emulator:\n").unwrap();
-    Gateway::start(&format!("  emulator:\n{lines}").replace("127.0.0.1:8788", &free_address()))
+    let lines = format!("  emulator:\n{lines}{more}");
+    Gateway::start(&lines.replace("127.0.0.1:8788", &free_address()))
 }
 
 fn call(gateway: &Gateway, provider: &Value, key: &str, stream: bool) -> Answer {
@@ -40,7 +46,7 @@ fn call(gateway: &Gateway, provider: &Value, key: &str, stream: bool) -> Answer 
     send(gateway, provider, key, &fields)
 }
 
-fn send(gateway: &Gateway, provider: &Value, key: &str, fields: &str) -> Answer {
+pub fn send(gateway: &Gateway, provider: &Value, key: &str, fields: &str) -> Answer {
     let (model, needed) = (model(provider), needed(provider));
     let body = format!(r#"{{"model":"{model}",{fields}{needed}}}"#);
     let bearer = format!("Bearer {key}");
@@ -67,8 +73,11 @@ fn send(gateway: &Gateway, provider: &Value, key: &str, fields: &str) -> Answer 
     ask(&gateway.address, &headers, &body)
 }
 
-/// A model's name in the form that the provider wants.
-fn model(provider: &Value) -> &'static str {
+/// A model's name in the form that the provider wants; its `model`, where it has one.
+fn model(provider: &Value) -> &str {
+    if let Some(model) = provider["model"].as_str() {
+        return model;
+    }
     match provider["dialect"].as_str().unwrap() {
         "mistral" | "fim" => "codestral-latest",
         "workers-ai" => "@cf/meta/llama-3.1-8b-instruct",
