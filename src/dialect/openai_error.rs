@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     completion::Finish,
+    depth::is_too_deep,
     dialect::{
         lenient::{Field, Text},
         unreadable_error,
@@ -137,6 +138,10 @@ fn read_error_value(status: StatusCode, value: &str) -> Option<Error> {
     if let Some(param) = object.param() {
         error = error.with_param(param.into_owned());
     }
+    let inner = object.innererror.object();
+    if let Some(inner) = inner.filter(|inner| !is_too_deep(inner.get().as_bytes())) {
+        error = error.with_inner(inner);
+    }
     match (object.code.word(), object.code.figure::<i64>()) {
         (Some(word), _) => Some(error.with_code(word.into_owned())),
         (None, Some(number)) => Some(error.with_code(number.to_string())),
@@ -211,6 +216,8 @@ struct Object<'a> {
     param: Field<'a>,
     #[serde(borrow, default)]
     code: Field<'a>,
+    #[serde(borrow, default)]
+    innererror: Field<'a>,
     #[serde(borrow, default, alias = "http_status_code", alias = "raw_status_code")]
     status_code: Field<'a>,
 }
@@ -351,6 +358,30 @@ mod tests {
         ] {
             let error = read_error(status, body);
             assert!(error.message().contains("no readable error"), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn azures_account_of_its_filter_passes_as_one_line() {
+        let filters = r#"{"code":"ResponsibleAIPolicyViolation","content_filter_result":{"jailbreak":{"filtered":true}}}"#;
+        let told = |inner: &str| {
+            let body = format!(r#"{{"error":{{"message":"no","innererror":{inner}}}}}"#);
+            let error = read_error(StatusCode::BAD_REQUEST, body.as_bytes());
+            String::from_utf8(error.event()).unwrap()
+        };
+        let event = told(&filters.replace(",", ",\r\n\n  "));
+        assert_eq!(event.matches('\n').count(), 2, "{event}");
+        assert!(event.contains(r#""innererror":{"code":"ResponsibleAIPolicyViolation","#));
+        let deep = "{\"a\":".repeat(200) + "1" + &"}".repeat(200);
+        for odd in [
+            &deep,
+            "null",
+            "7",
+            "\"a\"",
+            "[]",
+            &format!("{{\"a\":\"{}\"}}", "b".repeat(5000)),
+        ] {
+            assert!(!told(odd).contains("innererror"), "{odd}");
         }
     }
 
