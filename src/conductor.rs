@@ -7,16 +7,16 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use http::StatusCode;
-use pingora::{http::ResponseHeader, proxy::Session, upstreams::peer::HttpPeer};
+use pingora::{proxy::Session, upstreams::peer::HttpPeer};
 use tokio::time::Sleep;
 
 use crate::{
     call::Call,
     downstream::{self, End, Framing, answer_head, unless_gone},
     error::Error,
-    exchange::{Exchange, UpstreamHead, relay::Relay},
+    exchange::{Exchange, relay::Relay},
     ticket::Ticket,
-    upstream::{Upstream, broke_off, failure, request_head, total_timeout},
+    upstream::{Upstream, broke_off, failure, request_head, take_head, total_timeout},
 };
 
 /// One call and its client.
@@ -37,11 +37,13 @@ impl<'c> Conductor<'c> {
     ) -> Self {
         let total = upstream.timeouts().total;
         let patience = exchange.timeout().map_or(total, |own| own.min(total));
+        // A wait for the credential's token was a part of it.
+        let waited = ticket.waited();
         Self {
             session,
             ticket,
             upstream,
-            deadline: Box::pin(tokio::time::sleep(patience)),
+            deadline: Box::pin(tokio::time::sleep(patience.saturating_sub(waited))),
         }
     }
 
@@ -62,7 +64,7 @@ impl<'c> Conductor<'c> {
         }
         if exchange
             .relay()
-            .is_some_and(|relay| relay.failure().is_none())
+            .is_some_and(|relay| relay.failure().is_none() && !relay.is_cut_short())
         {
             self.upstream.release(call, &peer).await;
         }
@@ -200,15 +202,6 @@ impl<'c> Conductor<'c> {
         }
         downstream::write_rest(self.session, out, end).await
     }
-}
-
-fn take_head(exchange: &mut Exchange, head: Option<&ResponseHeader>) -> Result<(), Error> {
-    let head = head.ok_or_else(|| Error::broken("The provider's answer has no head."))?;
-    let answer = UpstreamHead {
-        status: head.status,
-        headers: &head.headers,
-    };
-    exchange.answer(answer).map(drop)
 }
 
 /// What an open stream still gets for `error`.

@@ -13,7 +13,7 @@ use crate::{
     completion::Parameter,
     downstream::{self, is_answered},
     error::{CLIENT_GONE, Deadline, Error, Kind},
-    exchange::{Exchange, ReplyForm},
+    exchange::{Exchange, ReplyForm, Report, fan_out::FanOut},
     gateway::{Passage, State},
     metrics::{Ended, Metrics},
     provider::Target,
@@ -37,8 +37,6 @@ pub struct Context {
     pub(crate) heads: u32,
     /// The call is on its second and last connection.
     pub(crate) repeated: bool,
-    /// When the request was complete, and its call could begin.
-    called: Option<Instant>,
     _in_flight: InFlight,
 }
 
@@ -48,6 +46,8 @@ pub enum Call {
     Own,
     Pass(Box<Passage>),
     Complete(Box<Exchange>),
+    /// Answered by several calls.
+    Many(Box<FanOut>),
 }
 
 impl Call {
@@ -56,6 +56,16 @@ impl Call {
             Self::Own => None,
             Self::Pass(passage) => Some(&passage.target),
             Self::Complete(exchange) => Some(exchange.target()),
+            Self::Many(fan_out) => Some(fan_out.target()),
+        }
+    }
+
+    /// What a completion came to.
+    fn report(&self) -> Option<Report<'_>> {
+        match self {
+            Self::Own | Self::Pass(_) => None,
+            Self::Complete(exchange) => Some(exchange.report()),
+            Self::Many(fan_out) => Some(fan_out.report()),
         }
     }
 }
@@ -87,7 +97,6 @@ impl Context {
             last_words: None,
             heads: 0,
             repeated: false,
-            called: None,
             _in_flight: InFlight::new(&metrics.in_flight),
         }
     }
@@ -100,12 +109,12 @@ impl Context {
 
     /// From here on the deadline of a whole completion runs.
     pub(crate) fn begin_call(&mut self) {
-        self.called = Some(Instant::now());
+        self.ticket.called = Some(Instant::now());
     }
 
     /// What is left of `total` for a completion; `None`: nothing limits it.
     pub(crate) fn left(&self, total: Duration) -> Option<Duration> {
-        Some(total.saturating_sub(self.called?.elapsed()))
+        Some(total.saturating_sub(self.ticket.called?.elapsed()))
     }
 
     /// What a failure of the phases is told as: `error`, unless it was the end of the whole call's time that made it, or
@@ -117,7 +126,7 @@ impl Context {
         }
         match &mut self.call {
             Call::Complete(exchange) if !is_answered(session) => broke_off(exchange, error),
-            Call::Complete(_) | Call::Own | Call::Pass(_) => error,
+            Call::Complete(_) | Call::Many(_) | Call::Own | Call::Pass(_) => error,
         }
     }
 
@@ -145,7 +154,7 @@ impl Context {
         }
         match &mut self.call {
             Call::Complete(exchange) => exchange.relay_mut()?.fail(error.clone()),
-            Call::Own | Call::Pass(_) => None,
+            Call::Own | Call::Pass(_) | Call::Many(_) => None,
         }
     }
 
@@ -178,30 +187,23 @@ struct Entry<'a> {
 
 impl Entry<'_> {
     fn kind(&self) -> &'static str {
-        match &self.context.call {
-            Call::Own => "own",
-            Call::Pass(_) => "pass",
-            Call::Complete(exchange) => match exchange.report().reply {
-                ReplyForm::Whole => "whole",
-                ReplyForm::Stream => "stream",
-            },
+        let reply = self.context.call.report().map(|report| report.reply);
+        match (&self.context.call, reply) {
+            (_, Some(ReplyForm::Whole)) => "whole",
+            (_, Some(ReplyForm::Stream)) => "stream",
+            (Call::Pass(_), None) => "pass",
+            (Call::Own | Call::Complete(_) | Call::Many(_), None) => "own",
         }
     }
 
     fn failure(&self) -> Option<&Error> {
-        let told = match &self.context.call {
-            Call::Complete(exchange) => exchange.report().failure,
-            Call::Own | Call::Pass(_) => None,
-        };
+        let told = self.context.call.report().and_then(|report| report.failure);
         self.context.failure.as_ref().or(told)
     }
 
     fn provider(&self) -> &str {
-        match &self.context.call {
-            Call::Own => "none",
-            Call::Pass(passage) => &passage.target.provider.name,
-            Call::Complete(exchange) => exchange.report().provider,
-        }
+        let target = self.context.call.target();
+        target.map_or("none", |target| &target.provider.name)
     }
 
     fn ended(&self) -> Ended<'_> {
@@ -210,10 +212,7 @@ impl Entry<'_> {
             kind: self.kind(),
             status: self.status,
             failure: self.failure().map(Error::label),
-            usage: match &self.context.call {
-                Call::Complete(exchange) => exchange.report().usage,
-                Call::Own | Call::Pass(_) => None,
-            },
+            usage: self.context.call.report().and_then(|report| report.usage),
             total: self.context.ticket.started.elapsed(),
             first_byte: self.context.ticket.first_byte,
         }
@@ -240,8 +239,11 @@ impl fmt::Display for Entry<'_> {
         if let Some(first_byte) = ended.first_byte {
             write!(f, " first_byte_ms={}", first_byte.as_millis())?;
         }
-        if let Call::Complete(exchange) = &self.context.call {
-            write!(f, " model={}", Quoted(exchange.report().model))?;
+        if let Some(report) = self.context.call.report() {
+            write!(f, " model={}", Quoted(report.model))?;
+            if report.calls > 1 {
+                write!(f, " calls={}", report.calls)?;
+            }
         }
         if let Some(usage) = ended.usage {
             let (prompt, completion) = (usage.prompt_tokens, usage.completion_tokens);

@@ -12,15 +12,16 @@ use crate::{
         headers::{self, Directives},
         host::custom_base,
     },
-    dialect,
+    dialect::settle::{self, Settled, settle},
     error::{Error, Kind},
-    exchange::{Exchange, Seed, Terms},
+    exchange::{Seed, Terms, Work, fan_out::FanOutLimits, split::split},
     metrics::Metrics,
     provider::{
         Auth, Base, Credential, Provider, Secret, Target,
-        grant::Token,
+        live::LiveToken,
         place::Slot,
         scheme::{Part, Parts},
+        sigv4::Unsigned,
         target::Choice,
     },
 };
@@ -52,6 +53,13 @@ pub enum Admission {
     Complete(Box<Directives>),
 }
 
+/// What an admitted completion takes, and what of it is not its provider's doing.
+#[derive(Debug)]
+pub struct Completing {
+    pub work: Work,
+    pub settled: Settled,
+}
+
 /// A request of the transparent proxy: unchanged but for credentials, host and the path's prefix.
 #[derive(Debug)]
 pub struct Passage {
@@ -60,9 +68,27 @@ pub struct Passage {
     pub path: String,
     /// What is set over the client's headers. Empty until the credential of a target with a grant is settled.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The client's body, whole, where a signature has to cover it.
+    pub body: Option<Bytes>,
 }
 
 impl Passage {
+    /// The headers that sign it, to be set over `headers`. `now`: Unix time, seconds.
+    pub fn sign(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        now: u64,
+    ) -> Result<Vec<(HeaderName, HeaderValue)>, Error> {
+        let unsigned = Unsigned {
+            method,
+            path: &self.path,
+            headers,
+            body: self.body.as_deref().unwrap_or_default(),
+        };
+        self.target.sign(unsigned, now)
+    }
+
     /// Whether the client's own `Authorization` must not go upstream: it held a key that goes there in the provider's
     /// form, or the conf's key takes its place. An upstream without a scheme of its own gets what the client sent.
     pub fn replaces_credentials(&self) -> bool {
@@ -74,7 +100,7 @@ impl Passage {
     }
 
     /// Takes the token that the credential was exchanged for.
-    pub fn settle(&mut self, token: Token) -> Result<(), Error> {
+    pub fn settle(&mut self, token: impl Into<LiveToken>) -> Result<(), Error> {
         self.target.settle(token);
         self.headers = self.target.headers()?;
         Ok(())
@@ -114,29 +140,45 @@ impl State {
         }
     }
 
-    /// Makes the exchange of an admitted completion.
+    /// Decides what an admitted completion takes.
     pub fn complete(
         &self,
         directives: Directives,
         headers: &HeaderMap,
         body: Bytes,
         seed: Seed,
-    ) -> Result<Exchange, Error> {
+    ) -> Result<Completing, Error> {
         let mut request = CompletionRequest::read_with(body, &directives.overrides)?;
         let mut provider = self.choose(&directives, &mut request)?;
-        if let Some(dialect) = provider.dialect.for_model(request.model()) {
-            Arc::make_mut(&mut provider).dialect = dialect;
+        if directives.custom_host.is_none() {
+            provider = provider.at(&|slot| option(slot, &directives, headers))?;
         }
-        let (dialect, refused) = (provider.dialect, provider.refuses);
-        dialect::settle(&mut request, dialect, refused, &provider.name)?;
+        let provider = provider.speaking_for(&request);
+        let settled = settle(
+            &mut request,
+            settle::Terms {
+                dialect: provider.dialect,
+                refused: provider.refuses,
+                provider: &provider.name,
+                unsupported: directives.unsupported.unwrap_or(self.config.unsupported),
+            },
+        )?;
+        let limits = &self.config.limits;
         let terms = Terms {
             compliance: directives.compliance,
             timeout: directives.timeout,
             forwarded: forwarded(&directives.forward, &provider, headers),
-            max_event_bytes: self.config.limits.event_bytes,
+            max_event_bytes: limits.event_bytes,
+            fan_out: FanOutLimits {
+                concurrent_calls: limits.concurrent_calls,
+                bytes: limits.body_bytes.saturating_mul(BODIES),
+            },
+            best: settled.best,
         };
         let target = self.target(provider, request.model(), directives, headers)?;
-        Exchange::try_new(&request, target, terms, seed)
+        let shares = split(request, &settled, limits.calls)?;
+        let work = Work::try_new(shares, target, terms, seed)?;
+        Ok(Completing { work, settled })
     }
 
     fn target(
@@ -148,15 +190,11 @@ impl State {
     ) -> Result<Target, Error> {
         let custom = directives.custom_host.as_deref();
         let custom = custom.map(|url| custom_base(url, &self.config.allowed_hosts));
-        let option = |slot: &Slot| match directives.options.get(slot.name) {
-            Some(value) => Ok(Some(value.clone())),
-            None => headers::text(headers, slot.header).map(|text| text.map(str::to_owned)),
-        };
         let choice = Choice {
             custom: custom.transpose()?,
             credential: client_credential(&provider, &directives, headers)?,
             model,
-            option: &option,
+            option: &|slot| option(slot, &directives, headers),
         };
         Target::try_new(provider, choice)
     }
@@ -219,9 +257,6 @@ impl State {
         };
         // No body is read here, so that a place which the model names is not reached on this way.
         let target = self.target(provider, "", directives, head.headers)?;
-        if target.signs() {
-            return Err(unsigned(&target.provider));
-        }
         let headers = match target.grant() {
             None => target.headers()?,
             Some(_) => Vec::new(),
@@ -230,6 +265,7 @@ impl State {
             path: target.with_query(upstream_path(&target.base, head)),
             headers,
             target,
+            body: None,
         })
     }
 
@@ -251,6 +287,18 @@ impl State {
     }
 }
 
+/// The client's value for a slot of a provider's place.
+fn option(
+    slot: &Slot,
+    directives: &Directives,
+    headers: &HeaderMap,
+) -> Result<Option<String>, Error> {
+    match directives.options.get(slot.name) {
+        Some(value) => Ok(Some(value.clone())),
+        None => headers::text(headers, slot.header).map(|text| text.map(str::to_owned)),
+    }
+}
+
 /// The client's own credential: the parts of one that is more than a key, or its key.
 fn client_credential(
     provider: &Provider,
@@ -265,7 +313,7 @@ fn client_credential(
     let region = provider.options.get("aws_region");
     let made = provider.scheme.read(&Parts {
         named: &named,
-        workload: None,
+        own: None,
         region: region.map_or("us-east-1", String::as_str),
     })?;
     let key = || {
@@ -283,15 +331,6 @@ fn native_key(provider: &Provider, headers: &HeaderMap) -> Option<Secret> {
         Auth::Header(name) => headers.get(name)?.to_str().ok().and_then(Secret::try_new),
         Auth::Bearer | Auth::None => None,
     }
-}
-
-/// A signature covers the body, and a passage's body is not read before its head is sent.
-fn unsigned(provider: &Provider) -> Error {
-    let message = format!(
-        "Calls to {} are signed: only `POST {COMPLETIONS}` goes there.",
-        provider.name
-    );
-    Error::new(Kind::Unsupported, message)
 }
 
 /// The client's headers that go upstream: those it asked to forward, and OpenAI's own account headers to OpenAI.
@@ -348,6 +387,8 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Error> {
 
 /// The path that this gateway exists for.
 pub const COMPLETIONS: &str = "/v1/completions";
+/// How much larger than a client's body the bodies of its calls may be together: each repeats what is not the prompt.
+const BODIES: usize = 4;
 /// What Portkey's SDK sends where its user named no model.
 const NO_MODEL: &str = "portkey-default";
 const OPENAI_ACCOUNT: [(&str, &str); 3] = [
@@ -359,7 +400,8 @@ const OPENAI_ACCOUNT: [(&str, &str); 3] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::{azure, oci};
+    use crate::provider::{azure, grant::Token, oci};
+    use crate::{dialect, exchange::Exchange};
 
     fn state(change: impl FnOnce(&mut Config)) -> State {
         let mut config = Config::default();
@@ -390,7 +432,13 @@ mod tests {
         match state.admit(head)? {
             Admission::Complete(directives) => {
                 let body = Bytes::copy_from_slice(body.as_bytes());
-                state.complete(*directives, &headers, body, Seed { now: 1, draw: 1 })
+                match state
+                    .complete(*directives, &headers, body, Seed { now: 1, draw: 1 })?
+                    .work
+                {
+                    Work::One(exchange) => Ok(*exchange),
+                    Work::Many(_) => panic!("one call"),
+                }
             }
             other => panic!("{other:?}"),
         }
@@ -433,7 +481,10 @@ mod tests {
         let chosen = |pairs: &[(&'static str, &str)], body: &str| {
             let exchange = complete(&state, pairs, body).unwrap();
             let report = exchange.report();
-            (report.provider.to_owned(), report.model.to_owned())
+            (
+                exchange.target().provider.name.clone(),
+                report.model.to_owned(),
+            )
         };
         let llama = r#"{"model":"llama","prompt":"x"}"#;
         let config = (headers::CONFIG, r#"{"provider":"groq"}"#);
@@ -485,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn a_passage_waits_for_its_token_and_is_never_signed() {
+    fn a_passage_waits_for_its_token_or_its_signature() {
         let pass = |credential| {
             let state = state(|config| {
                 let openai = Arc::make_mut(config.providers.get_mut("openai").unwrap());
@@ -508,8 +559,12 @@ mod tests {
         assert_eq!(sent["authorization"], "Bearer t-1");
         let key = Secret::try_new(include_str!("../tests/fixtures/credentials/rsa.pem"));
         let signer = oci::Signer::try_new("t", "u", "f", &key.unwrap()).unwrap();
-        let error = pass(Credential::Oci(Arc::new(signer))).unwrap_err();
-        assert_eq!(error.kind(), Kind::Unsupported);
+        let mut passage = pass(Credential::Oci(Arc::new(signer))).unwrap();
+        assert!(passage.target.signs() && passage.replaces_credentials());
+        passage.body = Some(Bytes::from_static(b"{}"));
+        let sent: HeaderMap = passage.headers.iter().cloned().collect();
+        let signed = passage.sign(&Method::GET, &sent, 1).unwrap();
+        assert!(signed.iter().any(|(name, _)| name == "authorization"));
     }
 
     #[test]
@@ -583,12 +638,240 @@ mod tests {
     }
 
     #[test]
+    fn a_key_of_the_conf_goes_to_no_whole_url_of_a_client() {
+        let call = |name: &'static str, option: (&str, &str), pairs: &[(&'static str, &str)]| {
+            let state = state(|config| {
+                let provider = Arc::make_mut(config.providers.get_mut(name).unwrap());
+                provider.credential = Secret::try_new("sk-conf").map(Credential::Key);
+                provider.options = [(option.0.to_owned(), option.1.to_owned())].into();
+            });
+            let pairs = [pairs, &[(headers::PROVIDER, name)]].concat();
+            let exchange = complete(&state, &pairs, r#"{"model":"m","prompt":"x"}"#).unwrap();
+            let target = exchange.target();
+            (target.base.host.clone(), target.credential.is_some())
+        };
+        let own = (
+            "huggingface_base_url",
+            "https://own.aws.endpoints.huggingface.cloud",
+        );
+        let theirs = (
+            "x-portkey-huggingface-base-url",
+            "https://theirs.aws.endpoints.huggingface.cloud",
+        );
+        for name in ["huggingface", "huggingface-tgi"] {
+            let (host, keyed) = call(name, own, &[]);
+            assert_eq!(
+                (&*host, keyed),
+                ("own.aws.endpoints.huggingface.cloud", true)
+            );
+            let (host, keyed) = call(name, own, &[theirs]);
+            assert_eq!(
+                (&*host, keyed),
+                ("theirs.aws.endpoints.huggingface.cloud", false)
+            );
+        }
+        let own = (
+            "azure_foundry_url",
+            "https://own.services.ai.azure.com/models",
+        );
+        let theirs = ("x-portkey-azure-resource-name", "theirs");
+        assert_eq!(
+            call("azure-ai", own, &[]),
+            ("own.services.ai.azure.com".into(), true)
+        );
+        let other = ("theirs.services.ai.azure.com".into(), false);
+        assert_eq!(call("azure-ai", own, &[theirs]), other);
+    }
+
+    /// Where a call goes, and in which form.
+    fn route(pairs: &[(&'static str, &str)], body: &str) -> Result<(String, String), Error> {
+        let exchange = complete(&state(|_| {}), pairs, body)?;
+        let target = exchange.target();
+        let sent_as = target.provider.dialect.prompt_form().as_str();
+        let url = format!("{}{}", target.base.authority(), exchange.path());
+        Ok((url, sent_as.to_owned()))
+    }
+
+    #[test]
+    fn an_address_of_its_own_may_have_an_api_of_its_own() {
+        let hf = "https://x.us-east-1.aws.endpoints.huggingface.cloud";
+        let endpoint = ("x-portkey-huggingface-base-url", hf);
+        let fim = ("x-portkey-mistral-fim-completion", "true");
+        let foundry = (
+            "x-portkey-azure-foundry-url",
+            "https://x.eastus2.models.ai.azure.com",
+        );
+        let claude = (
+            "x-portkey-azure-foundry-url",
+            "https://x.services.ai.azure.com/anthropic/",
+        );
+        let (plain, suffix) = (
+            r#"{"model":"m","prompt":"x"}"#,
+            r#"{"model":"m","prompt":"x","suffix":"y"}"#,
+        );
+        for (provider, header, body, url, sent_as) in [
+            (
+                "huggingface",
+                None,
+                plain,
+                "router.huggingface.co/v1/chat/completions",
+                "chat",
+            ),
+            (
+                "huggingface",
+                Some(endpoint),
+                plain,
+                "x.us-east-1.aws.endpoints.huggingface.cloud/v1/completions",
+                "text",
+            ),
+            (
+                "huggingface-tgi",
+                Some(endpoint),
+                plain,
+                "x.us-east-1.aws.endpoints.huggingface.cloud/generate",
+                "text",
+            ),
+            (
+                "mistral-ai",
+                None,
+                plain,
+                "api.mistral.ai/v1/chat/completions",
+                "chat",
+            ),
+            (
+                "mistral-ai",
+                None,
+                suffix,
+                "api.mistral.ai/v1/fim/completions",
+                "text",
+            ),
+            (
+                "mistral-ai",
+                Some(fim),
+                plain,
+                "api.mistral.ai/v1/fim/completions",
+                "text",
+            ),
+            (
+                "azure-ai",
+                Some(foundry),
+                plain,
+                "x.eastus2.models.ai.azure.com/chat/completions",
+                "chat",
+            ),
+            (
+                "azure-ai",
+                Some(claude),
+                plain,
+                "x.services.ai.azure.com/anthropic/v1/messages",
+                "chat",
+            ),
+            (
+                "sagemaker",
+                None,
+                plain,
+                "runtime.sagemaker.us-east-1.amazonaws.com/endpoints/m/invocations",
+                "text",
+            ),
+        ] {
+            let mut pairs = vec![(headers::PROVIDER, provider)];
+            pairs.extend(header);
+            let (to, form) = route(&pairs, body).unwrap();
+            assert_eq!((&*to, &*form), (url, sent_as), "{provider}");
+        }
+    }
+
+    #[test]
+    fn what_an_address_lacks_is_refused_there_alone() {
+        let hf = "https://x.us-east-1.aws.endpoints.huggingface.cloud";
+        let endpoint = ("x-portkey-huggingface-base-url", hf);
+        let penalized = r#"{"model":"m","prompt":"x","presence_penalty":1}"#;
+        let router = (headers::PROVIDER, "huggingface");
+        assert!(route(&[router], penalized).is_ok());
+        assert_eq!(
+            route(&[router, endpoint], penalized).unwrap_err().param(),
+            Some("presence_penalty")
+        );
+        let counted =
+            r#"{"model":"m","prompt":"x","stream":true,"stream_options":{"include_usage":true}}"#;
+        let azure = [
+            (headers::PROVIDER, "azure-openai"),
+            ("x-portkey-azure-resource-name", "r"),
+        ];
+        let path = "r.openai.azure.com/openai";
+        for (version, url) in [
+            (
+                "2024-10-21",
+                Some("/deployments/m/completions?api-version=2024-10-21"),
+            ),
+            (
+                "2024-09-01-preview",
+                Some("/deployments/m/completions?api-version=2024-09-01-preview"),
+            ),
+            ("2024-08-01-preview", None),
+            ("v1", Some("/v1/completions")),
+            ("preview", Some("/v1/completions?api-version=preview")),
+        ] {
+            let version = ("x-portkey-azure-api-version", version);
+            let routed = route(&[&azure[..], &[version]].concat(), counted);
+            match url {
+                Some(url) => assert_eq!(routed.unwrap().0, format!("{path}{url}")),
+                None => assert_eq!(routed.unwrap_err().param(), Some("stream_options")),
+            }
+        }
+        let deployment = ("x-portkey-azure-deployment-id", "d");
+        let v1 = ("x-portkey-azure-api-version", "v1");
+        let error = route(&[&azure[..], &[deployment, v1]].concat(), penalized).unwrap_err();
+        assert_eq!(error.param(), Some("x-portkey-azure-deployment-id"));
+    }
+
+    #[test]
+    fn a_confs_dialect_stays_at_an_address_of_its_own() {
+        let state = state(|config| {
+            let provider = Arc::make_mut(config.providers.get_mut("huggingface").unwrap());
+            provider.dialect = &dialect::chat::CHAT;
+            provider.is_redefined = true;
+            let hf = "https://x.us-east-1.aws.endpoints.huggingface.cloud/v1";
+            provider.options = [("huggingface_base_url".to_owned(), hf.to_owned())].into();
+        });
+        let pairs = [(headers::PROVIDER, "huggingface")];
+        let exchange = complete(&state, &pairs, r#"{"model":"m","prompt":"x"}"#).unwrap();
+        assert_eq!(exchange.path(), "/v1/chat/completions");
+    }
+
+    #[test]
+    fn slots_of_headers_are_sent_wherever_the_call_goes() {
+        let state = state(|config| {
+            let provider = Arc::make_mut(config.providers.get_mut("sagemaker-openai").unwrap());
+            let base = Base::try_new("https://vpce-1.example/endpoints/demo", "base_url").unwrap();
+            provider.base = Some(Arc::new(base));
+            let variant = ("amzn_sagemaker_target_variant", "blue");
+            provider.options = [(variant.0.to_owned(), variant.1.to_owned())].into();
+        });
+        let pairs = [
+            (headers::PROVIDER, "sagemaker-openai"),
+            ("x-portkey-amzn-sagemaker-inference-component", "lora-1"),
+            (
+                "x-portkey-amzn-sagemaker-custom-attributes",
+                "c000b4f9/df62",
+            ),
+        ];
+        let exchange = complete(&state, &pairs, r#"{"model":"m","prompt":"x"}"#).unwrap();
+        assert_eq!(exchange.path(), "/endpoints/demo/invocations");
+        let sent = exchange.headers().unwrap();
+        assert_eq!(sent["x-amzn-sagemaker-inference-component"], "lora-1");
+        assert_eq!(sent["x-amzn-sagemaker-custom-attributes"], "c000b4f9/df62");
+        assert_eq!(sent["x-amzn-sagemaker-target-variant"], "blue");
+        assert!(!sent.contains_key("x-amzn-sagemaker-session-id"));
+    }
+
+    #[test]
     fn refused_parameters_are_named() {
         let state = state(|_| {});
         let error = complete(
             &state,
             &[(headers::PROVIDER, "groq")],
-            r#"{"model":"m","prompt":["a","b"]}"#,
+            r#"{"model":"m","prompt":[1,2]}"#,
         )
         .unwrap_err();
         assert_eq!(

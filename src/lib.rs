@@ -35,7 +35,7 @@
 //! | `config` | the YAML conf and the request headers, as [`Config`] and its parts |
 //! | `exchange` | one request's life: what goes upstream, how the answer is read, the relay |
 //! | `gateway` | a request's head and body become an answer, a passage or an exchange |
-//! | `tokens` | the tokens that some credentials are exchanged for, kept and refreshed |
+//! | `tokens`, `issuer` | the tokens that some credentials are exchanged for: kept and refreshed, fetched |
 //! | `proxy`, `reception`, `conductor`, `call`, `upstream`, `downstream`, `arrival`, `context`, `ticket`, `door` | the IO around it |
 //! | [`server`], `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
 //!
@@ -78,6 +78,9 @@ mod emulator;
 mod error;
 mod exchange;
 mod gateway;
+mod gather;
+mod issuer;
+mod lanes;
 mod metrics;
 pub mod provider;
 mod proxy;

@@ -35,7 +35,7 @@ use crate::{
     tokens::Tokens,
     upstream::{
         MAX_INTERIM, Upstream, failure, interim_flood, is_interim, is_unanswered, make_fresh,
-        pass_request, request_head, total_timeout,
+        pass_request, request_head, sign_passage, total_timeout,
     },
 };
 
@@ -53,7 +53,11 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway under `config`; `conf` sizes the connection pool of its own calls.
     pub fn new(config: Config, conf: &ServerConf) -> Result<Self, Error> {
-        let upstream = Arc::new(Upstream::new(conf, config.timeouts));
+        let upstream = Arc::new(Upstream::new(
+            conf,
+            config.timeouts,
+            config.limits.upstream_calls,
+        ));
         Ok(Self {
             state: Arc::new(State::try_new(config)?),
             tokens: Tokens::try_new(upstream.clone())?,
@@ -130,7 +134,7 @@ impl ProxyHttp for Gateway {
                 .await
                 .and_then(|resolved| resolved),
             // Its body has not been read: the first byte of it would be taken for a client that leaves.
-            Call::Pass(_) | Call::Own => peer.await,
+            Call::Pass(_) | Call::Many(_) | Call::Own => peer.await,
         };
         let mut peer = peer.map_err(|error| context.stop(error))?;
         if context.repeated {
@@ -157,12 +161,15 @@ impl ProxyHttp for Gateway {
                 *request = *request_head(exchange).map_err(|error| context.stop(error))?;
                 Ok(())
             }
-            Call::Pass(passage) => pass_request(request, passage),
-            Call::Own => Ok(()),
+            Call::Pass(passage) => {
+                pass_request(request, passage)?;
+                sign_passage(request, passage).map_err(|error| context.stop(error))
+            }
+            Call::Many(_) | Call::Own => Ok(()),
         }
     }
 
-    /// The body the exchange wrote takes the place of what the client sent, in one piece.
+    /// The body the exchange wrote, or a signature covers, takes the place of what the client sent, in one piece.
     async fn request_body_filter(
         &self,
         _: &mut Session,
@@ -172,11 +179,15 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<()> {
         match &context.call {
             Call::Complete(exchange) => *body = end_of_stream.then(|| exchange.body().clone()),
+            Call::Pass(passage) if passage.body.is_some() => {
+                let held = passage.body.clone().filter(|held| !held.is_empty());
+                *body = held.filter(|_| end_of_stream);
+            }
             // An empty last piece, as HTTP/2 clients send it, would be written as a second end of a chunked body.
             Call::Pass(_) if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) => {
                 *body = None;
             }
-            Call::Pass(_) | Call::Own => {}
+            Call::Pass(_) | Call::Many(_) | Call::Own => {}
         }
         Ok(())
     }
@@ -193,6 +204,9 @@ impl ProxyHttp for Gateway {
                 ..=MAX_INTERIM => Ok(()),
                 _ => Err(context.stop(interim_flood())),
             };
+        }
+        if let Call::Pass(passage) = &context.call {
+            passage.target.heed(head.status, &head.headers);
         }
         let Call::Complete(exchange) = &mut context.call else {
             return match head.status {

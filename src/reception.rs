@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::HeaderValue;
 use pingora::proxy::Session;
 
@@ -12,8 +13,9 @@ use crate::{
     context::{Call, Context},
     downstream::{self, unless_gone},
     error::Error,
-    exchange::{Exchange, Road, Seed},
-    gateway::Admission,
+    exchange::{Replay, Road, Seed, Work},
+    gateway::{Admission, Completing},
+    gather::Gather,
     proxy::Gateway,
     upstream::{total_timeout, unix_now},
 };
@@ -43,6 +45,9 @@ impl Gateway {
             }
             Admission::Pass(mut passage) => {
                 context.ticket.name(&passage.target.provider.name);
+                if passage.target.signs() {
+                    passage.body = Some(self.hold(session).await?);
+                }
                 if let Some(token) = self.tokens.settle(&passage.target).await? {
                     passage.settle(token)?;
                 }
@@ -54,6 +59,18 @@ impl Gateway {
                 Ok(Next::Proxy)
             }
             Admission::Complete(directives) => self.complete(session, context, *directives).await,
+        }
+    }
+
+    /// Reads the body of a passage that is signed: the signature covers it, and stands before it.
+    async fn hold(&self, session: &mut Session) -> Result<Bytes, Error> {
+        let limits = &self.state.config.limits;
+        match arrival::read_body(session, limits).await? {
+            (body, Replay::Held) => Ok(body),
+            (_, Replay::Lost) => {
+                let message = "The body of a signed call is sent with its `content-length`.";
+                Err(Error::invalid("content-length", message))
+            }
         }
     }
 
@@ -71,37 +88,46 @@ impl Gateway {
             context.ticket.option = option;
         }
         let headers = &session.req_header().headers;
-        let exchange = self.state.complete(directives, headers, body, seed())?;
-        let mut exchange = Box::new(exchange);
-        context.ticket.name(&exchange.provider().name);
-        context.ticket.sent_as = Some(exchange.provider().dialect.prompt_form().as_str());
+        let Completing { mut work, settled } =
+            self.state.complete(directives, headers, body, seed())?;
+        let provider = &work.target().provider;
+        context.ticket.name(&provider.name);
+        context.ticket.sent_as = Some(provider.dialect.prompt_form().as_str());
+        context.ticket.tell(&settled);
         context.begin_call();
-        if exchange.target().grant().is_some() {
-            self.settle(session, &mut exchange).await?;
+        if work.target().grant().is_some() {
+            self.settle(session, &mut work).await?;
         }
-        context.ticket.target = Some(exchange.target().clone());
-        let next = match exchange.road(replay) {
-            Road::Phases => Ok(Next::Proxy),
-            Road::Conductor => {
-                let ticket = &mut context.ticket;
+        context.ticket.target = Some(work.target().clone());
+        let ticket = &mut context.ticket;
+        // Boxed: the carriers' states are large, and would be moved with this phase's for every plain request too.
+        let (next, call) = match work {
+            Work::One(exchange) if exchange.road(replay) == Road::Phases => {
+                (Ok(Next::Proxy), Call::Complete(exchange))
+            }
+            Work::One(mut exchange) => {
                 let conductor = Conductor::new(session, ticket, &self.upstream, &exchange);
-                // Boxed: its state is large, and would be moved with this phase's for every plain request too.
                 let carried = Box::pin(conductor.carry(&mut exchange)).await;
-                carried.map(|()| Next::Answered)
+                (carried.map(|()| Next::Answered), Call::Complete(exchange))
+            }
+            Work::Many(mut fan_out) => {
+                let gather = Gather::new(session, ticket, &self.upstream, &fan_out);
+                let carried = Box::pin(gather.carry(&mut fan_out, &self.upstream)).await;
+                (carried.map(|()| Next::Answered), Call::Many(fan_out))
             }
         };
-        context.call = Call::Complete(exchange);
+        context.call = call;
         next
     }
 
-    /// Gets the token that an exchange's credential stands for; nearly always one is held.
-    async fn settle(&self, session: &mut Session, exchange: &mut Exchange) -> Result<(), Error> {
+    /// Gets the token that a target's credential stands for; nearly always one is held.
+    async fn settle(&self, session: &mut Session, work: &mut Work) -> Result<(), Error> {
         let total = self.upstream.timeouts().total;
-        let patience = exchange.timeout().map_or(total, |own| own.min(total));
-        let settling = tokio::time::timeout(patience, self.tokens.settle(exchange.target()));
+        let patience = work.timeout().map_or(total, |own| own.min(total));
+        let settling = tokio::time::timeout(patience, self.tokens.settle(work.target()));
         let settled = unless_gone(session, Box::pin(settling)).await?;
         if let Some(token) = settled.map_err(|_| total_timeout())?? {
-            exchange.settle(token);
+            work.settle(token);
         }
         Ok(())
     }

@@ -8,12 +8,14 @@ use std::{
 use http::{HeaderName, HeaderValue};
 use pingora::http::ResponseHeader;
 
-use crate::{config::headers, provider::Target};
+use crate::{config::headers, dialect::settle::Settled, provider::Target};
 
 /// What every answer to one request carries: who it came from, and by which ids it can be found again.
 #[derive(Debug)]
 pub struct Ticket {
     pub started: Instant,
+    /// When the request was complete, and its call could begin.
+    pub called: Option<Instant>,
     pub trace_id: HeaderValue,
     pub request_id: HeaderValue,
     pub provider: Option<HeaderValue>,
@@ -23,6 +25,10 @@ pub struct Ticket {
     pub option: HeaderValue,
     /// In which form the prompt went upstream.
     pub sent_as: Option<&'static str>,
+    /// What the gateway did in the provider's place.
+    emulated: Option<HeaderValue>,
+    /// What was left out of the request.
+    dropped: Option<HeaderValue>,
     /// From the request's head to the answer's first body byte.
     pub first_byte: Option<Duration>,
 }
@@ -35,12 +41,15 @@ impl Ticket {
         };
         Self {
             started: Instant::now(),
+            called: None,
             trace_id: or_empty(trace_id.to_string()),
             request_id: or_empty(format!("req_{draw:032x}")),
             provider: None,
             target: None,
             option: HeaderValue::from_static("config"),
             sent_as: None,
+            emulated: None,
+            dropped: None,
             first_byte: None,
         }
     }
@@ -57,6 +66,18 @@ impl Ticket {
 
     pub fn name(&mut self, provider: &str) {
         self.provider = HeaderValue::try_from(provider).ok();
+    }
+
+    /// What of the request is not the provider's doing.
+    pub fn tell(&mut self, settled: &Settled) {
+        let emulated = settled.emulated.iter().map(|parameter| parameter.field());
+        self.emulated = list(emulated.filter(|field| *field != STREAM_OPTIONS));
+        self.dropped = list(settled.dropped.iter().map(String::as_str));
+    }
+
+    /// What has passed of the call's time before it could begin.
+    pub fn waited(&self) -> Duration {
+        self.called.map_or(Duration::ZERO, |at| at.elapsed())
     }
 
     pub fn mark_first_byte(&mut self) {
@@ -94,8 +115,29 @@ impl Ticket {
         if let Some(form) = self.sent_as {
             head.insert_header(SENT_AS, HeaderValue::from_static(form))?;
         }
+        for (name, list) in [(EMULATED, &self.emulated), (DROPPED, &self.dropped)] {
+            if let Some(list) = list {
+                head.insert_header(name, list.clone())?;
+            }
+        }
         Ok(())
     }
+}
+
+/// Field names as one header's value. A client's own name for a field can be anything.
+fn list<'f>(fields: impl Iterator<Item = &'f str>) -> Option<HeaderValue> {
+    let is_plain = |field: &str| {
+        field.len() <= 64
+            && field
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && byte != b',')
+    };
+    let fields: Vec<&str> = fields
+        .map(|field| if is_plain(field) { field } else { "?" })
+        .collect();
+    HeaderValue::try_from(fields.join(", "))
+        .ok()
+        .filter(|list| !list.is_empty())
 }
 
 const TRACE_ID: HeaderName = HeaderName::from_static(headers::TRACE_ID);
@@ -103,6 +145,10 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const PROVIDER: HeaderName = HeaderName::from_static(headers::PROVIDER);
 const RETRIES: HeaderName = HeaderName::from_static("x-portkey-retry-attempt-count");
 const SENT_AS: HeaderName = HeaderName::from_static("x-completions-sent-as");
+const EMULATED: HeaderName = HeaderName::from_static("x-completions-emulated");
+const DROPPED: HeaderName = HeaderName::from_static("x-completions-dropped");
+/// The gateway always counts by itself: no news.
+const STREAM_OPTIONS: &str = "stream_options";
 const OPTION: HeaderName = HeaderName::from_static("x-portkey-last-used-option-index");
 /// A trace id is echoed and logged; W3C's has 55 bytes, a UUID 36.
 const MAX_TRACE_ID: usize = 256;

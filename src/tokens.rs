@@ -9,27 +9,28 @@
 //! ```
 //!
 //! A keeper is a task of its own: requests that leave do not stop a fetch that others wait for. It ends when nobody has
-//! asked since its last fetch, or when a fetch fails and no token is left.
+//! asked since its last fetch, or when a fetch fails and no token is left. A token that its service has refused is let go
+//! by the next request, which wakes the keeper.
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
-use http::StatusCode;
-use pingora::http::RequestHeader;
 use ring::{hmac, rand::SystemRandom};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::{
-    call::Call,
-    error::{Deadline, Error, Kind},
+    error::{Error, Kind},
+    issuer,
     provider::{
         Target,
-        grant::{Grant, GrantId, Issued, Token, TokenReply, TokenRequest},
+        grant::{Grant, GrantId, Issued},
+        live::LiveToken,
     },
-    upstream::{Upstream, failure, unix_now},
+    upstream::Upstream,
 };
 
 /// Every token of the process. Clones share them.
@@ -47,19 +48,23 @@ struct Slot {
     held: Option<Held>,
     /// What the running keeper's fetches come to.
     keeper: Option<watch::Receiver<Round>>,
+    /// Wakes it.
+    bell: Arc<Notify>,
     used: Instant,
+    /// When a refused token was last let go.
+    dropped: Option<Instant>,
 }
 
 struct Held {
-    token: Token,
+    token: LiveToken,
     expires: Instant,
 }
 
 /// What a fetch came to; `None`: none has ended.
-type Round = Option<Result<Token, Error>>;
+type Round = Option<Result<LiveToken, Error>>;
 
 enum Lease {
-    Held(Token),
+    Held(LiveToken),
     Coming(watch::Receiver<Round>),
 }
 
@@ -76,20 +81,23 @@ impl Tokens {
 
     /// The token that `target`'s credential stands for; `None`: the credential is used as it is. Waits only if none is
     /// held that lives.
-    pub async fn settle(&self, target: &Target) -> Result<Option<Token>, Error> {
+    pub async fn settle(&self, target: &Target) -> Result<Option<LiveToken>, Error> {
         let Some(grant) = target.grant() else {
             return Ok(None);
         };
-        let settled = match self.lease(grant) {
-            Lease::Held(token) => Ok(token),
-            Lease::Coming(round) => wait(round).await,
-        };
+        let settled = self.token(grant).await;
         settled.map(Some).map_err(|error| target.attribute(error))
     }
 
-    fn lease(&self, grant: Grant) -> Lease {
+    async fn token(&self, grant: Grant) -> Result<LiveToken, Error> {
+        match self.lease(grant, Instant::now()) {
+            Lease::Held(token) => Ok(token),
+            Lease::Coming(round) => wait(round).await,
+        }
+    }
+
+    fn lease(&self, grant: Grant, now: Instant) -> Lease {
         let id = grant.id(&self.0.key);
-        let now = Instant::now();
         let mut slots = self.0.slots();
         if !slots.contains_key(&id) && slots.len() >= MAX_TOKENS {
             forget_oldest(&mut slots);
@@ -97,9 +105,12 @@ impl Tokens {
         let slot = slots.entry(id).or_insert_with(|| Slot {
             held: None,
             keeper: None,
+            bell: Arc::default(),
             used: now,
+            dropped: None,
         });
         slot.used = now;
+        slot.drop_refused(now);
         // A keeper whose sender is gone died with its runtime.
         let keeper = slot
             .keeper
@@ -107,7 +118,13 @@ impl Tokens {
             .filter(|round| round.has_changed().is_ok());
         let keeper = keeper.unwrap_or_else(|| {
             let (sender, round) = watch::channel(None);
-            let keeper = Keeper { id, grant, sender };
+            let bell = slot.bell.clone();
+            let keeper = Keeper {
+                id,
+                grant,
+                sender,
+                bell,
+            };
             tokio::spawn(keeper.run(Arc::downgrade(&self.0)));
             round
         });
@@ -121,8 +138,25 @@ impl Tokens {
     }
 }
 
+impl Slot {
+    /// Lets go a token that was refused. Not again so soon: what refuses every token of a grant must not make each of its
+    /// requests a fetch.
+    fn drop_refused(&mut self, now: Instant) {
+        let refused = self
+            .held
+            .as_ref()
+            .is_some_and(|held| held.token.is_refused());
+        let floor = self.dropped.and_then(|at| at.checked_add(FLOOR));
+        if refused && floor.is_none_or(|floor| floor <= now) {
+            self.held = None;
+            self.dropped = Some(now);
+            self.bell.notify_one();
+        }
+    }
+}
+
 /// The next round's end.
-async fn wait(mut round: watch::Receiver<Round>) -> Result<Token, Error> {
+async fn wait(mut round: watch::Receiver<Round>) -> Result<LiveToken, Error> {
     let ended = round.changed().await;
     let told = round.borrow_and_update().clone();
     let stopped = || Error::new(Kind::Internal, "The token's fetch was stopped.");
@@ -135,6 +169,7 @@ struct Keeper {
     id: GrantId,
     grant: Grant,
     sender: watch::Sender<Round>,
+    bell: Arc<Notify>,
 }
 
 impl Keeper {
@@ -148,7 +183,7 @@ impl Keeper {
             let pause = self.store(&tokens, fetched, asked);
             drop(tokens);
             let Some(pause) = pause else { return };
-            tokio::time::sleep(pause).await;
+            self.sleep(&shared, pause).await;
             let Some(tokens) = shared.upgrade() else {
                 return;
             };
@@ -158,6 +193,27 @@ impl Keeper {
         }
     }
 
+    /// Until `pause` is over, or the token is let go.
+    async fn sleep(&self, shared: &Weak<Shared>, pause: Duration) {
+        let mut pause = pin!(tokio::time::sleep(pause));
+        loop {
+            tokio::select! {
+                () = &mut pause => return,
+                () = self.bell.notified() => {}
+            }
+            // What rang may have been of a round that has passed.
+            if shared.upgrade().is_none_or(|tokens| !self.holds(&tokens)) {
+                return;
+            }
+        }
+    }
+
+    fn holds(&self, tokens: &Shared) -> bool {
+        let mut slots = tokens.slots();
+        self.slot(&mut slots)
+            .is_some_and(|slot| slot.held.is_some())
+    }
+
     /// Keeps what was fetched, tells who waits, and says when to fetch again; `None`: never.
     fn store(
         &self,
@@ -165,16 +221,20 @@ impl Keeper {
         fetched: Result<Issued, Error>,
         asked: Instant,
     ) -> Option<Duration> {
+        let lifetime = fetched
+            .as_ref()
+            .map_or(Duration::ZERO, |issued| issued.lifetime);
+        let fetched = fetched.map(|issued| LiveToken::from(issued.token));
         let mut slots = tokens.slots();
         let pause = match (self.slot(&mut slots), &fetched) {
             // Its place was taken by another's.
             (None, _) => None,
-            (Some(slot), Ok(issued)) => {
+            (Some(slot), Ok(token)) => {
                 slot.held = Some(Held {
-                    token: issued.token.clone(),
-                    expires: asked + issued.lifetime,
+                    token: token.clone(),
+                    expires: asked + lifetime,
                 });
-                let next = asked + refresh_after(issued.lifetime, fastrand::u32(..));
+                let next = asked + refresh_after(lifetime, fastrand::u32(..));
                 Some(next.saturating_duration_since(Instant::now()))
             }
             (Some(slot), Err(error)) => {
@@ -195,8 +255,7 @@ impl Keeper {
             }
         };
         // Under the lock: who finds no token there waits for a round that is still to come.
-        self.sender
-            .send_replace(Some(fetched.map(|issued| issued.token)));
+        self.sender.send_replace(Some(fetched));
         pause
     }
 
@@ -228,64 +287,13 @@ impl Shared {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn fetch(&self, grant: &Grant) -> Result<Issued, Error> {
-        let request = grant.request(unix_now())?;
-        let asking = tokio::time::timeout(PATIENCE, self.ask(&request));
-        let late = |_| Error::new(Kind::Timeout(Deadline::Total), "It did not answer in time.");
-        let asked = asking.await.map_err(late).and_then(|asked| asked);
-        let (status, body) = asked.map_err(|error| unreachable_endpoint(&error))?;
-        let issued = grant.read_reply(TokenReply {
-            status,
-            body: &body,
-            now: unix_now(),
-        })?;
-        if issued.lifetime.is_zero() {
-            let message = "The token endpoint's token had ended when it came.";
-            return Err(Error::broken(message));
-        }
-        Ok(issued)
+    async fn fetch(self: &Arc<Self>, grant: &Grant) -> Result<Issued, Error> {
+        let source = match grant.source() {
+            Some(source) => Some(Tokens(self.clone()).token(source).await?),
+            None => None,
+        };
+        issuer::fetch(&self.upstream, grant, source.as_ref()).await
     }
-
-    async fn ask(&self, request: &TokenRequest) -> Result<(StatusCode, Vec<u8>), Error> {
-        let peer = self.upstream.peer(&request.base).await?;
-        let head = request_head(request)?;
-        let mut call = self
-            .upstream
-            .call(&request.base, &peer, &head, &request.body)
-            .await?;
-        let status = call.head().map(|head| head.status);
-        let status = status.ok_or_else(|| Error::broken("It answered without a head."))?;
-        let body = read_body(&mut call).await?;
-        self.upstream.release(call, &peer).await;
-        Ok((status, body))
-    }
-}
-
-async fn read_body(call: &mut Call) -> Result<Vec<u8>, Error> {
-    let mut body = Vec::new();
-    while let Some(piece) = call.read().await.map_err(|error| failure(&error))? {
-        if body.len() + piece.len() > MAX_REPLY_BYTES {
-            return Err(Error::broken("Its answer is too large."));
-        }
-        body.extend_from_slice(&piece);
-    }
-    Ok(body)
-}
-
-fn request_head(request: &TokenRequest) -> Result<RequestHeader, Error> {
-    let wrong = |_| Error::new(Kind::Internal, "The token request could not be written.");
-    let head = http::Request::builder()
-        .method(&request.method)
-        .uri(&request.path);
-    let (mut parts, ()) = head.body(()).map_err(wrong)?.into_parts();
-    parts.headers = request.headers.clone();
-    Ok(RequestHeader::from(parts))
-}
-
-/// The failure is the token endpoint's, not that of the provider's API.
-fn unreachable_endpoint(error: &Error) -> Error {
-    let message = format!("No token could be fetched. {}", error.message());
-    Error::new(error.kind(), message)
 }
 
 fn forget_oldest(slots: &mut HashMap<GrantId, Slot>) {
@@ -311,12 +319,10 @@ fn retry_after(left: Duration, draw: u32) -> Duration {
 
 /// Client-made identities must not fill the memory. Beyond this, the one not used for longest is fetched anew when asked for.
 const MAX_TOKENS: usize = 1024;
-/// A token has some kilobytes.
-const MAX_REPLY_BYTES: usize = 64 << 10;
-/// How long one fetch may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 const MARGIN: Duration = Duration::from_secs(300);
 const RETRY: Duration = Duration::from_secs(5);
+/// Between two tokens of a grant that are let go because they were refused.
+const FLOOR: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -400,7 +406,7 @@ mod tests {
     }
 
     fn tokens() -> Tokens {
-        let upstream = Upstream::new(&ServerConf::default(), Timeouts::default());
+        let upstream = Upstream::new(&ServerConf::default(), Timeouts::default(), 1);
         Tokens::try_new(Arc::new(upstream)).unwrap()
     }
 
@@ -413,8 +419,8 @@ mod tests {
 
     async fn settled(tokens: &Tokens, target: &Target) -> String {
         match tokens.settle(target).await.unwrap() {
-            Some(Token::Bearer(token)) => token.expose().to_owned(),
-            other => panic!("{other:?}"),
+            Some(token) => token.token().secrets()[0].expose().to_owned(),
+            None => panic!("no token"),
         }
     }
 
@@ -513,14 +519,62 @@ mod tests {
         assert_eq!(settled(&tokens, &target).await, "t-0");
         // The one at the old token's end fails too: that is told.
         endpoint.next().await;
-        while tokens
-            .settle(&target)
-            .await
-            .is_ok_and(|token| token.is_some_and(|token| token.secrets()[0].expose() == "t-0"))
-        {
+        while tokens.settle(&target).await.is_ok_and(|token| {
+            token.is_some_and(|token| token.token().secrets()[0].expose() == "t-0")
+        }) {
             tokio::task::yield_now().await;
         }
         assert_eq!(settled(&tokens, &target).await, "t-3");
+    }
+
+    #[tokio::test]
+    async fn a_refused_token_is_let_go_and_not_again_at_once() {
+        let mut endpoint = Endpoint::start(|turn| granted(turn, 3600)).await;
+        let (tokens, target) = (tokens(), endpoint.target("s-1"));
+        let first = tokens.settle(&target).await.unwrap().unwrap();
+        endpoint.next().await;
+        first.refuse();
+        assert_eq!(settled(&tokens, &target).await, "t-1");
+        endpoint.next().await;
+        // Its late word does not count against the second.
+        first.refuse();
+        let second = tokens.settle(&target).await.unwrap().unwrap();
+        second.refuse();
+        for _ in 0..100 {
+            assert_eq!(settled(&tokens, &target).await, "t-1");
+        }
+        assert!(endpoint.asked.try_recv().is_err());
+        let later = Instant::now() + FLOOR;
+        let Lease::Coming(round) = tokens.lease(target.grant().unwrap(), later) else {
+            panic!("a refused token")
+        };
+        wait(round).await.unwrap();
+        assert_eq!(settled(&tokens, &target).await, "t-2");
+        endpoint.next().await;
+        assert!(endpoint.asked.try_recv().is_err());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn a_storm_of_refusals_fetches_once() {
+        let mut endpoint = Endpoint::start(|turn| granted(turn, 3600)).await;
+        let (tokens, target) = (tokens(), endpoint.target("s-1"));
+        settled(&tokens, &target).await;
+        let all: Vec<_> = (0..1000)
+            .map(|_| {
+                let (tokens, target) = (tokens.clone(), target.clone());
+                tokio::spawn(async move {
+                    let token = tokens.settle(&target).await.unwrap().unwrap();
+                    token.refuse();
+                })
+            })
+            .collect();
+        for one in all {
+            one.await.unwrap();
+        }
+        assert_eq!(settled(&tokens, &target).await, "t-1");
+        endpoint.next().await;
+        endpoint.next().await;
+        assert!(endpoint.asked.try_recv().is_err());
     }
 
     #[tokio::test]
@@ -535,7 +589,7 @@ mod tests {
                 (200, r#"{"access_token":"t","expires_in":0}"#.to_owned()),
                 502,
             ),
-            ((200, "x".repeat(MAX_REPLY_BYTES + 1)), 502),
+            ((200, "x".repeat(1 << 20)), 502),
         ] {
             let first = answer.clone();
             let endpoint = Endpoint::start(move |turn| match turn {
@@ -590,7 +644,7 @@ mod tests {
         let endpoint = Endpoint::start(|turn| granted(turn, 3600)).await;
         for turn in 0..MAX_TOKENS + 10 {
             let grant = endpoint.target(&format!("s-{turn}")).grant().unwrap();
-            let _ = tokens.lease(grant);
+            let _ = tokens.lease(grant, Instant::now());
         }
         assert_eq!(tokens.0.slots().len(), MAX_TOKENS);
     }

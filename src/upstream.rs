@@ -11,11 +11,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use pingora::{ErrorSource, ErrorType, RetryType};
 use pingora::{
     connectors::{ConnectorOptions, TransportConnector},
-    http::RequestHeader,
+    http::{RequestHeader, ResponseHeader},
     protocols::ALPN,
     server::configuration::ServerConf,
     upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, Peer},
@@ -26,8 +26,9 @@ use crate::{
     call::Call,
     config::Timeouts,
     error::{Deadline, Error, Kind},
-    exchange::Exchange,
+    exchange::{Exchange, UpstreamHead},
     gateway::Passage,
+    lanes::Lanes,
     provider::{Base, base::Scheme},
 };
 
@@ -36,19 +37,25 @@ pub struct Upstream {
     resolver: Arc<Resolver>,
     connector: TransportConnector,
     timeouts: Timeouts,
+    lanes: Lanes,
 }
 
 impl Upstream {
-    pub fn new(conf: &ServerConf, timeouts: Timeouts) -> Self {
+    pub fn new(conf: &ServerConf, timeouts: Timeouts, lanes: usize) -> Self {
         Self {
             resolver: Arc::default(),
             connector: TransportConnector::new(Some(ConnectorOptions::from_server_conf(conf))),
             timeouts,
+            lanes: Lanes::new(lanes),
         }
     }
 
     pub fn timeouts(&self) -> &Timeouts {
         &self.timeouts
+    }
+
+    pub fn lanes(&self) -> &Lanes {
+        &self.lanes
     }
 
     /// The peer of `base`: an address, and how to talk to it.
@@ -126,6 +133,16 @@ pub fn request_head(exchange: &Exchange) -> Result<Box<RequestHeader>, Error> {
     Ok(Box::new(RequestHeader::from(parts)))
 }
 
+/// Hands an answer's head to its exchange.
+pub fn take_head(exchange: &mut Exchange, head: Option<&ResponseHeader>) -> Result<(), Error> {
+    let head = head.ok_or_else(|| Error::broken("The provider's answer has no head."))?;
+    let answer = UpstreamHead {
+        status: head.status,
+        headers: &head.headers,
+    };
+    exchange.answer(answer).map(drop)
+}
+
 /// Unix time, seconds.
 pub fn unix_now() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -150,6 +167,38 @@ pub fn pass_request(request: &mut RequestHeader, passage: &Passage) -> pingora::
     }
     for (name, value) in &passage.headers {
         request.insert_header(name, value)?;
+    }
+    Ok(())
+}
+
+/// Puts its signature on a request that [`pass_request`] made, if its target wants one. What the client signed with keys of
+/// its own is taken off.
+pub fn sign_passage(request: &mut RequestHeader, passage: &Passage) -> Result<(), Error> {
+    let Some(body) = &passage.body else {
+        return Ok(());
+    };
+    let wrong = |_| Error::new(Kind::Internal, "The upstream request could not be written.");
+    // Its body is here: nobody has to be asked for it.
+    request.remove_header(&header::EXPECT);
+    for name in SIGNATURE {
+        request.remove_header(name);
+    }
+    let has_body = matches!(request.method.as_str(), "POST" | "PUT" | "PATCH");
+    if has_body || !body.is_empty() {
+        request.remove_header(&header::TRANSFER_ENCODING);
+        request
+            .insert_header(header::CONTENT_LENGTH, HeaderValue::from(body.len()))
+            .map_err(wrong)?;
+    }
+    if has_body && !request.headers.contains_key(header::CONTENT_TYPE) {
+        let json = HeaderValue::from_static("application/json");
+        request
+            .insert_header(header::CONTENT_TYPE, json)
+            .map_err(wrong)?;
+    }
+    let signed = passage.sign(&request.method, &request.headers, unix_now())?;
+    for (name, value) in signed {
+        request.insert_header(name, value).map_err(wrong)?;
     }
     Ok(())
 }
@@ -324,6 +373,13 @@ enum Age {
     Stale,
 }
 
+/// Of AWS's and Oracle's signatures, beside `Authorization`.
+const SIGNATURE: [&str; 4] = [
+    "x-amz-content-sha256",
+    "x-amz-date",
+    "x-amz-security-token",
+    "x-content-sha256",
+];
 /// 1xx heads before the final one.
 pub const MAX_INTERIM: u32 = 8;
 /// The end of Pingora's text for a connection that closed without a byte.
@@ -342,12 +398,13 @@ mod tests {
     use crate::{
         completion::{CompletionRequest, Compliance},
         config::Config,
-        exchange::{Seed, Terms},
+        dialect::settle::Settled,
+        exchange::{Seed, Terms, Work, fan_out::FanOutLimits, split::split},
         provider::{
             Auth, Credential, Secret, Target,
             azure::Identity,
             credential::{Aws, AwsKeys},
-            grant::Token,
+            grant::{Grant, Token},
             oci::Signer,
             sigv4::{Credentials, Scope},
             sts::AssumeRole,
@@ -387,8 +444,18 @@ mod tests {
                 .into_iter()
                 .collect(),
             max_event_bytes: 1 << 20,
+            fan_out: FanOutLimits {
+                concurrent_calls: 1,
+                bytes: 1 << 20,
+            },
+            best: None,
         };
-        Exchange::try_new(&request, target, terms, Seed { now: 1, draw: 2 }).unwrap()
+        let shares = split(request, &Settled::default(), 1).unwrap();
+        let seed = Seed { now: 1, draw: 2 };
+        match Work::try_new(shares, target, terms, seed).unwrap() {
+            Work::One(exchange) => *exchange,
+            Work::Many(_) => panic!("one call"),
+        }
     }
 
     fn text<'h>(head: &'h RequestHeader, name: &str) -> &'h str {
@@ -432,7 +499,9 @@ mod tests {
     #[test]
     fn an_assumed_role_signs_with_its_own_keys() {
         let role = AssumeRole::try_new(keys("AKID"), "arn:aws:iam::1:role/r", "us-east-1");
-        let mut exchange = exchange(aws(AwsKeys::Assumed(Arc::new(role.unwrap()))));
+        let mut exchange = exchange(aws(AwsKeys::Granted(Grant::AssumeRole(Arc::new(
+            role.unwrap(),
+        )))));
         assert_eq!(request_head(&exchange).unwrap_err().kind(), Kind::Internal);
         exchange.settle(Token::Aws(keys("ASIA")));
         let head = request_head(&exchange).unwrap();
@@ -506,7 +575,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_is_never_without_the_name_that_its_certificate_must_have() {
-        let upstream = Upstream::new(&ServerConf::default(), Timeouts::default());
+        let upstream = Upstream::new(&ServerConf::default(), Timeouts::default(), 1);
         for url in ["https://127.0.0.1", "https://[::1]:8443/v1"] {
             let peer = upstream.peer(&base(url)).await.unwrap();
             assert!(!peer.sni.is_empty() && peer.options.verify_cert);

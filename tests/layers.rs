@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy reception context conductor call ticket tokens downstream arrival upstream door server admin emulator      the only IO
+//! L8  proxy reception context conductor gather lanes call ticket tokens issuer downstream arrival upstream door server admin emulator      the only IO
 //! L7  gateway
 //! L6  exchange
 //! L5  config
@@ -34,9 +34,12 @@ const LAYERS: &[(&str, u8)] = &[
     ("reception", 8),
     ("context", 8),
     ("conductor", 8),
+    ("gather", 8),
+    ("lanes", 8),
     ("call", 8),
     ("ticket", 8),
     ("tokens", 8),
+    ("issuer", 8),
     ("downstream", 8),
     ("arrival", 8),
     ("upstream", 8),

@@ -2,20 +2,23 @@
 //!
 //! Source: the API page of `POST /v1/completions`. A chunk and a whole reply share one type.
 
+mod asked;
 mod fields;
 pub mod finished;
+pub mod logprobs;
 pub mod parameter;
 pub mod prompt;
 pub mod request;
+pub mod stop;
 pub mod tail;
 
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 pub use self::{
     finished::Finished,
+    logprobs::Logprobs,
     parameter::{Parameter, Support},
     prompt::Prompt,
     request::CompletionRequest,
@@ -33,8 +36,7 @@ pub struct Completion<'a> {
 pub struct Choice<'a> {
     pub index: u32,
     pub text: Cow<'a, str>,
-    /// The text endpoint's log-probability object, as the upstream wrote it.
-    pub logprobs: Option<&'a RawValue>,
+    pub logprobs: Option<Logprobs<'a>>,
     pub finish: Option<Finish<'a>>,
 }
 
@@ -144,6 +146,17 @@ impl Usage {
             total_tokens,
         }
     }
+
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            prompt_tokens: self.prompt_tokens.saturating_add(other.prompt_tokens),
+            completion_tokens: self
+                .completion_tokens
+                .saturating_add(other.completion_tokens),
+            total_tokens: self.total_tokens.saturating_add(other.total_tokens),
+        }
+    }
 }
 
 /// What an exchange has learnt of its answer so far. `id` and `created` are seeded by the carrier, so that output is a
@@ -170,6 +183,8 @@ pub struct Partial {
     pub usage_told: bool,
     /// What an API that leaves stop sequences in its text has not let go yet.
     pub tail: Tail,
+    /// Where the tokens of each choice stand in its text.
+    pub logprobs: logprobs::Running,
 }
 
 /// How far an answer shows what the provider itself said.
@@ -198,8 +213,23 @@ impl Partial {
 
     /// Appends one stream event.
     pub fn write_chunk(&self, chunk: &Completion<'_>, how: Compliance, out: &mut Vec<u8>) {
+        self.write_event(chunk, None, how, out);
+    }
+
+    /// The same, with the counts so far.
+    pub fn write_counted_chunk(&self, chunk: &Completion<'_>, how: Compliance, out: &mut Vec<u8>) {
+        self.write_event(chunk, self.usage, how, out);
+    }
+
+    fn write_event(
+        &self,
+        chunk: &Completion<'_>,
+        usage: Option<Usage>,
+        how: Compliance,
+        out: &mut Vec<u8>,
+    ) {
         out.extend_from_slice(b"data: ");
-        self.write(&chunk.choices, None, how, out);
+        self.write(&chunk.choices, usage, how, out);
         out.extend_from_slice(b"\n\n");
     }
 
@@ -297,7 +327,7 @@ impl Serialize for Choices<'_> {
             WrittenChoice {
                 text: &choice.text,
                 index: choice.index,
-                logprobs: choice.logprobs,
+                logprobs: choice.logprobs.as_ref(),
                 finish_reason: choice.finish.as_ref().map(|finish| finish.reason),
                 native_finish_reason: match self.how {
                     Compliance::Strict => None,
@@ -316,7 +346,7 @@ impl Serialize for Choices<'_> {
 struct WrittenChoice<'a> {
     text: &'a str,
     index: u32,
-    logprobs: Option<&'a RawValue>,
+    logprobs: Option<&'a Logprobs<'a>>,
     finish_reason: Option<FinishReason>,
     #[serde(skip_serializing_if = "Option::is_none")]
     native_finish_reason: Option<&'a str>,

@@ -33,6 +33,24 @@ impl Prompt {
         }
     }
 
+    /// How many prompts it is.
+    pub fn count(&self) -> u32 {
+        let count = match self {
+            Self::Absent | Self::Text(_) | Self::Tokens(_) => 1,
+            Self::Texts(list) | Self::TokenLists(list) => list.len(),
+        };
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    /// Each of them alone.
+    pub fn into_each(self) -> Vec<Self> {
+        match self {
+            Self::Absent | Self::Text(_) | Self::Tokens(_) => vec![self],
+            Self::Texts(list) => list.into_iter().map(Self::Text).collect(),
+            Self::TokenLists(list) => list.into_iter().map(Self::Tokens).collect(),
+        }
+    }
+
     fn read_list(value: &RawValue) -> Option<Self> {
         let items: Vec<&RawValue> = serde_json::from_str(value.get()).ok()?;
         let starts = |start: u8| {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Number, value::RawValue};
 
 use crate::{
-    completion::{fields, parameter::Parameter, prompt::Prompt},
+    completion::{fields, prompt::Prompt},
     error::Error,
 };
 
@@ -41,7 +41,7 @@ pub struct CompletionRequest {
     /// Fields the page does not know, by name.
     pub extra: BTreeMap<String, Box<RawValue>>,
     /// The bytes this request was read from, while they still say the same as the fields.
-    source: Option<Bytes>,
+    pub(super) source: Option<Bytes>,
 }
 
 /// `stream_options`: OpenAI's own, and what its copies have added.
@@ -111,50 +111,18 @@ impl CompletionRequest {
         Ok(request)
     }
 
+    /// The same request for another prompt.
+    pub fn with_prompt(&self, prompt: Prompt) -> Self {
+        Self {
+            prompt,
+            source: None,
+            ..self.clone()
+        }
+    }
+
     /// The client's own bytes, if the request still says what they say.
     pub fn source(&self) -> Option<&Bytes> {
         self.source.as_ref()
-    }
-
-    /// Takes `parameter` out where it asks for nothing, for a provider that would refuse even its neutral value.
-    pub fn leave_out(&mut self, parameter: Parameter) {
-        if self.asks(parameter) {
-            return;
-        }
-        let was_there = match parameter {
-            Parameter::Prompts => self.unlist_prompt(),
-            // Forms and switches that are not there unless they ask for something.
-            Parameter::TokenIds
-            | Parameter::MaxTokens
-            | Parameter::Temperature
-            | Parameter::Logprobs
-            | Parameter::Seed
-            | Parameter::StreamOptions => false,
-            Parameter::User => self.user.take().is_some(),
-            Parameter::TopP => self.top_p.take().is_some(),
-            Parameter::N => self.n.take().is_some(),
-            Parameter::Stop | Parameter::Stream => true,
-            Parameter::Echo => self.echo.take().is_some(),
-            Parameter::PresencePenalty => self.presence_penalty.take().is_some(),
-            Parameter::FrequencyPenalty => self.frequency_penalty.take().is_some(),
-            Parameter::Suffix => self.suffix.take().is_some(),
-            Parameter::BestOf => self.best_of.take().is_some(),
-            Parameter::LogitBias => self.logit_bias.take().is_some(),
-        };
-        if was_there {
-            self.source = None;
-        }
-    }
-
-    /// A list of one text is that text.
-    fn unlist_prompt(&mut self) -> bool {
-        match &mut self.prompt {
-            Prompt::Texts(texts) if texts.len() == 1 => {
-                self.prompt = texts.pop().map_or(Prompt::Absent, Prompt::Text);
-                true
-            }
-            _ => false,
-        }
     }
 
     /// Settles the model to ask for. The source stays valid only if the client named the same.
@@ -179,42 +147,6 @@ impl CompletionRequest {
         self.stream_options
             .as_ref()
             .is_some_and(|options| options.include_usage)
-    }
-
-    /// Whether the request asks `parameter` to change anything. A neutral value (`n: 1`, a penalty of 0, no stop) asks
-    /// nothing: it can be left out for a provider that lacks the parameter, and the answer is the same.
-    pub fn asks(&self, parameter: Parameter) -> bool {
-        match parameter {
-            Parameter::Prompts => match &self.prompt {
-                Prompt::Texts(texts) => texts.len() > 1,
-                Prompt::Absent | Prompt::Text(_) | Prompt::Tokens(_) | Prompt::TokenLists(_) => {
-                    false
-                }
-            },
-            Parameter::TokenIds => matches!(self.prompt, Prompt::Tokens(_) | Prompt::TokenLists(_)),
-            Parameter::MaxTokens => self.max_tokens.is_some(),
-            Parameter::Temperature => self.temperature.is_some(),
-            Parameter::TopP => self.top_p.is_some_and(|p| p < 1.0),
-            Parameter::N => self.n.is_some_and(|n| n > 1),
-            Parameter::Stream => self.stream,
-            Parameter::Stop => !self.stop.is_empty(),
-            Parameter::PresencePenalty => self.presence_penalty.is_some_and(|p| p != 0.0),
-            Parameter::FrequencyPenalty => self.frequency_penalty.is_some_and(|p| p != 0.0),
-            Parameter::Suffix => self
-                .suffix
-                .as_ref()
-                .is_some_and(|suffix| !suffix.is_empty()),
-            Parameter::Echo => self.echo == Some(true),
-            Parameter::BestOf => self.best_of.is_some_and(|n| n > 1),
-            Parameter::Logprobs => self.logprobs.is_some(),
-            Parameter::User => self.user.as_ref().is_some_and(|user| !user.is_empty()),
-            Parameter::Seed => self.seed.is_some(),
-            Parameter::LogitBias => self
-                .logit_bias
-                .as_ref()
-                .is_some_and(|bias| !bias.is_empty()),
-            Parameter::StreamOptions => self.stream_options.is_some(),
-        }
     }
 
     /// The one text of the prompt, for a dialect that takes no other form.
@@ -360,6 +292,7 @@ const MAX_BEST_OF: u32 = 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::completion::Parameter;
 
     fn read_str(body: &str) -> Result<CompletionRequest, Error> {
         CompletionRequest::read(Bytes::copy_from_slice(body.as_bytes()))

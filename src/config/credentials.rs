@@ -6,9 +6,8 @@ use crate::{
     config::{ConfigError, source::Source},
     error::Error,
     provider::{
-        Credential, Provider, Secret,
-        azure::Assertion,
-        scheme::{Part, Parts},
+        Credential, FreshSecret, Provider, Secret,
+        scheme::{Own, Part, Parts},
     },
 };
 
@@ -25,7 +24,10 @@ pub fn read(
     let region = provider.options.get("aws_region");
     let made = provider.scheme.read(&Parts {
         named: &named,
-        workload: Some(workload(&parts, source)),
+        own: Some(Own {
+            variable: &|name| source.surroundings.variable(name),
+            file: &|file| fresh(file, source),
+        }),
         region: region.map_or(DEFAULT_REGION, String::as_str),
     });
     let made =
@@ -62,14 +64,10 @@ fn read_parts(
     Ok(parts)
 }
 
-/// The file of a workload's federated token: the conf's, or the one that Kubernetes names.
-fn workload(parts: &BTreeMap<&'static str, Secret>, source: &Source<'_>) -> Assertion {
-    let named = parts.get("azure_workload_token_file");
-    let file = named
-        .map(|file| file.expose().to_owned())
-        .or_else(|| source.surroundings.variable("AZURE_FEDERATED_TOKEN_FILE"));
-    let reader = file.and_then(|file| source.surroundings.reader(&file));
-    Assertion::new(move || Secret::try_new(&reader.as_ref()?()?))
+/// What reads a file as it stands at that moment; a file that does not exist yet is no failure before it is needed.
+fn fresh(file: &str, source: &Source<'_>) -> FreshSecret {
+    let reader = source.surroundings.reader(file);
+    FreshSecret::new(file, move || Secret::try_new(&reader.as_ref()?()?))
 }
 
 /// What AWS's own tools take where nobody names one.

@@ -9,11 +9,12 @@ use serde::Deserialize;
 
 use crate::{
     config::{
-        Config, ConfigError, Emulator, Limits, Timeouts, credentials,
+        Config, ConfigError, Emulator, credentials,
+        limits::{LimitsFile, TimeoutsFile},
         source::Source,
-        text::{AuthText, BaseText, DialectText, DurationText, HostText, Unique},
+        text::{AuthText, BaseText, DialectText, HostText, Unique},
     },
-    dialect::openai::OPENAI,
+    dialect::{openai::OPENAI, settle::Unsupported},
     provider::{Auth, Base, Provider, place::Place, scheme::Scheme},
     route::{ModelRule, Models},
 };
@@ -56,6 +57,7 @@ struct GatewayFile {
     allowed_hosts: Vec<HostText>,
     limits: LimitsFile,
     timeouts: TimeoutsFile,
+    unsupported: Unsupported,
     emulator: Option<EmulatorFile>,
 }
 
@@ -98,24 +100,6 @@ struct ProviderFile {
 struct ModelFile {
     provider: String,
     model: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct LimitsFile {
-    body_bytes: Option<usize>,
-    header_bytes: Option<usize>,
-    request_seconds: Option<u64>,
-    event_bytes: Option<usize>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct TimeoutsFile {
-    connect: Option<DurationText>,
-    read: Option<DurationText>,
-    write: Option<DurationText>,
-    total: Option<DurationText>,
 }
 
 #[derive(Deserialize)]
@@ -164,6 +148,7 @@ impl GatewayFile {
         config.allowed_hosts = self.allowed_hosts.into_iter().map(|host| host.0).collect();
         self.limits.apply(&mut config.limits);
         self.timeouts.apply(&mut config.timeouts);
+        config.unsupported = self.unsupported;
         if let Some(emulator) = self.emulator {
             emulator.apply(source, config)?;
         }
@@ -190,6 +175,7 @@ impl ProviderFile {
                 options: BTreeMap::new(),
                 moved_to: None,
                 dialect: &OPENAI,
+                is_redefined: true,
                 auth: Auth::Bearer,
                 scheme: Scheme::Key,
                 credential: None,
@@ -213,6 +199,7 @@ impl ProviderFile {
                 provider.refuses = &[];
             }
             provider.dialect = dialect.0;
+            provider.is_redefined = true;
         }
         provider.base = self.base_url.map(|base| Arc::new(base.0)).or(provider.base);
         provider.auth = self.auth.map_or(provider.auth, |auth| auth.0);
@@ -251,27 +238,6 @@ fn is_provider_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 64 && name.bytes().all(allowed)
 }
 
-impl LimitsFile {
-    fn apply(self, limits: &mut Limits) {
-        limits.body_bytes = self.body_bytes.unwrap_or(limits.body_bytes);
-        limits.header_bytes = self.header_bytes.unwrap_or(limits.header_bytes);
-        limits.event_bytes = self.event_bytes.unwrap_or(limits.event_bytes);
-        limits.request = self
-            .request_seconds
-            .map_or(limits.request, Duration::from_secs);
-    }
-}
-
-impl TimeoutsFile {
-    fn apply(self, timeouts: &mut Timeouts) {
-        let or = |new: Option<DurationText>, old| new.map_or(old, |duration| duration.0);
-        timeouts.connect = or(self.connect, timeouts.connect);
-        timeouts.read = or(self.read, timeouts.read);
-        timeouts.write = or(self.write, timeouts.write);
-        timeouts.total = or(self.total, timeouts.total);
-    }
-}
-
 impl EmulatorFile {
     fn apply(self, source: &Source<'_>, config: &mut Config) -> Result<(), ConfigError> {
         let path = ["gateway", "emulator", "listen"];
@@ -301,7 +267,7 @@ fn move_to(home: &Base, provider: &mut Provider) {
         (None, Place::At(_) | Place::With(_) | Place::Retired(_)) => None,
     };
     provider.moved_to = Some(Arc::new(home.clone()));
-    for slot in provider.place.slots() {
+    for slot in provider.place.slots().filter(|slot| slot.is_needed()) {
         let option = provider.options.entry(slot.name.to_owned());
         option.or_insert_with(|| slot.example.to_owned());
     }

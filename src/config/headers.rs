@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     completion::Compliance,
+    dialect::settle::Unsupported,
     error::Error,
     provider::{Secret, table::is_option},
 };
@@ -23,6 +24,8 @@ pub struct Directives {
     /// The whole call's deadline.
     pub timeout: Option<Duration>,
     pub compliance: Compliance,
+    /// What becomes of a parameter that nobody can carry; `None`: what the conf says.
+    pub unsupported: Option<Unsupported>,
     /// Where in the config the target stands: `config`, or `config.targets[0]` and deeper.
     pub option: String,
     /// Values for the slots of a provider's place.
@@ -73,6 +76,7 @@ impl Directives {
             } else {
                 Compliance::Loose
             },
+            unsupported: read_unsupported(headers)?,
             option,
             options: config.options,
             overrides: config.override_params,
@@ -90,6 +94,7 @@ impl Directives {
             forward: Vec::new(),
             timeout: None,
             compliance: Compliance::Strict,
+            unsupported: read_unsupported(headers)?,
             option: ROOT.to_owned(),
             options: BTreeMap::new(),
             overrides: BTreeMap::new(),
@@ -133,6 +138,18 @@ fn read_timeout(value: Option<&str>) -> Result<Option<Duration>, Error> {
         Err(_) => Err(Error::invalid(
             TIMEOUT,
             format!("`{TIMEOUT}` must be a whole number of milliseconds."),
+        )),
+    }
+}
+
+fn read_unsupported(headers: &HeaderMap) -> Result<Option<Unsupported>, Error> {
+    match text(headers, UNSUPPORTED)? {
+        None => Ok(None),
+        Some("reject") => Ok(Some(Unsupported::Reject)),
+        Some("drop") => Ok(Some(Unsupported::Drop)),
+        Some(_) => Err(Error::invalid(
+            UNSUPPORTED,
+            format!("`{UNSUPPORTED}` must be `reject` or `drop`."),
         )),
     }
 }
@@ -295,6 +312,8 @@ pub const FORWARD: &str = "x-portkey-forward-headers";
 pub const TIMEOUT: &str = "x-portkey-request-timeout";
 pub const TRACE_ID: &str = "x-portkey-trace-id";
 pub const METADATA: &str = "x-portkey-metadata";
+/// Not Portkey's: what becomes of a parameter that nobody can carry.
+pub const UNSUPPORTED: &str = "x-completions-unsupported";
 pub const STRICT: &str = "x-portkey-strict-open-ai-compliance";
 
 /// Framing, hop-by-hop, credentials, and the headers that open cloud metadata services.

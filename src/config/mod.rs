@@ -4,12 +4,14 @@ mod credentials;
 pub mod file;
 pub mod headers;
 pub mod host;
+mod limits;
 pub mod source;
 mod text;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use crate::{
+    dialect::settle::Unsupported,
     provider::{Base, Provider, Row, place::Place, table::ROWS},
     route::Models,
 };
@@ -29,6 +31,8 @@ pub struct Config {
     pub allowed_hosts: Vec<AllowedHost>,
     pub limits: Limits,
     pub timeouts: Timeouts,
+    /// What becomes of a parameter that neither the provider nor the gateway can carry.
+    pub unsupported: Unsupported,
     pub emulator: Option<Emulator>,
 }
 
@@ -43,7 +47,7 @@ pub struct Defaults {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Largest request body of `/v1/completions`.
+    /// Largest request body of `/v1/completions`, and of a passed request that is signed.
     pub body_bytes: usize,
     /// Largest request head, names and values added up.
     pub header_bytes: usize,
@@ -51,6 +55,12 @@ pub struct Limits {
     pub request: Duration,
     /// Largest stream event of an upstream.
     pub event_bytes: usize,
+    /// Upstream calls that one request may take, where its prompts or choices have to be asked for one by one.
+    pub calls: u32,
+    /// Of those, the ones in flight at a time.
+    pub concurrent_calls: usize,
+    /// Such calls in flight to one host at a time, of all requests together.
+    pub upstream_calls: usize,
 }
 
 /// Deadlines of an upstream call.
@@ -132,6 +142,7 @@ impl Default for Config {
             allowed_hosts: Vec::new(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            unsupported: Unsupported::default(),
             emulator: None,
         }
     }
@@ -144,6 +155,9 @@ impl Default for Limits {
             header_bytes: 64 << 10,
             request: Duration::from_secs(60),
             event_bytes: 1 << 20,
+            calls: 1_024,
+            concurrent_calls: 32,
+            upstream_calls: 256,
         }
     }
 }
@@ -171,6 +185,7 @@ fn built_in(row: &'static Row) -> Provider {
         options: BTreeMap::new(),
         moved_to: None,
         dialect: row.dialect,
+        is_redefined: false,
         auth: row.auth.clone(),
         scheme: row.scheme,
         credential: None,

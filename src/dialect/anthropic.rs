@@ -64,6 +64,10 @@ impl Dialect for Anthropic {
         }
     }
 
+    fn carries(&self, parameter: Parameter, request: &CompletionRequest) -> bool {
+        parameter != Parameter::Stop || request.stop.iter().all(|stop| !stop.trim().is_empty())
+    }
+
     fn extras(&self) -> Extras {
         Extras::Only(EXTRAS)
     }

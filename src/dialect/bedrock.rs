@@ -18,7 +18,7 @@ use crate::{
     },
     dialect::{
         Dialect, Extras, Step, UpstreamRequest,
-        bedrock_error::{read_error, read_message},
+        aws_error::{read_error, read_message},
         extras, join, not_the_shape, positive_max_tokens, to_body,
     },
     error::Error,
@@ -42,6 +42,10 @@ impl Dialect for Bedrock {
 
     fn support(&self, parameter: Parameter) -> Support {
         support(parameter)
+    }
+
+    fn carries(&self, parameter: Parameter, request: &CompletionRequest) -> bool {
+        parameter != Parameter::Stop || !request.stop.iter().any(String::is_empty)
     }
 
     fn extras(&self) -> Extras {

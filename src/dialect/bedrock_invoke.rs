@@ -22,9 +22,9 @@ use crate::{
         Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
     },
     dialect::{
-        Dialect, Extras, PromptForm, Step, UpstreamRequest, bedrock,
-        bedrock_error::{read_error, read_message},
-        extras, not_the_shape, to_body,
+        Dialect, Extras, PromptForm, Step, UpstreamRequest,
+        aws_error::{read_error, read_message},
+        bedrock, extras, not_the_shape, to_body,
     },
     error::{Error, Kind},
     wire::{Frame, Framing},
@@ -47,6 +47,10 @@ impl Dialect for BedrockInvoke {
 
     fn support(&self, parameter: Parameter) -> Support {
         bedrock::support(parameter)
+    }
+
+    fn carries(&self, parameter: Parameter, request: &CompletionRequest) -> bool {
+        parameter != Parameter::Stop || !request.stop.iter().any(String::is_empty)
     }
 
     fn extras(&self) -> Extras {

@@ -54,7 +54,8 @@ impl Dialect for Cohere {
             | Parameter::FrequencyPenalty
             | Parameter::Seed => Support::Native,
             Parameter::StreamOptions => Support::Emulated,
-            // Its log-probabilities are of token ids, without the texts that the page's object is made of.
+            // Its log-probabilities stand beside pieces of text that may be made of several tokens, of which it tells the ids
+            // alone: the page's object is made of the tokens' own texts.
             Parameter::Logprobs
             | Parameter::Prompts
             | Parameter::TokenIds

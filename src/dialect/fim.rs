@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use crate::{
     completion::{Completion, CompletionRequest, Parameter, Partial, Support},
     dialect::{
-        Dialect, Extras, PromptForm, Step, UpstreamRequest, chat::MISTRAL, extras,
+        Dialect, Extras, PromptForm, Step, UpstreamRequest, chat::MISTRAL_CHAT, extras,
         positive_max_tokens, to_body,
     },
     error::Error,
@@ -31,7 +31,7 @@ impl Dialect for Fim {
     }
 
     fn framing(&self) -> Framing {
-        MISTRAL.framing()
+        MISTRAL_CHAT.framing()
     }
 
     fn support(&self, parameter: Parameter) -> Support {
@@ -92,15 +92,15 @@ impl Dialect for Fim {
         body: &'b [u8],
         partial: &mut Partial,
     ) -> Result<Completion<'b>, Error> {
-        MISTRAL.read_reply(body, partial)
+        MISTRAL_CHAT.read_reply(body, partial)
     }
 
     fn read_frame<'f>(&self, frame: &'f Frame, partial: &mut Partial) -> Result<Step<'f>, Error> {
-        MISTRAL.read_frame(frame, partial)
+        MISTRAL_CHAT.read_frame(frame, partial)
     }
 
     fn read_error(&self, status: StatusCode, body: &[u8]) -> Error {
-        MISTRAL.read_error(status, body)
+        MISTRAL_CHAT.read_error(status, body)
     }
 }
 

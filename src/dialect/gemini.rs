@@ -4,6 +4,9 @@
 //! are left out of its text and counted with it. The stream has no end marker: it is complete when it ends after a finish
 //! reason. The API's `BlockReason` stands for an answer that was never begun: an empty choice stopped by a filter.
 //!
+//! Log-probabilities are `logprobsResult` of <https://ai.google.dev/api/generate-content#LogprobsResult>; a model that has
+//! none refuses them itself.
+//!
 //! A model that thinks does so within `max_tokens`: the page's default of 16 can leave it an empty text and `length`.
 
 use std::{borrow::Cow, collections::BTreeMap};
@@ -16,13 +19,16 @@ use serde_json::value::RawValue;
 use crate::{
     completion::{
         Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
+        logprobs::Running,
     },
     dialect::{
-        Dialect, Extras, Step, UpstreamRequest, extras,
+        Dialect, Extras, Step, UpstreamRequest, extras, gemini_tokens,
         google_error::{ToldError, read_told_error},
         join, not_the_shape,
         openai::learn_head,
-        positive_max_tokens, to_body, unreadable_error,
+        positive_max_tokens, to_body,
+        token_logprobs::alternatives,
+        unreadable_error,
     },
     error::Error,
     wire::{Form, Frame, Framing},
@@ -53,17 +59,21 @@ impl Dialect for Gemini {
             | Parameter::Stop
             | Parameter::PresencePenalty
             | Parameter::FrequencyPenalty
-            | Parameter::Seed => Support::Native,
+            | Parameter::Seed
+            | Parameter::Logprobs => Support::Native,
             Parameter::StreamOptions => Support::Emulated,
             Parameter::Prompts
             | Parameter::TokenIds
             | Parameter::Suffix
             | Parameter::Echo
             | Parameter::BestOf
-            | Parameter::Logprobs
             | Parameter::User
             | Parameter::LogitBias => Support::Refused,
         }
+    }
+
+    fn carries(&self, parameter: Parameter, request: &CompletionRequest) -> bool {
+        parameter != Parameter::N || candidate_count(request).is_ok()
     }
 
     fn extras(&self) -> Extras {
@@ -181,6 +191,11 @@ struct GenerationConfig<'a> {
     presence_penalty: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     frequency_penalty: Option<f64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    response_logprobs: bool,
+    /// "Only valid if responseLogprobs=True. This sets the number of top logprobs to return at each decoding step".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<u32>,
     #[serde(flatten)]
     extra: Fields<'a>,
 }
@@ -191,6 +206,7 @@ impl<'a> Body<'a> {
             let message = "`topK` and `top_k` name the same figure; send one.";
             return Err(Error::invalid("top_k", message));
         }
+        let logprobs = alternatives(request, MAX_LOGPROBS)?;
         let (of_body, of_config) = extras(request).partition(|(name, _)| OF_BODY.contains(name));
         Ok(Self {
             contents: [Content {
@@ -208,6 +224,8 @@ impl<'a> Body<'a> {
                 seed: request.seed,
                 presence_penalty: request.presence_penalty.filter(|&p| p != 0.0),
                 frequency_penalty: request.frequency_penalty.filter(|&p| p != 0.0),
+                response_logprobs: logprobs.is_some(),
+                logprobs: logprobs.filter(|&count| count > 0),
                 extra: of_config,
             },
             extra: of_body,
@@ -258,6 +276,8 @@ struct Candidate<'a> {
     content: Option<Parts<'a>>,
     #[serde(borrow, default)]
     finish_reason: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    logprobs_result: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -297,7 +317,10 @@ impl<'a> Reply<'a> {
         partial.usage = read_usage(self.usage_metadata).or(partial.usage);
         let candidates = self.candidates.unwrap_or_default();
         let blocked = self.prompt_feedback.and_then(|told| told.block_reason);
-        let mut choices: Vec<_> = candidates.into_iter().map(Candidate::into_choice).collect();
+        let running = &mut partial.logprobs;
+        let candidates = candidates.into_iter();
+        let choices = candidates.map(|candidate| candidate.into_choice(running));
+        let mut choices: Vec<_> = choices.collect();
         // "If set, the prompt was blocked and no candidates are returned."
         if let Some(native) = blocked.filter(|_| choices.is_empty()) {
             choices.push(Choice {
@@ -313,13 +336,15 @@ impl<'a> Reply<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    fn into_choice(self) -> Choice<'a> {
+    fn into_choice(self, running: &mut Running) -> Choice<'a> {
         let parts = self.content.map(|content| content.parts);
         let said = parts.into_iter().flatten().filter(|part| !part.thought);
+        let text = join(said.map(|part| part.text));
+        let tokens = || self.logprobs_result.and_then(gemini_tokens::read);
         Choice {
             index: self.index,
-            text: join(said.map(|part| part.text)),
-            logprobs: None,
+            logprobs: running.place(self.index, &text, tokens),
+            text,
             finish: self
                 .finish_reason
                 .filter(|reason| !UNTOLD.contains(&&**reason))
@@ -351,6 +376,8 @@ fn read_usage(usage: Option<&RawValue>) -> Option<Usage> {
 
 /// "This value must be between [1, 8], inclusive."
 const MAX_CANDIDATES: u32 = 8;
+/// "The number must be in the range of [0, 20]."
+const MAX_LOGPROBS: u32 = 20;
 /// "Default value. This value is unused."
 const UNTOLD: &[&str] = &["", "FINISH_REASON_UNSPECIFIED"];
 
@@ -392,7 +419,7 @@ mod tests {
     #[test]
     fn every_parameter_has_its_place_in_the_request() {
         let fields = r#""max_tokens":9,"temperature":1.5,"top_p":1,"n":8,"stop":["\n","END"],"seed":-7,"presence_penalty":0.5,
-            "frequency_penalty":-0.5,"stream_options":null,"topK":4,"thinkingConfig":{"thinkingBudget":0},
+            "frequency_penalty":-0.5,"logprobs":20,"stream_options":null,"topK":4,"thinkingConfig":{"thinkingBudget":0},
             "systemInstruction":{"parts":[{"text":"Be brief."}]},"safetySettings":[]"#;
         let (path, body) = write(fields).unwrap();
         assert_eq!(path, "/models/gemini-2.5-flash:generateContent");
@@ -401,7 +428,7 @@ mod tests {
             concat!(
                 r#"{"contents":[{"role":"user","parts":[{"text":"a\n\u00e9"}]}],"#,
                 r#""generationConfig":{"stopSequences":["\n","END"],"candidateCount":8,"maxOutputTokens":9,"temperature":1.5,"#,
-                r#""topP":1.0,"seed":-7,"presencePenalty":0.5,"frequencyPenalty":-0.5,"#,
+                r#""topP":1.0,"seed":-7,"presencePenalty":0.5,"frequencyPenalty":-0.5,"responseLogprobs":true,"logprobs":20,"#,
                 r#""thinkingConfig":{"thinkingBudget":0},"topK":4},"#,
                 r#""safetySettings":[],"systemInstruction":{"parts":[{"text":"Be brief."}]}}"#,
             )
@@ -420,6 +447,8 @@ mod tests {
             body,
             r#"{"contents":[{"role":"user","parts":[{"text":"a\n\u00e9"}]}],"generationConfig":{"maxOutputTokens":16}}"#
         );
+        let (_, chosen_alone) = write(r#""logprobs":0"#).unwrap();
+        assert!(chosen_alone.ends_with(r#"{"maxOutputTokens":16,"responseLogprobs":true}}"#));
     }
 
     #[test]
@@ -432,7 +461,7 @@ mod tests {
             (r#""topK":1,"top_k":2"#, "top_k"),
             (r#""echo":true"#, "echo"),
             (r#""suffix":"x""#, "suffix"),
-            (r#""logprobs":0"#, "logprobs"),
+            (r#""logprobs":21"#, "logprobs"),
             (r#""user":"u""#, "user"),
             (r#""logit_bias":{"1":2}"#, "logit_bias"),
             (r#""generationConfig":{}"#, "generationConfig"),

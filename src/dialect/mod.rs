@@ -4,15 +4,17 @@
 //! To add one: one file here, one `mod` line, one name in [`DIALECTS`], one folder of fixtures.
 
 pub mod anthropic;
+mod aws_error;
 pub mod bedrock;
-mod bedrock_error;
 pub mod bedrock_invoke;
 pub mod chat;
 pub mod cohere;
 pub mod fim;
 pub mod gemini;
+mod gemini_tokens;
 mod google_error;
 mod lenient;
+pub mod mistral;
 pub mod oci;
 mod oci_request;
 pub mod ollama;
@@ -22,7 +24,12 @@ mod openai_page;
 #[cfg(test)]
 mod reasons;
 pub mod replicate;
+pub mod sagemaker;
+pub mod settle;
 pub mod tgi;
+mod tgi_request;
+mod tgi_tokens;
+mod token_logprobs;
 pub mod triton;
 pub mod vertex;
 pub mod watsonx;
@@ -37,8 +44,8 @@ use serde_json::value::RawValue;
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Finish, FinishReason, Parameter, Partial, Prompt,
-        Support, Usage,
+        Choice, Completion, CompletionRequest, Finish, FinishReason, Parameter, Partial, Support,
+        Usage,
     },
     error::{Error, Kind},
     wire::{Frame, Framing},
@@ -49,8 +56,8 @@ pub trait Dialect: Debug + Send + Sync {
     /// The name that a YAML conf uses.
     fn name(&self) -> &'static str;
 
-    /// The dialect that takes this one's place for `model`: an address behind which several vendors' APIs stand.
-    fn for_model(&self, _model: &str) -> Option<&'static dyn Dialect> {
+    /// The dialect that takes this one's place for `request`: an address behind which several APIs stand.
+    fn for_request(&self, _request: &CompletionRequest) -> Option<&'static dyn Dialect> {
         None
     }
 
@@ -59,6 +66,11 @@ pub trait Dialect: Debug + Send + Sync {
 
     /// The capability table: how this API carries `parameter`.
     fn support(&self, parameter: Parameter) -> Support;
+
+    /// Whether it carries `parameter`, which it supports, in this very request too.
+    fn carries(&self, _parameter: Parameter, _request: &CompletionRequest) -> bool {
+        true
+    }
 
     /// What becomes of fields that the page does not know.
     fn extras(&self) -> Extras;
@@ -127,9 +139,11 @@ pub enum Step<'f> {
 }
 
 impl<'f> From<Vec<Choice<'f>>> for Step<'f> {
-    /// A piece that brings neither text nor a reason, a role say, means nothing to a text client.
+    /// A piece that brings neither text, tokens nor a reason, a role say, means nothing to a text client.
     fn from(mut choices: Vec<Choice<'f>>) -> Self {
-        choices.retain(|choice| !choice.text.is_empty() || choice.finish.is_some());
+        choices.retain(|choice| {
+            !choice.text.is_empty() || choice.finish.is_some() || choice.logprobs.is_some()
+        });
         if choices.is_empty() {
             Self::Skip
         } else {
@@ -193,7 +207,7 @@ impl Extras {
 pub const DIALECTS: &[&dyn Dialect] = &[
     &openai::OPENAI,
     &chat::CHAT,
-    &chat::MISTRAL,
+    &mistral::MISTRAL,
     &fim::FIM,
     &anthropic::ANTHROPIC,
     &gemini::GEMINI,
@@ -208,6 +222,9 @@ pub const DIALECTS: &[&dyn Dialect] = &[
     &bedrock_invoke::BEDROCK_INVOKE,
     &watsonx::WATSONX,
     &replicate::REPLICATE,
+    &sagemaker::SAGEMAKER,
+    &sagemaker::SAGEMAKER_OPENAI,
+    &sagemaker::SAGEMAKER_CHAT,
 ];
 
 /// The dialect that a conf calls `name`.
@@ -218,65 +235,8 @@ pub fn by_name(name: &str) -> Option<&'static dyn Dialect> {
         .find(|dialect| dialect.name() == name)
 }
 
-/// Refuses what `dialect`, or one provider that speaks it with fewer parameters, cannot carry, and takes the neutral
-/// values of such parameters out.
-pub fn settle(
-    request: &mut CompletionRequest,
-    dialect: &dyn Dialect,
-    refused: &[Parameter],
-    provider: &str,
-) -> Result<(), Error> {
-    for parameter in Parameter::ALL {
-        match support(dialect, refused, parameter) {
-            Support::Native => {}
-            Support::Emulated | Support::Refused if !request.asks(parameter) => {
-                request.leave_out(parameter);
-            }
-            Support::Emulated => {}
-            Support::Refused => return Err(Error::unsupported(parameter.field(), provider)),
-        }
-    }
-    check_stream_options(request, dialect, provider)?;
-    if matches!(request.prompt, Prompt::Absent)
-        && dialect.support(Parameter::TokenIds) != Support::Native
-    {
-        return Err(Error::invalid(
-            "prompt",
-            format!("`prompt` is required by {provider}."),
-        ));
-    }
-    let allowed = dialect.extras();
-    match extras(request).find(|(name, _)| !allowed.allow(name)) {
-        Some((name, _)) => Err(Error::unsupported(name.to_owned(), provider)),
-        None => Ok(()),
-    }
-}
-
-/// The gateway counts for a client by itself; what else stands in `stream_options` takes the provider.
-fn check_stream_options(
-    request: &CompletionRequest,
-    dialect: &dyn Dialect,
-    provider: &str,
-) -> Result<(), Error> {
-    let native = dialect.support(Parameter::StreamOptions) == Support::Native;
-    let options = request.stream_options.as_ref().filter(|_| !native);
-    match options.and_then(|options| options.extra_asked()) {
-        Some(name) => Err(Error::unsupported(
-            format!("stream_options.{name}"),
-            provider,
-        )),
-        None => Ok(()),
-    }
-}
-
-/// One cell of the capability table.
-pub fn support(dialect: &dyn Dialect, refused: &[Parameter], parameter: Parameter) -> Support {
-    if refused.contains(&parameter) {
-        Support::Refused
-    } else {
-        dialect.support(parameter)
-    }
-}
+#[cfg(test)]
+use settle::settle_alone as settle;
 
 /// Serialises an upstream body.
 fn to_body(body: &impl serde::Serialize) -> Result<Bytes, Error> {

@@ -1,7 +1,7 @@
 //! Oracle's OCI Generative AI: `POST {base}/20231130/actions/chat`.
 //!
 //! Sources: <https://docs.oracle.com/en-us/iaas/api/#/en/generative-ai-inference/20231130/ChatResult/Chat>, its types
-//! `GenericChatRequest`, `CohereChatRequest` and `StreamOptions`, and
+//! `GenericChatRequest`, `CohereChatRequest`, `Logprobs` and `StreamOptions`, and
 //! [errors](https://docs.oracle.com/en-us/iaas/Content/API/References/apierrors.htm). The prompt becomes one user message.
 //!
 //! The API has two formats: `COHERE` for models called `cohere.…`, `GENERIC` for all others. A model that is an endpoint's
@@ -11,19 +11,23 @@
 //! A `COHERE` stream has no end marker, and its last event says the whole text again: there it is complete when it ends
 //! after a finish reason, and that text is left out.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use http::StatusCode;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 use crate::{
     completion::{
         Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
+        logprobs::{Score, Scored, Token},
     },
     dialect::{
         Dialect, Extras, Step, UpstreamRequest, join,
-        lenient::Text,
+        lenient::{Field, Text},
         not_the_shape,
         oci_request::{Format, write_body},
         openai::learn_head,
@@ -51,8 +55,8 @@ impl Dialect for Oci {
         "oci"
     }
 
-    fn for_model(&self, model: &str) -> Option<&'static dyn Dialect> {
-        if model.starts_with("cohere.") {
+    fn for_request(&self, request: &CompletionRequest) -> Option<&'static dyn Dialect> {
+        if request.model().starts_with("cohere.") {
             Some(&OCI_COHERE)
         } else {
             Some(&OCI)
@@ -73,7 +77,9 @@ impl Dialect for Oci {
             | Parameter::PresencePenalty
             | Parameter::FrequencyPenalty
             | Parameter::Seed => Support::Native,
-            Parameter::N | Parameter::LogitBias if self.format == Format::Generic => {
+            Parameter::N | Parameter::LogitBias | Parameter::Logprobs
+                if self.format == Format::Generic =>
+            {
                 Support::Native
             }
             Parameter::StreamOptions => Support::Emulated,
@@ -190,6 +196,8 @@ struct Event<'a> {
     usage: Option<&'a RawValue>,
     #[serde(borrow, default)]
     code: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    logprobs: Field<'a>,
 }
 
 #[derive(Deserialize)]
@@ -225,10 +233,12 @@ impl<'a> Event<'a> {
         if refused == Some(true) {
             partial.refused.end(self.index);
         }
+        let text = said.or(self.text).unwrap_or_default();
+        let tokens = || self.logprobs.object().and_then(read_tokens);
         Ok(Choice {
             index: self.index,
-            text: said.or(self.text).unwrap_or_default(),
-            logprobs: None,
+            logprobs: partial.logprobs.place(self.index, &text, tokens),
+            text,
             finish: finish.map(|reason| partial.judge(self.index, Finish::from_native(reason))),
         })
     }
@@ -243,6 +253,58 @@ fn read_message(message: &RawValue) -> Result<(Cow<'_, str>, bool), Error> {
     let pieces = pieces.into_iter().flatten();
     let text = join(pieces.filter_map(|piece| piece.text).chain(refusal));
     Ok((text, refused))
+}
+
+/// Reads the type `Logprobs`: the page's lists under names of its own, the figures of one of them in quotes. Its offsets
+/// are counted anew, so that they are those of a stream too. What is of another form counts as absent.
+fn read_tokens(logprobs: &RawValue) -> Option<Vec<Token<'_>>> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Logprobs<'a> {
+        #[serde(borrow)]
+        tokens: Vec<Text<'a>>,
+        #[serde(borrow)]
+        token_logprobs: Vec<Score<'a>>,
+        #[serde(borrow, default)]
+        top_logprobs: Option<Vec<Option<Alternatives<'a>>>>,
+    }
+    let told: Logprobs<'_> = serde_json::from_str(logprobs.get()).ok()?;
+    let tops = told.top_logprobs.unwrap_or_default().into_iter();
+    let tops = tops.chain(std::iter::repeat_with(|| None));
+    let chosen = told.tokens.into_iter().zip(told.token_logprobs);
+    let tokens = chosen.zip(tops).map(|((text, logprob), top)| Token {
+        chosen: Scored::new(text.0, logprob),
+        top: top.unwrap_or_default().0,
+    });
+    Some(tokens.collect())
+}
+
+/// A map of texts to figures, in its order.
+#[derive(Default)]
+struct Alternatives<'a>(Vec<Scored<'a>>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Alternatives<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(AlternativesVisitor)
+    }
+}
+
+struct AlternativesVisitor;
+
+impl<'de> Visitor<'de> for AlternativesVisitor {
+    type Value = Alternatives<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map of tokens to figures")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut alternatives = Vec::new();
+        while let Some((text, logprob)) = map.next_entry::<String, Score<'de>>()? {
+            alternatives.push(Scored::new(Cow::Owned(text), logprob));
+        }
+        Ok(Alternatives(alternatives))
+    }
 }
 
 /// Takes over token counts; the event that brings them brings nothing else.
@@ -306,7 +368,9 @@ mod tests {
     const COMPARTMENT: &str = r#""compartmentId":"ocid1.compartment.oc1..a""#;
 
     fn dialect(model: &str) -> &'static dyn Dialect {
-        OCI.for_model(model).unwrap()
+        let body = format!(r#"{{"model":"{model}","prompt":"a"}}"#);
+        let request = CompletionRequest::read(Bytes::from(body)).unwrap();
+        OCI.for_request(&request).unwrap()
     }
 
     fn write(model: &str, fields: &str) -> Result<String, Error> {
@@ -322,7 +386,7 @@ mod tests {
     fn every_parameter_has_its_place_in_the_request() {
         let shared = r#""max_tokens":9,"temperature":0.5,"top_p":0.5,"stop":["\n","END"],"seed":-7,"presence_penalty":0.5,"frequency_penalty":0.25,"topK":4,"stream":true"#;
         let generic = format!(
-            r#"{COMPARTMENT},{shared},"n":2,"logit_bias":{{"5":-1}},"reasoningEffort":"LOW""#
+            r#"{COMPARTMENT},{shared},"n":2,"logit_bias":{{"5":-1}},"logprobs":0,"reasoningEffort":"LOW""#
         );
         assert_eq!(
             write("meta.llama-3.3-70b-instruct", &generic).unwrap(),
@@ -330,7 +394,7 @@ mod tests {
                 r#"{"compartmentId":"ocid1.compartment.oc1..a","servingMode":{"servingType":"ON_DEMAND","modelId":"meta.llama-3.3-70b-instruct"},"#,
                 r#""chatRequest":{"apiFormat":"GENERIC","messages":[{"role":"USER","content":[{"type":"TEXT","text":"a\n\u00e9"}]}],"#,
                 r#""maxTokens":9,"temperature":0.5,"topP":0.5,"frequencyPenalty":0.25,"presencePenalty":0.5,"seed":-7,"#,
-                r#""stop":["\n","END"],"numGenerations":2,"logitBias":{"5":-1},"isStream":true,"#,
+                r#""stop":["\n","END"],"numGenerations":2,"logitBias":{"5":-1},"logProbs":0,"isStream":true,"#,
                 r#""streamOptions":{"isIncludeUsage":true},"reasoningEffort":"LOW","topK":4}}"#,
             )
         );
@@ -368,7 +432,7 @@ mod tests {
             ("meta.l", r#""best_of":2"#, "best_of"),
             ("meta.l", r#""echo":true"#, "echo"),
             ("meta.l", r#""suffix":"x""#, "suffix"),
-            ("meta.l", r#""logprobs":0"#, "logprobs"),
+            ("cohere.c", r#""logprobs":0"#, "logprobs"),
             ("meta.l", r#""user":"u""#, "user"),
             ("meta.l", r#""safetyMode":"OFF""#, "safetyMode"),
             ("meta.l", r#""servingMode":{}"#, "servingMode"),

@@ -92,6 +92,9 @@ struct ChatRequest<'a> {
     num_generations: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     logit_bias: Option<&'a BTreeMap<String, Number>>,
+    /// "The API returns the log probability of the sampled token", also for 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_probs: Option<u32>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     is_stream: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -146,6 +149,7 @@ impl<'a> ChatRequest<'a> {
             stop_sequences,
             num_generations: request.n.filter(|&n| n > 1),
             logit_bias: request.logit_bias.as_ref().filter(|bias| !bias.is_empty()),
+            log_probs: request.logprobs,
             is_stream: request.stream,
             stream_options: request.stream.then_some(StreamOptions {
                 is_include_usage: true,

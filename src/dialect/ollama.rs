@@ -4,6 +4,7 @@
 //! `server/routes.go` for what the page leaves out. The prompt goes raw: no template is put around it. A prompt with a suffix
 //! is the exception, since the server reads `suffix` in the model's own template alone. A stream is JSON lines.
 //!
+//! Log-probabilities are of version 0.12.11; older servers take no notice of them, so that a whole reply fails here.
 //! The penalties are options of the API; versions of the server's own engine that lack them (`sample/samplers.go`) take no notice.
 
 use std::{borrow::Cow, collections::BTreeMap};
@@ -15,12 +16,16 @@ use serde_json::value::RawValue;
 use crate::{
     completion::{
         Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
+        logprobs::behind_thoughts,
     },
     dialect::{
-        Dialect, Extras, PromptForm, Step, UpstreamRequest, extras, not_the_shape,
+        Dialect, Extras, PromptForm, Step, UpstreamRequest, extras,
+        lenient::Field,
+        not_the_shape,
         openai::learn_head,
         openai_error::{read_error, read_stream_error},
         positive_max_tokens, to_body,
+        token_logprobs::{alternatives, read_tokens},
     },
     error::Error,
     wire::{Frame, Framing},
@@ -51,6 +56,7 @@ impl Dialect for Ollama {
             | Parameter::PresencePenalty
             | Parameter::FrequencyPenalty
             | Parameter::Suffix
+            | Parameter::Logprobs
             | Parameter::Seed => Support::Native,
             Parameter::StreamOptions => Support::Emulated,
             Parameter::Prompts
@@ -58,7 +64,6 @@ impl Dialect for Ollama {
             | Parameter::N
             | Parameter::Echo
             | Parameter::BestOf
-            | Parameter::Logprobs
             | Parameter::User
             | Parameter::LogitBias => Support::Refused,
         }
@@ -121,6 +126,10 @@ struct Body<'a> {
     raw: bool,
     /// Said either way: "default: true".
     stream: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    logprobs: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_logprobs: Option<u32>,
     options: Options<'a>,
     #[serde(flatten)]
     extra: Fields<'a>,
@@ -150,6 +159,7 @@ struct Options<'a> {
 impl<'a> Body<'a> {
     fn try_new(request: &'a CompletionRequest) -> Result<Self, Error> {
         let suffix = request.suffix.as_deref().filter(|text| !text.is_empty());
+        let logprobs = alternatives(request, MAX_TOP_LOGPROBS)?;
         let (of_body, of_options) = extras(request).partition(|(name, _)| OF_BODY.contains(name));
         Ok(Self {
             model: request.model(),
@@ -157,6 +167,8 @@ impl<'a> Body<'a> {
             suffix,
             raw: suffix.is_none(),
             stream: request.stream,
+            logprobs: logprobs.is_some(),
+            top_logprobs: logprobs.filter(|&count| count > 0),
             options: Options {
                 // The server takes 0 for "no limit".
                 num_predict: positive_max_tokens(request)?,
@@ -183,13 +195,18 @@ fn read_prompt(request: &CompletionRequest) -> Result<&RawValue, Error> {
     Ok(prompt)
 }
 
-/// A whole reply or one line of a stream; an error in its place is read too. Thoughts (`thinking`) are left out.
+/// A whole reply or one line of a stream; an error in its place is read too. Thoughts (`thinking`) are left out, and their
+/// tokens with them.
 #[derive(Deserialize)]
 struct Reply<'a> {
     #[serde(borrow, default)]
     model: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     response: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    thinking: Field<'a>,
+    #[serde(borrow, default)]
+    logprobs: Field<'a>,
     #[serde(default)]
     done: bool,
     #[serde(borrow, default)]
@@ -221,8 +238,18 @@ impl<'a> Reply<'a> {
         if self.done {
             partial.finished.end(0);
         }
+        let text = self.response.unwrap_or_default();
+        let thinks = self.thinking.word().is_some_and(|word| !word.is_empty());
+        let tokens = || {
+            let tokens = self.logprobs.told().and_then(read_tokens)?;
+            Some(match thinks {
+                true => behind_thoughts(tokens, &text),
+                false => tokens,
+            })
+        };
         Choice {
-            text: self.response.unwrap_or_default(),
+            logprobs: partial.logprobs.place(0, &text, tokens),
+            text,
             finish: self.done.then(|| finish(self.done_reason)),
             ..Choice::default()
         }
@@ -255,6 +282,8 @@ const EXTRAS: &[&str] = &[
     "truncate",
     "typical_p",
 ];
+/// `server/routes.go`: "top_logprobs must be between 0 and 20".
+const MAX_TOP_LOGPROBS: u32 = 20;
 /// Those of them that stand beside `options`, not in it.
 const OF_BODY: &[&str] = &["format", "keep_alive", "shift", "think", "truncate"];
 
@@ -277,11 +306,11 @@ mod tests {
     #[test]
     fn every_parameter_has_its_place_in_the_request() {
         let fields = r#""max_tokens":9,"temperature":0.5,"top_p":0.9,"stop":["\n\nQ:","END"],"seed":-7,"stream":true,"presence_penalty":1,
-            "frequency_penalty":-0.5,"suffix":"\nend","stream_options":{"include_usage":true},"top_k":4,"num_ctx":4096,"keep_alive":"5m","think":false"#;
+            "frequency_penalty":-0.5,"suffix":"\nend","logprobs":20,"stream_options":{"include_usage":true},"top_k":4,"num_ctx":4096,"keep_alive":"5m","think":false"#;
         assert_eq!(
             write(fields).unwrap(),
             concat!(
-                r#"{"model":"qwen3:8b","prompt":"a\n\u00e9","suffix":"\nend","raw":false,"stream":true,"#,
+                r#"{"model":"qwen3:8b","prompt":"a\n\u00e9","suffix":"\nend","raw":false,"stream":true,"logprobs":true,"top_logprobs":20,"#,
                 r#""options":{"num_predict":9,"temperature":0.5,"top_p":0.9,"stop":["\n\nQ:","END"],"seed":-7,"#,
                 r#""presence_penalty":1.0,"frequency_penalty":-0.5,"num_ctx":4096,"top_k":4},"keep_alive":"5m","think":false}"#,
             )
@@ -295,6 +324,8 @@ mod tests {
             write(neutral).unwrap(),
             r#"{"model":"qwen3:8b","prompt":"a\n\u00e9","raw":true,"stream":false,"options":{"num_predict":16}}"#
         );
+        let chosen_alone = write(r#""logprobs":0"#).unwrap();
+        assert!(chosen_alone.contains(r#""logprobs":true,"options""#));
     }
 
     #[test]
@@ -304,7 +335,7 @@ mod tests {
             (r#""n":2"#, "n"),
             (r#""best_of":2"#, "best_of"),
             (r#""echo":true"#, "echo"),
-            (r#""logprobs":0"#, "logprobs"),
+            (r#""logprobs":21"#, "logprobs"),
             (r#""logit_bias":{"1":2}"#, "logit_bias"),
             (r#""user":"u""#, "user"),
             (r#""system":"s""#, "system"),

@@ -12,7 +12,7 @@ use serde_json::{Number, value::RawValue};
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Parameter, Partial, Prompt, Support,
+        Choice, Completion, CompletionRequest, Logprobs, Parameter, Partial, Prompt, Support,
         request::StreamOptions,
     },
     dialect::{
@@ -21,6 +21,7 @@ use crate::{
         not_the_shape,
         openai_error::{read_error, read_error_event, read_finish, read_told_error},
         openai_page, read_usage, to_body,
+        token_logprobs::read_said_tokens,
     },
     error::Error,
     wire::{Form, Frame, Framing},
@@ -28,9 +29,18 @@ use crate::{
 
 /// OpenAI text completions.
 #[derive(Debug)]
-pub struct OpenAi;
+pub struct OpenAi {
+    stream_options: Support,
+}
 
-pub static OPENAI: OpenAi = OpenAi;
+pub static OPENAI: OpenAi = OpenAi {
+    stream_options: Support::Native,
+};
+
+/// A server from before `stream_options`, which refuses what it does not know: its streams are not counted.
+pub static OPENAI_UNCOUNTED: OpenAi = OpenAi {
+    stream_options: Support::Refused,
+};
 
 impl Dialect for OpenAi {
     fn name(&self) -> &'static str {
@@ -41,8 +51,12 @@ impl Dialect for OpenAi {
         Framing::Sse
     }
 
-    fn support(&self, _parameter: Parameter) -> Support {
-        Support::Native
+    fn support(&self, parameter: Parameter) -> Support {
+        if parameter == Parameter::StreamOptions {
+            self.stream_options
+        } else {
+            Support::Native
+        }
     }
 
     fn extras(&self) -> Extras {
@@ -54,10 +68,15 @@ impl Dialect for OpenAi {
     }
 
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {
-        let complete = request.max_tokens.is_some() && (!request.stream || request.include_usage());
+        let counts = self.stream_options == Support::Native;
+        let complete =
+            request.max_tokens.is_some() && (!request.stream || request.include_usage() || !counts);
         let body = match request.source().filter(|_| complete) {
             Some(source) => source.clone(),
-            None => to_body(&Body::from(request))?,
+            None => to_body(&Body {
+                stream_options: stream_options(request).filter(|_| counts),
+                ..Body::from(request)
+            })?,
         };
         Ok(UpstreamRequest {
             path: Cow::Borrowed("/completions"),
@@ -175,7 +194,7 @@ impl<'a> From<&'a CompletionRequest> for Body<'a> {
             top_p: request.top_p,
             n: request.n,
             stream: request.stream,
-            stream_options: stream_options(request),
+            stream_options: None,
             stop: &request.stop,
             presence_penalty: request.presence_penalty,
             frequency_penalty: request.frequency_penalty,
@@ -291,10 +310,15 @@ impl<'a> EventChoice<'a> {
             }
             None => self.delta.and_then(|delta| delta.content),
         };
+        let text = text.unwrap_or_default().0;
+        let logprobs = self.logprobs.object();
+        // llama.cpp's server tells them in the form of chat.
+        let tokens = logprobs.and_then(read_said_tokens);
+        let page = logprobs.filter(|_| tokens.is_none()).map(Logprobs::Page);
         Ok(Choice {
             index,
-            text: text.unwrap_or_default().0,
-            logprobs: self.logprobs.object(),
+            logprobs: page.or_else(|| partial.logprobs.place(index, &text, || tokens)),
+            text,
             finish: finish.map(read_finish).transpose()?,
         })
     }
@@ -326,16 +350,35 @@ pub(super) fn learn_head(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use bytes::Bytes;
 
-    fn read(choice: &str) -> Result<(u32, String, Option<u64>), Error> {
+    use super::*;
+    use crate::dialect::settle;
+
+    fn read(choice: &str) -> Result<(u32, String, bool), Error> {
         let body =
             format!(r#"{{"created":1.5,"id":7,"choices":[{choice}],"usage":{{}},"usage":null}}"#);
         let mut partial = Partial::default();
         let reply = OPENAI.read_reply(body.as_bytes(), &mut partial)?;
         let choice = &reply.choices[0];
-        let logprobs = choice.logprobs.map(|value| value.get().len() as u64);
-        Ok((choice.index, choice.text.to_string(), logprobs))
+        let has_logprobs = choice.logprobs.is_some();
+        Ok((choice.index, choice.text.to_string(), has_logprobs))
+    }
+
+    #[test]
+    fn a_server_from_before_stream_options_is_not_sent_any() {
+        let write = |fields: &str| {
+            let body =
+                format!(r#"{{"model":"m","prompt":"a","max_tokens":9,"stream":true{fields}}}"#);
+            let mut request = CompletionRequest::read(Bytes::from(body))?;
+            settle(&mut request, &OPENAI_UNCOUNTED, &[], "azure-openai")?;
+            let body = OPENAI_UNCOUNTED.write_request(&request)?.body;
+            Ok::<_, Error>(String::from_utf8(body.to_vec()).unwrap())
+        };
+        let sent = r#"{"model":"m","prompt":"a","max_tokens":9,"stream":true}"#;
+        assert_eq!(write("").unwrap(), sent);
+        let error = write(r#","stream_options":{"include_usage":true}"#).unwrap_err();
+        assert_eq!(error.param(), Some("stream_options"));
     }
 
     #[test]
@@ -346,7 +389,11 @@ mod tests {
             r#"{"text":"a","index":0.5}"#,
             r#"{"delta":{"content":"a"}}"#,
         ] {
-            assert_eq!(read(choice).unwrap(), (0, "a".to_owned(), None), "{choice}");
+            assert_eq!(
+                read(choice).unwrap(),
+                (0, "a".to_owned(), false),
+                "{choice}"
+            );
         }
         assert_eq!(read(r#"{"text":null}"#).unwrap().1, "");
     }

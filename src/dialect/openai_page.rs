@@ -25,6 +25,10 @@ pub fn tap_reply(body: &[u8], partial: &mut Partial) -> Tap {
         return Tap::Translate;
     };
     partial.usage = Some(usage);
+    // What was asked for and is not there is not to pass as it is.
+    if choices.silent && partial.logprobs.is_wanted() {
+        return Tap::Translate;
+    }
     partial.finished.join(&choices.finished);
     Tap::Pass {
         finished: choices.told,
@@ -140,6 +144,8 @@ struct Choices {
     /// Reasons told; more than `finished` where one choice tells two.
     told: u32,
     finished: Finished,
+    /// One of them tells nothing of its tokens.
+    silent: bool,
 }
 
 impl Choices {
@@ -168,6 +174,7 @@ impl<'de> Visitor<'de> for ChoiceList {
         let mut choices = Choices::default();
         while let Some(Map(choice)) = list.next_element::<Map<Choice<'de>>>()? {
             choices.count = choices.count.saturating_add(1);
+            choices.silent |= choice.logprobs.get() == "null";
             if choice.is_over().ok_or_else(strays)? {
                 choices.told = choices.told.saturating_add(1);
                 choices.finished.end(choice.index);

@@ -20,7 +20,7 @@ use crate::{
     completion::{Completion, FinishReason, Partial},
     dialect::{
         Dialect, Step, anthropic::ANTHROPIC, bedrock::BEDROCK, bedrock_invoke::BEDROCK_INVOKE,
-        chat::CHAT, chat::MISTRAL, cohere::COHERE, fim::FIM, gemini::GEMINI, oci::OCI,
+        chat::CHAT, cohere::COHERE, fim::FIM, gemini::GEMINI, mistral::MISTRAL, oci::OCI,
         oci::OCI_COHERE, ollama::OLLAMA, openai::OPENAI, tgi::TGI, vertex::VERTEX,
         vertex::VERTEX_ANTHROPIC, vertex::VERTEX_MISTRAL, vertex::VERTEX_OPEN, watsonx::WATSONX,
         workers_ai::WORKERS_AI,

@@ -1,6 +1,8 @@
-//! Replicate's official models: `POST {base}/models/{owner}/{name}/predictions`, waiting for the output.
+//! Replicate: `POST {base}/models/{owner}/{name}/predictions` of an official model, `/predictions` of a community model's version,
+//! `/deployments/{owner}/{name}/predictions` of a customer's own, waiting for the output.
 //!
-//! Sources: <https://replicate.com/docs/reference/http#models.predictions.create>,
+//! Sources: <https://replicate.com/docs/reference/http#models.predictions.create>, there `predictions.create` and
+//! `deployments.predictions.create`, [versions](https://replicate.com/changelog/2025-08-05-run-all-models-with-the-same-api-endpoint),
 //! [waiting](https://replicate.com/docs/topics/predictions/create-a-prediction). Each model declares its own inputs; the
 //! names here are those of its Llama models (<https://replicate.com/meta/meta-llama-3-70b-instruct/api/schema>). Models take
 //! no note of inputs that they do not have, which nobody is told.
@@ -11,7 +13,6 @@
 //!   running at Replicate.
 //! * No reason is told for the end of a text: a model that counts shows whether `max_tokens` has cut it, and what another
 //!   has cut is told as `stop` too.
-//! * Community models, which are called by version, and deployments have other addresses and are not served.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -68,6 +69,10 @@ impl Dialect for Replicate {
         }
     }
 
+    fn carries(&self, parameter: Parameter, request: &CompletionRequest) -> bool {
+        parameter != Parameter::Stop || request.stop.iter().all(|stop| is_apart(stop))
+    }
+
     fn extras(&self) -> Extras {
         Extras::Only(EXTRAS)
     }
@@ -77,11 +82,12 @@ impl Dialect for Replicate {
     }
 
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {
-        let model = read_model(request.model())?;
+        let model = Model::read(request.model())?;
         Ok(UpstreamRequest {
-            path: Cow::Owned(format!("/models/{model}/predictions")),
+            path: model.path(),
             headers: &[("prefer", "wait")],
             body: to_body(&Body {
+                version: model.version(),
                 input: Input::try_new(request)?,
             })?,
         })
@@ -120,21 +126,65 @@ impl Dialect for Replicate {
     }
 }
 
-/// `owner/name`. It becomes two pieces of the path: nothing in it may end them.
-fn read_model(model: &str) -> Result<&str, Error> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    let name = |name: &str| name.bytes().all(plain) && name.bytes().any(|byte| byte != b'.');
-    let valid = model
-        .split_once('/')
-        .is_some_and(|(owner, model)| name(owner) && name(model));
-    let wrong = "`model` must be `owner/name` of an official model for this provider.";
-    valid
-        .then_some(model)
-        .ok_or_else(|| Error::invalid("model", wrong))
+/// What a request's `model` names.
+#[derive(Clone, Copy)]
+enum Model<'a> {
+    /// `owner/name`.
+    Official(&'a str),
+    /// `owner/name:version`, or the version alone.
+    Version(&'a str),
+    /// `deployments/owner/name`.
+    Deployment(&'a str),
+}
+
+impl<'a> Model<'a> {
+    /// A name becomes two pieces of the path: nothing in it may end them.
+    fn read(model: &'a str) -> Result<Self, Error> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let name = |name: &str| name.bytes().all(plain) && name.bytes().any(|byte| byte != b'.');
+        let pair = |pair: &str| {
+            let pair = pair.split_once('/');
+            pair.is_some_and(|(owner, model)| name(owner) && name(model))
+        };
+        let version = |version: &str| {
+            version.len() == VERSION && version.bytes().all(|byte| byte.is_ascii_hexdigit())
+        };
+        if pair(model) {
+            return Ok(Self::Official(model));
+        }
+        if let Some(deployment) = model.strip_prefix("deployments/").filter(|name| pair(name)) {
+            return Ok(Self::Deployment(deployment));
+        }
+        match model.split_once(':') {
+            Some((name, number)) if pair(name) && version(number) => Ok(Self::Version(model)),
+            None if version(model) => Ok(Self::Version(model)),
+            Some(_) | None => {
+                let wrong = "`model` must be `owner/name`, `owner/name:version`, a version or `deployments/owner/name` for this provider.";
+                Err(Error::invalid("model", wrong))
+            }
+        }
+    }
+
+    fn path(self) -> Cow<'static, str> {
+        match self {
+            Self::Official(name) => Cow::Owned(format!("/models/{name}/predictions")),
+            Self::Version(_) => Cow::Borrowed("/predictions"),
+            Self::Deployment(name) => Cow::Owned(format!("/deployments/{name}/predictions")),
+        }
+    }
+
+    fn version(self) -> Option<&'a str> {
+        match self {
+            Self::Version(version) => Some(version),
+            Self::Official(_) | Self::Deployment(_) => None,
+        }
+    }
 }
 
 #[derive(Serialize)]
 struct Body<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
     input: Input<'a>,
 }
 
@@ -158,11 +208,14 @@ struct Input<'a> {
     extra: BTreeMap<&'a str, &'a RawValue>,
 }
 
+/// "A comma-separated list of sequences to stop generation at."
+fn is_apart(stop: &str) -> bool {
+    !stop.is_empty() && !stop.contains(',')
+}
+
 impl<'a> Input<'a> {
     fn try_new(request: &'a CompletionRequest) -> Result<Self, Error> {
-        // "A comma-separated list of sequences to stop generation at."
-        let apart = |stop: &String| !stop.is_empty() && !stop.contains(',');
-        if !request.stop.iter().all(apart) {
+        if !request.stop.iter().all(|stop| is_apart(stop)) {
             return Err(Error::invalid(
                 "stop",
                 "`stop` can hold neither a comma nor an empty sequence for this provider.",
@@ -264,6 +317,9 @@ fn read_usage(metrics: &RawValue) -> Option<Usage> {
 
 /// How the sentences of models that filter are known: <https://github.com/pollinations/pollinations/pull/10801>.
 const FILTERED: &[&str] = &["(E005)", "flagged as sensitive"];
+/// "The 64-character version ID."
+const VERSION: usize = 64;
+
 /// Inputs of the models that the page lacks and that leave the answer a text.
 const EXTRAS: &[&str] = &[
     "length_penalty",
@@ -344,6 +400,20 @@ mod tests {
     }
 
     #[test]
+    fn versions_and_deployments_have_addresses_of_their_own() {
+        let version = "9dcd6d78e7c6560c340d916fe32e9f24aabfa331e5cce95fe31f77fb03121426";
+        let named = format!("replicate/hello-world:{version}");
+        for model in [version, &*named] {
+            let (path, body) = write_to(model, r#""n":1"#).unwrap();
+            assert_eq!(path, "/predictions");
+            assert!(body.starts_with(&format!(r#"{{"version":"{model}","input":{{"#)));
+        }
+        let (path, body) = write_to("deployments/acme/llama", r#""n":1"#).unwrap();
+        assert_eq!(path, "/deployments/acme/llama/predictions");
+        assert!(body.starts_with(r#"{"input":"#));
+    }
+
+    #[test]
     fn a_model_is_two_names_and_no_way_out_of_the_path() {
         for model in [
             "",
@@ -354,6 +424,13 @@ mod tests {
             "meta/..",
             "meta/a/b",
             "meta/a:0123",
+            "meta/a:../../x",
+            "deployments/a/..",
+            "deployments/a/b/c",
+            "deployments/a/b:c",
+            &"g".repeat(64),
+            &format!("meta/a/b:{}", "0".repeat(64)),
+            &format!("{}:{}", "0".repeat(64), "0".repeat(64)),
             "meta/a?b",
             "meta/a#b",
             "meta/%2e",

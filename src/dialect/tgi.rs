@@ -2,28 +2,34 @@
 //!
 //! Sources: <https://huggingface.co/docs/text-generation-inference/reference/api_reference>,
 //! [its schema](https://github.com/huggingface/text-generation-inference/blob/main/docs/openapi.json),
-//! [streaming](https://huggingface.co/docs/text-generation-inference/conceptual/streaming). A true text completion: the
-//! prompt goes to the model as it is. One server has one model, so that no model is sent.
+//! [streaming](https://huggingface.co/docs/text-generation-inference/conceptual/streaming),
+//! [`/invocations`](https://github.com/huggingface/text-generation-inference/blob/main/router/src/sagemaker.rs). A true text
+//! completion: the prompt goes to the model as it is. One server has one model, so that no model is sent.
 //!
 //! * Sampling follows the page and the server's own OpenAI-shaped address: on, unless `temperature` is 0.
 //! * The stream has no end marker; the event that holds the whole `generated_text` is its last.
 //! * The server leaves the stop sequence that ended a text in it; it is taken off here.
+//! * Tokens come with `details`, their alternatives for `top_n_tokens`; more than the server's own limit it refuses itself.
 //! * Prompt tokens stand in a header of a whole reply, and in the last event of a stream of newer servers. Where neither is
 //!   told there is no usage. They are not asked for by `decoder_input_details`, which version 3 has switched off.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::borrow::Cow;
 
 use http::{HeaderMap, StatusCode};
-use serde::{Deserialize, Serialize, de::IgnoredAny};
-use serde_json::value::RawValue;
+use serde::{Deserialize, de::IgnoredAny};
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
+        Choice, Completion, CompletionRequest, Finish, Logprobs, Parameter, Partial, Support,
+        Usage, logprobs::Reach,
     },
     dialect::{
-        Dialect, Extras, PromptForm, Step, UpstreamRequest, extras, not_the_shape, openai_error,
-        positive_max_tokens, to_body, unsigned_seed,
+        Dialect, Extras, PromptForm, Step, UpstreamRequest,
+        lenient::Field,
+        not_the_shape, openai_error,
+        tgi_request::Body,
+        tgi_tokens::{Told, read_tokens, said},
+        to_body,
     },
     error::{Error, Kind},
     wire::{Form, Frame, Framing},
@@ -31,9 +37,24 @@ use crate::{
 
 /// Text Generation Inference's generate.
 #[derive(Debug)]
-pub struct Tgi;
+pub struct Tgi {
+    address: Address,
+}
 
-pub static TGI: Tgi = Tgi;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Address {
+    /// One for whole replies, one for streams.
+    Generate,
+    /// SageMaker's `POST /invocations`: the body says whether to stream, and the prompt is repeated unless it says not to.
+    Invocations,
+}
+
+pub static TGI: Tgi = Tgi {
+    address: Address::Generate,
+};
+pub static TGI_INVOCATIONS: Tgi = Tgi {
+    address: Address::Invocations,
+};
 
 impl Dialect for Tgi {
     fn name(&self) -> &'static str {
@@ -54,6 +75,7 @@ impl Dialect for Tgi {
             | Parameter::FrequencyPenalty
             | Parameter::Echo
             | Parameter::BestOf
+            | Parameter::Logprobs
             | Parameter::Seed => Support::Native,
             Parameter::StreamOptions => Support::Emulated,
             Parameter::Prompts
@@ -61,10 +83,13 @@ impl Dialect for Tgi {
             | Parameter::N
             | Parameter::PresencePenalty
             | Parameter::Suffix
-            | Parameter::Logprobs
             | Parameter::User
             | Parameter::LogitBias => Support::Refused,
         }
+    }
+
+    fn carries(&self, parameter: Parameter, request: &CompletionRequest) -> bool {
+        parameter != Parameter::Echo || !request.stream
     }
 
     fn extras(&self) -> Extras {
@@ -76,15 +101,15 @@ impl Dialect for Tgi {
     }
 
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {
-        let path = if request.stream {
-            "/generate_stream"
-        } else {
-            "/generate"
+        let path = match self.address {
+            Address::Invocations => "/invocations",
+            Address::Generate if request.stream => "/generate_stream",
+            Address::Generate => "/generate",
         };
         Ok(UpstreamRequest {
             path: Cow::Borrowed(path),
             headers: &[],
-            body: to_body(&Body::try_new(request)?)?,
+            body: to_body(&Body::try_new(request, self.address)?)?,
         })
     }
 
@@ -115,8 +140,10 @@ impl Dialect for Tgi {
             return Err(Error::broken("The provider's answer holds no text."));
         };
         let details = reply.details.unwrap_or_default();
+        let tokens = || read_tokens(details.tokens, details.top_tokens);
+        let logprobs = partial.logprobs.place(0, &text, tokens);
         Ok(Completion {
-            choices: vec![details.end(text, partial)],
+            choices: vec![details.end(text, logprobs, partial)],
         })
     }
 
@@ -128,15 +155,14 @@ impl Dialect for Tgi {
         if let Some(error) = event.told_error() {
             return Err(error);
         }
-        // The end of a text is a token too, which is not of the text.
-        let token = event.token.filter(|token| !token.special);
-        let text = token.map(|token| token.text).unwrap_or_default();
+        let (text, tokens) = said(event.token, event.top_tokens);
+        let logprobs = partial.logprobs.place(0, &text, || tokens);
         Ok(Step::from(vec![match event.generated_text {
-            Some(_) => event.details.unwrap_or_default().end(text, partial),
-            None => Choice {
-                text: partial.tail.push(text),
-                ..Choice::default()
-            },
+            Some(_) => event
+                .details
+                .unwrap_or_default()
+                .end(text, logprobs, partial),
+            None => piece(text, logprobs, partial),
         }]))
     }
 
@@ -148,83 +174,13 @@ impl Dialect for Tgi {
     }
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
-    inputs: &'a RawValue,
-    parameters: Parameters<'a>,
-}
-
-#[derive(Serialize)]
-struct Parameters<'a> {
-    max_new_tokens: u64,
-    /// Reason and counts come with them.
-    details: bool,
-    do_sample: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    temperature: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    top_p: Option<f64>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    stop: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    seed: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    frequency_penalty: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    best_of: Option<u32>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    return_full_text: bool,
-    #[serde(flatten)]
-    extra: BTreeMap<&'a str, &'a RawValue>,
-}
-
-impl<'a> Body<'a> {
-    fn try_new(request: &'a CompletionRequest) -> Result<Self, Error> {
-        let echo = request.echo == Some(true);
-        // Its tokens are streamed without the prompt, whatever is asked for.
-        if echo && request.stream {
-            return Err(Error::invalid(
-                "echo",
-                "`echo` cannot be streamed by this provider.",
-            ));
-        }
-        // "`temperature` must be strictly positive": the likeliest token is taken where nothing is sampled.
-        let greedy = request.temperature == Some(0.0);
-        Ok(Self {
-            inputs: request.sole_text()?,
-            parameters: Parameters {
-                max_new_tokens: positive_max_tokens(request)?,
-                details: true,
-                do_sample: !greedy,
-                temperature: request.temperature.filter(|_| !greedy),
-                top_p: top_p(request)?.filter(|_| !greedy),
-                stop: &request.stop,
-                seed: unsigned_seed(request)?,
-                frequency_penalty: request.frequency_penalty.filter(|&p| p != 0.0),
-                best_of: request.best_of.filter(|&n| n > 1),
-                return_full_text: echo,
-                extra: extras(request).collect(),
-            },
-        })
-    }
-}
-
-/// "`top_p` must be > 0.0 and < 1.0"; 1 cuts nothing off.
-fn top_p(request: &CompletionRequest) -> Result<Option<f64>, Error> {
-    match request.top_p {
-        Some(p) if p <= 0.0 => Err(Error::invalid(
-            "top_p",
-            "`top_p` must be above 0 for this provider.",
-        )),
-        p => Ok(p.filter(|&p| p < 1.0)),
-    }
-}
-
 /// A whole reply or one event; an error in its place is read too.
 #[derive(Deserialize)]
 struct Reply<'a> {
     #[serde(borrow, default)]
-    token: Option<Token<'a>>,
+    token: Option<Told<'a>>,
+    #[serde(borrow, default)]
+    top_tokens: Field<'a>,
     #[serde(borrow, default)]
     generated_text: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -233,14 +189,6 @@ struct Reply<'a> {
     error: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     error_type: Option<Cow<'a, str>>,
-}
-
-#[derive(Deserialize)]
-struct Token<'a> {
-    #[serde(borrow, default)]
-    text: Cow<'a, str>,
-    #[serde(default)]
-    special: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -256,6 +204,11 @@ struct Details<'a> {
     best_of_sequences: Option<Vec<Sequence>>,
     #[serde(default)]
     prefill: Option<Vec<IgnoredAny>>,
+    #[serde(borrow, default)]
+    tokens: Field<'a>,
+    /// For each of them.
+    #[serde(borrow, default)]
+    top_tokens: Field<'a>,
 }
 
 /// A text that another was better than.
@@ -287,22 +240,42 @@ impl Reply<'_> {
     }
 }
 
+/// A piece that others follow. What may be a stop sequence waits, and with it its tokens.
+fn piece<'a>(
+    text: Cow<'a, str>,
+    logprobs: Option<Logprobs<'a>>,
+    partial: &mut Partial,
+) -> Choice<'a> {
+    let text = partial.tail.push(text);
+    Choice {
+        logprobs: partial.logprobs.hold(0, &text, logprobs, Reach::Open),
+        text,
+        ..Choice::default()
+    }
+}
+
 impl<'a> Details<'a> {
     /// The end of a text, whose last piece is `text`.
-    fn end(self, text: Cow<'a, str>, partial: &mut Partial) -> Choice<'a> {
+    fn end(
+        self,
+        text: Cow<'a, str>,
+        logprobs: Option<Logprobs<'a>>,
+        partial: &mut Partial,
+    ) -> Choice<'a> {
         partial.finished.end(0);
         self.count(partial);
         let stopped = self.finish_reason.as_deref() == Some("stop_sequence");
         let mut text = partial.tail.push(text);
-        let rest = if stopped {
-            partial.tail.end_stopped()
+        let (rest, reach) = if stopped {
+            (partial.tail.end_stopped(), Reach::Stopped)
         } else {
-            partial.tail.end()
+            (partial.tail.end(), Reach::Ended)
         };
         if !rest.is_empty() {
             text.to_mut().push_str(&rest);
         }
         Choice {
+            logprobs: partial.logprobs.hold(0, &text, logprobs, reach),
             text,
             finish: Some(
                 self.finish_reason
@@ -356,7 +329,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        completion::{FinishReason, Tail},
+        completion::{FinishReason, Tail, logprobs::Running},
         dialect::settle,
     };
 
@@ -386,6 +359,13 @@ mod tests {
         );
         let stream = r#""stream":true,"stream_options":{"include_usage":true}"#;
         assert_eq!(write(stream).unwrap().0, "/generate_stream");
+        for (count, top) in [(0, ""), (5, r#","top_n_tokens":5"#)] {
+            let (_, body) = write(&format!(r#""logprobs":{count}"#)).unwrap();
+            assert!(
+                body.ends_with(&format!(r#""do_sample":true{top}}}}}"#)),
+                "{body}"
+            );
+        }
     }
 
     #[test]
@@ -415,7 +395,7 @@ mod tests {
             (r#""n":2"#, "n"),
             (r#""presence_penalty":0.1"#, "presence_penalty"),
             (r#""suffix":"x""#, "suffix"),
-            (r#""logprobs":0"#, "logprobs"),
+            (r#""logprobs":0,"echo":true"#, "logprobs"),
             (r#""logit_bias":{"1":2}"#, "logit_bias"),
             (r#""user":"u""#, "user"),
             (r#""details":false"#, "details"),
@@ -546,6 +526,48 @@ mod tests {
             assert_eq!(told.as_deref(), text, "{token}");
         }
         assert_eq!(partial.finished.count(), 1);
+    }
+
+    #[test]
+    fn the_tokens_of_a_stop_sequence_are_not_told() {
+        let asked = CompletionRequest::read(Bytes::from_static(br#"{"logprobs":0}"#)).unwrap();
+        let partial = Partial {
+            tail: Tail::new(&["END".to_owned()]),
+            logprobs: Running::of(&asked),
+            ..Partial::default()
+        };
+        let tokens = ["é ", "E", "N", "b EN", "D"];
+        let token = |text: &&str| format!(r#"{{"text":"{text}","logprob":-0.5,"special":false}}"#);
+        let told = |choices: Vec<Choice<'_>>| {
+            let page = serde_json::to_value(choices[0].logprobs.as_ref()).unwrap();
+            let told = page["tokens"].as_array().cloned().unwrap_or_default();
+            (choices[0].text.to_string(), told)
+        };
+        let details = r#""generated_text":"é ENb END","details":{"finish_reason":"stop_sequence""#;
+        let list = tokens.iter().map(token).collect::<Vec<_>>().join(",");
+        let whole = format!(r#"{{{details},"tokens":[{list}]}}}}"#);
+        let reply = TGI.read_reply(whole.as_bytes(), &mut partial.clone());
+        let (text, whole) = told(reply.unwrap().choices);
+        assert_eq!((&*text, whole.len()), ("é ENb ", 4));
+        let (mut partial, mut streamed) = (partial, Vec::new());
+        for text in tokens {
+            let end = if text == "D" {
+                details
+            } else {
+                r#""details":{"x":0"#
+            };
+            let data = format!(r#"{{"token":{},{end}}}}}"#, token(&text));
+            let frame = Frame {
+                raw: Bytes::new(),
+                event: Bytes::new(),
+                data: Bytes::from(data),
+                form: Form::Other,
+            };
+            if let Step::Chunk(chunk) = TGI.read_frame(&frame, &mut partial).unwrap() {
+                streamed.extend(told(chunk.choices).1);
+            }
+        }
+        assert_eq!(streamed, whole);
     }
 
     #[test]

@@ -73,6 +73,10 @@ impl Dialect for Triton {
         }
     }
 
+    fn carries(&self, parameter: Parameter, request: &CompletionRequest) -> bool {
+        parameter != Parameter::Echo || !request.stream
+    }
+
     fn extras(&self) -> Extras {
         Extras::Only(EXTRAS)
     }

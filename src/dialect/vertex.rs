@@ -23,7 +23,7 @@ use crate::{
     dialect::{
         Dialect, Extras, Step, UpstreamRequest,
         anthropic::{self, ANTHROPIC},
-        chat::{CHAT, MISTRAL},
+        chat::{CHAT, MISTRAL_CHAT},
         gemini::{self, GEMINI},
         google_error::{ToldError, read_told_error},
     },
@@ -60,8 +60,8 @@ impl Dialect for Vertex {
         "vertex"
     }
 
-    fn for_model(&self, model: &str) -> Option<&'static dyn Dialect> {
-        Some(match publisher(model).0 {
+    fn for_request(&self, request: &CompletionRequest) -> Option<&'static dyn Dialect> {
+        Some(match publisher(request.model()).0 {
             Publisher::Google => &VERTEX,
             Publisher::Anthropic => &VERTEX_ANTHROPIC,
             Publisher::Mistral => &VERTEX_MISTRAL,
@@ -76,6 +76,10 @@ impl Dialect for Vertex {
 
     fn support(&self, parameter: Parameter) -> Support {
         self.own().support(parameter)
+    }
+
+    fn carries(&self, parameter: Parameter, request: &CompletionRequest) -> bool {
+        self.own().carries(parameter, request)
     }
 
     fn extras(&self) -> Extras {
@@ -127,7 +131,7 @@ impl Vertex {
         match self.publisher {
             Publisher::Google => &GEMINI,
             Publisher::Anthropic => &ANTHROPIC,
-            Publisher::Mistral => &MISTRAL,
+            Publisher::Mistral => &MISTRAL_CHAT,
             Publisher::Open | Publisher::Endpoint => &CHAT,
         }
     }
@@ -157,7 +161,7 @@ impl Vertex {
             // The body names the model without the version that its address may have: `mistral-small@2503`.
             Publisher::Mistral => {
                 let bare = name.split_once('@').map_or(name, |(bare, _)| bare);
-                MISTRAL.write_body(request, bare)
+                MISTRAL_CHAT.write_body(request, bare)
             }
             Publisher::Open => CHAT.write_body(request, &open_model(request.model(), name)?),
             // The endpoint holds one model: no name is needed, and another one's is refused by its server.
@@ -220,7 +224,9 @@ mod tests {
     use crate::{dialect::settle, error::Kind};
 
     fn dialect(model: &str) -> &'static dyn Dialect {
-        VERTEX.for_model(model).unwrap()
+        let body = format!(r#"{{"model":"{model}","prompt":"a"}}"#);
+        let request = CompletionRequest::read(Bytes::from(body)).unwrap();
+        VERTEX.for_request(&request).unwrap()
     }
 
     fn write(model: &str, fields: &str) -> Result<(String, String), Error> {

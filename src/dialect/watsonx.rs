@@ -7,6 +7,9 @@
 //! text generation answer 404 or 400 themselves.
 //!
 //! * "Either space_id or project_id has to be given": as fields of the client's body, or of an override in the conf.
+//! * Tokens and their figures are [asked for](https://ibm.github.io/watsonx-ai-node-sdk/interfaces/0_1_x.WatsonXAI.ReturnOptionProperties.html)
+//!   in `return_options`. Their texts are told as they come: where a model's are those of its vocabulary (`▁word`), so are the
+//!   page's.
 //! * Sampling follows the page: on, unless `temperature` is 0.
 //! * The stream has no end marker: it is complete when it ends after a stop reason. Its counts are cumulative, that of the
 //!   prompt is told once; where it never is, there is no usage.
@@ -20,10 +23,15 @@ use serde_json::value::RawValue;
 use crate::{
     completion::{
         Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
+        logprobs::{Score, Scored, Token},
     },
     dialect::{
-        Dialect, Extras, PromptForm, Step, UpstreamRequest, extras, not_the_shape,
-        openai::learn_head, openai_error, positive_max_tokens, to_body,
+        Dialect, Extras, PromptForm, Step, UpstreamRequest, extras,
+        lenient::{Field, Text},
+        not_the_shape,
+        openai::learn_head,
+        openai_error, positive_max_tokens, to_body,
+        token_logprobs::alternatives,
     },
     error::{Error, Kind},
     wire::{Form, Frame, Framing},
@@ -51,6 +59,7 @@ impl Dialect for Watsonx {
             | Parameter::TopP
             | Parameter::Stream
             | Parameter::Stop
+            | Parameter::Logprobs
             | Parameter::Seed => Support::Native,
             Parameter::StreamOptions => Support::Emulated,
             Parameter::Prompts
@@ -61,7 +70,6 @@ impl Dialect for Watsonx {
             | Parameter::Suffix
             | Parameter::Echo
             | Parameter::BestOf
-            | Parameter::Logprobs
             | Parameter::User
             | Parameter::LogitBias => Support::Refused,
         }
@@ -147,8 +155,18 @@ struct Parameters<'a> {
     /// "The default is true, meaning that the output will end with the stop sequence text when matched."
     #[serde(skip_serializing_if = "Option::is_none")]
     include_stop_sequence: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    return_options: Option<ReturnOptions>,
     #[serde(flatten)]
     extra: Fields<'a>,
+}
+
+#[derive(Serialize)]
+struct ReturnOptions {
+    generated_tokens: bool,
+    token_logprobs: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_n_tokens: Option<u32>,
 }
 
 impl<'a> Body<'a> {
@@ -167,11 +185,21 @@ impl<'a> Body<'a> {
                 random_seed: random_seed(request)?,
                 stop_sequences: &request.stop,
                 include_stop_sequence: (!request.stop.is_empty()).then_some(false),
+                return_options: return_options(request)?,
                 extra: of_parameters,
             },
             extra: of_body,
         })
     }
+}
+
+fn return_options(request: &CompletionRequest) -> Result<Option<ReturnOptions>, Error> {
+    let count = alternatives(request, MAX_TOP_TOKENS)?;
+    Ok(count.map(|count| ReturnOptions {
+        generated_tokens: true,
+        token_logprobs: true,
+        top_n_tokens: Some(count).filter(|&count| count > 0),
+    }))
 }
 
 /// "Possible values: 0 < value ≤ 1".
@@ -219,6 +247,8 @@ struct Generated<'a> {
     input_token_count: u64,
     #[serde(borrow, default)]
     stop_reason: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    generated_tokens: Field<'a>,
 }
 
 #[derive(Deserialize)]
@@ -254,7 +284,9 @@ impl<'a> Reply<'a> {
 impl<'a> Generated<'a> {
     fn into_choice(self, partial: &mut Partial) -> Result<Choice<'a>, Error> {
         self.count(partial);
+        let tokens = || self.generated_tokens.told().and_then(read_tokens);
         Ok(Choice {
+            logprobs: partial.logprobs.place(0, &self.generated_text, tokens),
             text: self.generated_text,
             finish: self
                 .stop_reason
@@ -269,6 +301,35 @@ impl<'a> Generated<'a> {
         let prompt = self.input_token_count.max(before.prompt_tokens);
         let generated = self.generated_token_count.max(before.completion_tokens);
         partial.usage = (prompt > 0).then(|| Usage::new(prompt, generated));
+    }
+}
+
+/// Reads the generated tokens. What is of another form counts as absent.
+fn read_tokens(list: &RawValue) -> Option<Vec<Token<'_>>> {
+    let told: Vec<Told<'_>> = serde_json::from_str(list.get()).ok()?;
+    let tokens = told.into_iter().map(|mut told| {
+        let top = told.top_tokens.take().unwrap_or_default().into_iter();
+        Token {
+            top: top.map(Scored::from).collect(),
+            chosen: told.into(),
+        }
+    });
+    Some(tokens.collect())
+}
+
+#[derive(Deserialize)]
+struct Told<'a> {
+    #[serde(borrow, default)]
+    text: Text<'a>,
+    #[serde(borrow, default)]
+    logprob: Score<'a>,
+    #[serde(borrow, default)]
+    top_tokens: Option<Vec<Told<'a>>>,
+}
+
+impl<'a> From<Told<'a>> for Scored<'a> {
+    fn from(told: Told<'a>) -> Self {
+        Self::new(told.text.0, told.logprob)
     }
 }
 
@@ -299,6 +360,9 @@ fn told_error(errors: Vec<ToldError<'_>>, status: StatusCode) -> Option<Error> {
         code => error.with_code(code.to_owned()),
     })
 }
+
+/// "The maximum value permitted is 5, but more may be returned if there is a tie for nth place."
+const MAX_TOP_TOKENS: u32 = 5;
 
 /// Fields of the API that the page lacks and that leave the answer a text.
 const EXTRAS: &[&str] = &[
@@ -334,7 +398,7 @@ mod tests {
     #[test]
     fn every_parameter_has_its_place_in_the_request() {
         let fields = r#""max_tokens":9,"temperature":0.5,"top_p":0.9,"stop":["\n\nQ:","END"],"seed":7,"project_id":"p-1",
-            "top_k":4,"min_new_tokens":2,"repetition_penalty":1.5"#;
+            "top_k":4,"min_new_tokens":2,"repetition_penalty":1.5,"logprobs":5"#;
         let (path, body) = write(fields).unwrap();
         assert_eq!(path, "/ml/v1/text/generation?version=2025-02-11");
         assert_eq!(
@@ -342,6 +406,7 @@ mod tests {
             concat!(
                 r#"{"model_id":"ibm/granite","input":"a\n\u00e9","parameters":{"max_new_tokens":9,"decoding_method":"sample","#,
                 r#""temperature":0.5,"top_p":0.9,"random_seed":7,"stop_sequences":["\n\nQ:","END"],"include_stop_sequence":false,"#,
+                r#""return_options":{"generated_tokens":true,"token_logprobs":true,"top_n_tokens":5},"#,
                 r#""min_new_tokens":2,"repetition_penalty":1.5,"top_k":4},"project_id":"p-1"}"#,
             )
         );
@@ -362,6 +427,9 @@ mod tests {
             write(greedy).unwrap().1,
             r#"{"model_id":"ibm/granite","input":"a\n\u00e9","parameters":{"max_new_tokens":16,"decoding_method":"greedy"}}"#
         );
+        let (_, chosen_alone) = write(r#""logprobs":0"#).unwrap();
+        let options = r#""return_options":{"generated_tokens":true,"token_logprobs":true}"#;
+        assert!(chosen_alone.contains(options), "{chosen_alone}");
     }
 
     #[test]
@@ -374,7 +442,7 @@ mod tests {
             (r#""best_of":2"#, "best_of"),
             (r#""echo":true"#, "echo"),
             (r#""suffix":"x""#, "suffix"),
-            (r#""logprobs":0"#, "logprobs"),
+            (r#""logprobs":6"#, "logprobs"),
             (r#""logit_bias":{"1":2}"#, "logit_bias"),
             (r#""presence_penalty":0.1"#, "presence_penalty"),
             (r#""frequency_penalty":0.1"#, "frequency_penalty"),

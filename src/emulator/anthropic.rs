@@ -37,7 +37,9 @@ struct Request {
 impl Vendor for Anthropic {
     fn answer(&self, ask: &Ask<'_>) -> Result<Reply, Whole> {
         // The SDK sends a key that does not start with `sk-ant-` as a bearer token.
-        let key = ask.header("x-api-key").or(ask.header("authorization"));
+        // On Azure, `api-key` is a name for it too.
+        let keys = ["x-api-key", "api-key", "authorization"];
+        let key = keys.iter().find_map(|name| ask.header(name));
         if key.is_none_or(str::is_empty) {
             return Err(self.error(401, "x-api-key header is required"));
         }

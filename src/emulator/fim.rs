@@ -56,6 +56,7 @@ impl Vendor for Fim {
             texts: vec![text],
             prompt_tokens: count(&around),
             says: "content",
+            top_logprobs: None,
         };
         Ok(if ask.streams(request.stream == Some(true)) {
             Reply::Stream(answer.script(true))

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     Ask, Fault, Vendor,
     player::{Reply, Script, Whole},
-    text::{Ending, Text, count},
+    text::{Ending, Text, candidates, count, logprob},
 };
 
 pub struct Gemini;
@@ -38,6 +38,8 @@ struct GenerationConfig {
     stop_sequences: Vec<String>,
     candidate_count: Option<u64>,
     temperature: Option<f64>,
+    response_logprobs: bool,
+    logprobs: u64,
 }
 
 impl Vendor for Gemini {
@@ -68,6 +70,12 @@ impl Gemini {
         {
             return Err(self.error(400, "temperature must be in the range [0.0, 2.0]."));
         }
+        if config.logprobs > 20 {
+            return Err(self.error(400, "logprobs must be in the range [0, 20]."));
+        }
+        if config.logprobs > 0 && !config.response_logprobs {
+            return Err(self.error(400, "logprobs requires response_logprobs to be true."));
+        }
         let contents = request.contents.filter(|contents| !contents.is_empty());
         let contents = contents.ok_or_else(|| self.error(400, "contents is not specified"))?;
         let parts = contents.iter().flat_map(|content| &content.parts);
@@ -76,6 +84,7 @@ impl Gemini {
         let answer = Answer {
             model: model(&ask.path),
             prompt_tokens: count(&prompt),
+            logprobs: config.response_logprobs.then_some(config.logprobs),
             texts: (0..config.candidate_count.unwrap_or(1))
                 .map(|choice| Text::write(&prompt, choice, limit, stops, &ask.knobs).into_chat())
                 .collect(),
@@ -116,6 +125,8 @@ struct Answer {
     model: String,
     prompt_tokens: u64,
     texts: Vec<Text>,
+    /// Alternatives to tell beside each token's log-probability.
+    logprobs: Option<u64>,
 }
 
 impl Answer {
@@ -132,10 +143,31 @@ impl Answer {
         json!({"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}, "usageMetadata": usage, "modelVersion": self.model, "responseId": "emulated"})
     }
 
+    fn with_tokens(&self, mut candidate: Value, tokens: &[String]) -> Value {
+        let Some(top) = self.logprobs else {
+            return candidate;
+        };
+        let scored = |token: &str, figure: f64| json!({"token": token, "tokenId": 7, "logProbability": figure});
+        let chosen = tokens.iter().map(|token| scored(token, logprob(token)));
+        let mut result = json!({"chosenCandidates": chosen.collect::<Vec<_>>()});
+        if top > 0 {
+            let step = |token: &String| {
+                let words = candidates(token, top).map(|(word, figure)| scored(&word, figure));
+                json!({"candidates": words.collect::<Vec<_>>()})
+            };
+            result["topCandidates"] = tokens.iter().map(step).collect();
+        }
+        candidate["logprobsResult"] = result;
+        candidate
+    }
+
     fn whole(&self) -> Value {
         let candidates: Vec<Value> = (0_u64..)
             .zip(&self.texts)
-            .map(|(index, text)| candidate(index, &text.joined(), Some(&text.ending)))
+            .map(|(index, text)| {
+                let candidate = candidate(index, &text.joined(), Some(&text.ending));
+                self.with_tokens(candidate, &text.tokens)
+            })
             .collect();
         let tokens = self.texts.iter().map(|text| text.tokens.len()).sum();
         self.event(&candidates.into(), tokens)
@@ -146,7 +178,9 @@ impl Answer {
         let mut ends = Vec::new();
         for (index, text) in (0..).zip(&self.texts) {
             for (count, token) in text.tokens.iter().enumerate() {
-                events.push(self.event(&json!([candidate(index, token, None)]), count + 1));
+                let candidate = candidate(index, token, None);
+                let candidate = self.with_tokens(candidate, std::slice::from_ref(token));
+                events.push(self.event(&json!([candidate]), count + 1));
             }
             let end = candidate(index, "", Some(&text.ending));
             ends.push(self.event(&json!([end]), text.tokens.len()));

@@ -3,8 +3,13 @@
 
 use serde_json::Value;
 
-/// One message with its headers, all of them strings.
+/// One message of JSON with its headers, all of them strings.
 pub fn message(headers: &[(&str, &str)], payload: &Value) -> Vec<u8> {
+    message_of(headers, payload.to_string().as_bytes())
+}
+
+/// The same of whatever bytes.
+pub fn message_of(headers: &[(&str, &str)], payload: &[u8]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in headers {
         block.extend(u8::try_from(name.len()).unwrap_or_default().to_be_bytes());
@@ -14,13 +19,12 @@ pub fn message(headers: &[(&str, &str)], payload: &Value) -> Vec<u8> {
         block.extend(u16::try_from(value.len()).unwrap_or_default().to_be_bytes());
         block.extend_from_slice(value.as_bytes());
     }
-    let payload = payload.to_string();
     let length = |bytes: usize| u32::try_from(bytes).unwrap_or_default().to_be_bytes();
     let mut message = length(12 + block.len() + payload.len() + 4).to_vec();
     message.extend(length(block.len()));
     message.extend(crc32(&message).to_be_bytes());
     message.extend(block);
-    message.extend_from_slice(payload.as_bytes());
+    message.extend_from_slice(payload);
     message.extend(crc32(&message).to_be_bytes());
     message
 }

@@ -17,6 +17,7 @@ mod ollama;
 mod openai;
 mod player;
 mod replicate;
+mod sagemaker;
 mod text;
 mod tgi;
 mod triton;
@@ -108,6 +109,7 @@ trait Vendor {
 
 fn vendor(path: &str) -> Option<&'static dyn Vendor> {
     match path {
+        _ if sagemaker::is_path(path) => Some(&sagemaker::Sagemaker),
         _ if vertex::is_vertex(path) => Some(&vertex::Vertex),
         _ if path.ends_with("/chat/completions") => Some(&chat::Chat),
         _ if path.ends_with("/fim/completions") => Some(&fim::Fim),
@@ -458,6 +460,52 @@ mod tests {
     }
 
     #[test]
+    fn sagemaker_wants_a_signature_and_speaks_for_its_container() {
+        let key = (
+            "authorization",
+            "AWS4-HMAC-SHA256 Credential=A/20260101/us-east-1/sagemaker/aws4_request, SignedHeaders=host, Signature=a",
+        );
+        let dated = |path: &str, key: (&'static str, &str), body: &Value| {
+            let mut headers = HeaderMap::new();
+            headers.insert(key.0, key.1.parse().unwrap());
+            headers.insert("x-amz-date", "20260101T000000Z".parse().unwrap());
+            answer(&Ask {
+                method: &Method::POST,
+                path: path.to_owned(),
+                query: "",
+                headers: &headers,
+                body: body.to_string().as_bytes(),
+                knobs: Knobs::default(),
+                now: 7,
+            })
+        };
+        let path = "/endpoints/demo/invocations";
+        let inputs = |more: &str| {
+            let parameters: Value = serde_json::from_str(more).unwrap();
+            json!({"inputs": PROMPT, "parameters": parameters, "stream": false})
+        };
+        let (_, reply) = whole(dated(path, key, &inputs(r#"{"max_new_tokens":2}"#)));
+        assert_eq!(reply[0]["generated_text"], format!("{PROMPT} Sweet treats"));
+        let text = json!({"model": "m", "prompt": PROMPT});
+        let (_, reply) = whole(dated(path, key, &text));
+        assert_eq!(reply["usage"]["completion_tokens"], 5);
+        let (status, reply) = whole(dated(path, key, &inputs(r#"{"top_p":1}"#)));
+        assert_eq!((status, &reply["OriginalStatusCode"]), (424, &json!(422)));
+        let (status, reply) = whole(dated("/endpoints/missing/invocations", key, &text));
+        assert!(status == 400 && reply["Message"].is_string());
+        assert_eq!(whole(dated(path, BEARER, &text)).0, 403);
+        let streamed = json!({"model": "m", "prompt": PROMPT, "stream": true});
+        assert_eq!(whole(dated(path, key, &streamed)).0, 400);
+        let Reply::Framed(framed) = dated(&format!("{path}-response-stream"), key, &streamed)
+        else {
+            panic!("no messages")
+        };
+        // The first part ends inside the first event.
+        assert!(!framed.frames[0].windows(2).any(|two| two == b"\n\n"));
+        assert!(framed.finish < framed.done && framed.done < framed.frames.len());
+    }
+
+    #[test]
     fn every_vendor_refuses_in_its_own_form() {
         let nobody = ("x-nothing", "");
         let (status, openai) = whole(ask("/v1/completions", nobody, &json!({})));
@@ -613,6 +661,20 @@ mod tests {
         assert_eq!(
             offsets.as_array().unwrap().len(),
             choices[0]["logprobs"]["tokens"].as_array().unwrap().len()
+        );
+        let messages = json!([{"role": "user", "content": PROMPT}]);
+        let body = json!({"model": "m", "messages": messages, "max_tokens": 2, "logprobs": true, "top_logprobs": 2});
+        let (_, chat) = whole(ask("/v1/chat/completions", BEARER, &body));
+        let content = &chat["choices"][0]["logprobs"]["content"];
+        assert_eq!(content[0]["token"], "Sweet");
+        let others = content[1]["top_logprobs"].as_array().unwrap();
+        assert_eq!((others.len(), &others[0]["token"]), (2, &" treats".into()));
+        assert_eq!(others[0]["logprob"], content[1]["logprob"]);
+        let alone = json!({"model": "m", "messages": messages, "top_logprobs": 2});
+        let (status, refused) = whole(ask("/v1/chat/completions", BEARER, &alone));
+        assert_eq!(
+            (status, &refused["error"]["param"]),
+            (400, &"logprobs".into())
         );
         let stop = json!({"model": "m", "prompt": PROMPT, "stop": [" every"]});
         let (_, reply) = whole(ask("/v1/completions", BEARER, &stop));

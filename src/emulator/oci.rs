@@ -1,12 +1,12 @@
 //! Oracle's `POST /20231130/actions/chat`, in its formats `GENERIC` and `COHERE`.
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     Ask, Fault, Vendor,
     player::{Reply, Script, Whole},
-    text::{Ending, Text, count},
+    text::{Ending, Text, candidates, count, logprob},
 };
 
 pub struct Oci;
@@ -51,6 +51,7 @@ struct ChatRequest {
     frequency_penalty: Option<f64>,
     presence_penalty: Option<f64>,
     logit_bias: Option<Value>,
+    log_probs: Option<u64>,
     reasoning_effort: Option<String>,
     response_format: Option<Value>,
     is_raw_prompting: Option<bool>,
@@ -188,6 +189,7 @@ struct Answer {
     texts: Vec<Text>,
     cohere: bool,
     refuses: bool,
+    log_probs: Option<u64>,
 }
 
 impl Answer {
@@ -205,6 +207,7 @@ impl Answer {
             texts,
             cohere: chat.api_format == "COHERE",
             refuses: ask.knobs.fault == Some(Fault::Refusal),
+            log_probs: chat.log_probs,
         }
     }
 
@@ -223,7 +226,7 @@ impl Answer {
             None => {
                 let choices: Vec<Value> = (0_u64..)
                     .zip(&self.texts)
-                    .map(|(index, text)| json!({"index": index, "message": self.message(&text.joined()), "finishReason": self.reason(text), "logprobs": {}}))
+                    .map(|(index, text)| json!({"index": index, "message": self.message(&text.joined()), "finishReason": self.reason(text), "logprobs": self.logprobs(&text.tokens)}))
                     .collect();
                 json!({"apiFormat": "GENERIC", "timeCreated": "2025-03-05T10:00:00.000Z", "choices": choices, "usage": self.usage()})
             }
@@ -246,6 +249,29 @@ impl Answer {
         reason(&text.ending)
     }
 
+    /// The type `Logprobs`, whose alternatives have their figures in quotes. Nothing is in it that was not asked for.
+    fn logprobs(&self, tokens: &[String]) -> Value {
+        let Some(top) = self.log_probs else {
+            return json!({});
+        };
+        let tops = tokens.iter().map(|token| {
+            let words = candidates(token, top.max(1));
+            words
+                .map(|(word, figure)| (word, json!(figure).to_string().into()))
+                .collect::<Map<String, Value>>()
+        });
+        let figures: Vec<f64> = tokens.iter().map(|token| logprob(token)).collect();
+        let offsets = tokens.iter().scan(0, |offset, token| {
+            let start = *offset;
+            *offset += token.chars().count();
+            Some(start)
+        });
+        json!({
+            "tokens": tokens, "tokenLogprobs": figures, "topLogprobs": tops.collect::<Vec<_>>(),
+            "textOffset": offsets.collect::<Vec<usize>>(),
+        })
+    }
+
     fn history(&self, text: &Text) -> Value {
         json!([{"role": "USER", "message": self.prompt}, {"role": "CHATBOT", "message": text.joined()}])
     }
@@ -254,9 +280,11 @@ impl Answer {
         let mut events = Vec::new();
         for (index, text) in (0_u64..).zip(&self.texts) {
             for token in &text.tokens {
-                events.push(event(
-                    json!({"index": index, "message": self.message(token)}),
-                ));
+                let mut said = json!({"index": index, "message": self.message(token)});
+                if self.log_probs.is_some() {
+                    said["logprobs"] = self.logprobs(std::slice::from_ref(token));
+                }
+                events.push(event(said));
             }
         }
         let finish = events.len();

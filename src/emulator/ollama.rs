@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     Ask, Vendor,
+    chat::told,
     player::{Framed, LINES, Reply, Whole},
     text::{Ending, Text, count},
 };
@@ -20,6 +21,8 @@ struct Request {
     system: String,
     raw: bool,
     stream: Option<bool>,
+    logprobs: bool,
+    top_logprobs: u64,
     options: Options,
 }
 
@@ -51,11 +54,16 @@ impl Vendor for Ollama {
             model: request.model,
             prompt_tokens: count(&prompt),
             text: Text::write(&prompt, 0, limit, &request.options.stop, &ask.knobs),
+            top_logprobs: request.logprobs.then_some(request.top_logprobs),
         };
         Ok(if ask.streams(request.stream != Some(false)) {
             Reply::Framed(answer.script())
         } else {
-            Reply::Whole(Whole::json(200, &answer.last(&answer.text.joined())))
+            let whole = answer.last(&answer.text.joined());
+            Reply::Whole(Whole::json(
+                200,
+                &answer.with_tokens(whole, &answer.text.tokens),
+            ))
         })
     }
 
@@ -68,6 +76,9 @@ impl Ollama {
     fn check(&self, request: &Request) -> Result<(), Whole> {
         if request.model.is_empty() {
             return Err(self.error(400, "model is required"));
+        }
+        if request.top_logprobs > 20 {
+            return Err(self.error(400, "top_logprobs must be between 0 and 20"));
         }
         if request.raw && !request.system.is_empty() {
             let message = "raw mode does not support template, system, or context";
@@ -88,9 +99,18 @@ struct Answer {
     model: String,
     prompt_tokens: u64,
     text: Text,
+    /// Alternatives to tell beside each token's log-probability.
+    top_logprobs: Option<u64>,
 }
 
 impl Answer {
+    fn with_tokens(&self, mut reply: Value, tokens: &[String]) -> Value {
+        if let Some(top) = self.top_logprobs {
+            reply["logprobs"] = tokens.iter().map(|token| told(token, top)).collect();
+        }
+        reply
+    }
+
     fn last(&self, response: &str) -> Value {
         let reason = match self.text.ending {
             Ending::Length => "length",
@@ -111,7 +131,8 @@ impl Answer {
             .tokens
             .iter()
             .map(|token| {
-                line(&json!({"model": self.model, "created_at": CREATED_AT, "response": token, "done": false}))
+                let said = json!({"model": self.model, "created_at": CREATED_AT, "response": token, "done": false});
+                line(&self.with_tokens(said, std::slice::from_ref(token)))
             })
             .collect();
         let finish = frames.len();

@@ -1,12 +1,14 @@
 //! OpenAI's `POST /v1/completions`, as its own servers answer it.
 
+use std::ops::Range;
+
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     Ask, Fault, Vendor,
     player::{Reply, Script, Whole},
-    text::{Ending, Text, count},
+    text::{Ending, Text, candidates, count, logprob},
 };
 
 pub struct OpenAi;
@@ -63,6 +65,17 @@ pub struct StreamOptions {
 impl Vendor for OpenAi {
     fn answer(&self, ask: &Ask<'_>) -> Result<Reply, Whole> {
         check_key(ask)?;
+        self.complete(ask)
+    }
+
+    fn error(&self, status: u16, message: &str) -> Whole {
+        error(status, message, None)
+    }
+}
+
+impl OpenAi {
+    /// The answer to whoever asks.
+    pub fn complete(&self, ask: &Ask<'_>) -> Result<Reply, Whole> {
         if ask.knobs.fault == Some(Fault::Blocked) {
             return Err(blocked());
         }
@@ -80,10 +93,6 @@ impl Vendor for OpenAi {
             .stream_options
             .and_then(|options| options.include_usage);
         Ok(Reply::Stream(answer.script(usage == Some(true))))
-    }
-
-    fn error(&self, status: u16, message: &str) -> Whole {
-        error(status, message, None)
     }
 }
 
@@ -188,7 +197,7 @@ struct Answer {
     model: String,
     choices: Vec<Written>,
     prompt_tokens: u64,
-    logprobs: bool,
+    logprobs: Option<u64>,
 }
 
 struct Written {
@@ -221,7 +230,7 @@ impl Answer {
             model,
             choices,
             prompt_tokens: prompts.iter().map(|prompt| count(prompt)).sum(),
-            logprobs: request.logprobs.is_some_and(|count| count > 0),
+            logprobs: request.logprobs,
         }
     }
 
@@ -244,7 +253,7 @@ impl Answer {
             .zip(&self.choices)
             .map(|(index, choice)| {
                 let text = choice.echo.clone() + &choice.text.joined();
-                let logprobs = self.logprobs.then(|| choice.logprobs());
+                let logprobs = self.logprobs.map(|top| choice.logprobs(top));
                 piece(index, &text, logprobs.as_ref(), Some(&choice.text.ending))
             })
             .collect();
@@ -257,16 +266,9 @@ impl Answer {
         let sse = |event: &Value| format!("data: {event}\n\n");
         let mut events = Vec::new();
         for (index, choice) in (0..).zip(&self.choices) {
-            if !choice.echo.is_empty() {
-                events.push(sse(&self.event(&json!([piece(
-                    index,
-                    &choice.echo,
-                    None,
-                    None
-                )]))));
-            }
-            for token in &choice.text.tokens {
-                events.push(sse(&self.event(&json!([piece(index, token, None, None)]))));
+            for (text, logprobs) in choice.pieces(self.logprobs) {
+                let choice = piece(index, &text, logprobs.as_ref(), None);
+                events.push(sse(&self.event(&json!([choice]))));
             }
         }
         let finish = events.len();
@@ -316,22 +318,50 @@ fn piece(index: u64, text: &str, logprobs: Option<&Value>, ending: Option<&Endin
 }
 
 impl Written {
+    fn echoed(&self) -> impl Iterator<Item = &str> {
+        self.echo.split_inclusive(' ')
+    }
+
     /// The legacy form: parallel lists. An echoed prompt's first token has no probability.
-    fn logprobs(&self) -> Value {
-        let echoed = self.echo.split_inclusive(' ').map(str::to_owned);
-        let tokens: Vec<String> = echoed.chain(self.text.tokens.iter().cloned()).collect();
+    fn logprobs(&self, top: u64) -> Value {
+        let tokens: Vec<&str> = self
+            .echoed()
+            .chain(self.text.tokens.iter().map(String::as_str))
+            .collect();
         let mut offset = self.offset;
         let mut lists = (Vec::new(), Vec::new(), Vec::new());
         for (number, token) in tokens.iter().enumerate() {
             let unknown = number == 0 && !self.echo.is_empty();
-            let logprob = (!unknown).then_some(-0.25);
-            lists.0.push(json!(logprob));
-            lists
-                .1
-                .push(logprob.map_or(Value::Null, |logprob| json!({token.as_str(): logprob})));
+            lists.0.push(json!((!unknown).then(|| logprob(token))));
+            // The chosen token is told with no alternative too.
+            let others =
+                || candidates(token, top.max(1)).map(|(word, figure)| (word, figure.into()));
+            let others = (!unknown).then(|| others().collect::<Map<String, Value>>());
+            lists.1.push(json!(others));
             lists.2.push(offset);
             offset += token.chars().count();
         }
         json!({"tokens": tokens, "token_logprobs": lists.0, "top_logprobs": lists.1, "text_offset": lists.2})
     }
+
+    /// The same in pieces: of the echoed prompt, then of each token.
+    fn pieces(&self, top: Option<u64>) -> Vec<(String, Option<Value>)> {
+        let all = top.map(|top| self.logprobs(top));
+        let cut = |places: Range<usize>| all.as_ref().map(|all| part(all, &places));
+        let echoed = self.echoed().count();
+        let echo = (echoed > 0).then(|| (self.echo.clone(), cut(0..echoed)));
+        let tokens = (echoed..).zip(&self.text.tokens);
+        let tokens = tokens.map(|(place, token)| (token.clone(), cut(place..place + 1)));
+        echo.into_iter().chain(tokens).collect()
+    }
+}
+
+/// A part of the parallel lists.
+fn part(lists: &Value, places: &Range<usize>) -> Value {
+    let lists = lists.as_object().into_iter().flatten();
+    let part = |list: &Value| list.as_array()?.get(places.clone()).map(<[Value]>::to_vec);
+    lists
+        .map(|(name, list)| (name.clone(), json!(part(list))))
+        .collect::<Map<String, Value>>()
+        .into()
 }

@@ -1,4 +1,5 @@
-//! Replicate's `POST /v1/models/{owner}/{name}/predictions`, of a language model.
+//! Replicate's `POST /v1/models/{owner}/{name}/predictions`, `/v1/predictions` and `/v1/deployments/{owner}/{name}/predictions`, of a
+//! language model.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -14,6 +15,8 @@ pub struct Replicate;
 #[derive(Deserialize)]
 struct Request {
     input: Value,
+    /// Of `/v1/predictions`, which names the model in no other way.
+    version: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -33,6 +36,10 @@ impl Vendor for Replicate {
         }
         let request: Request = serde_json::from_slice(ask.body)
             .map_err(|error| self.error(400, &format!("invalid body: {error}")))?;
+        let named = ask.path.contains("/models/") || ask.path.contains("/deployments/");
+        if named == request.version.is_some() {
+            return Err(self.error(422, "- version: is required here and nowhere else"));
+        }
         let input = Input::deserialize(&request.input)
             .map_err(|error| self.error(422, &format!("- input: {error}")))?;
         let mut prediction = started(ask, &request.input);

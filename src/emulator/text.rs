@@ -1,5 +1,7 @@
 //! What the emulated models write: words that follow from the prompt and the choice's number, the same on every machine.
 
+use std::collections::BTreeSet;
+
 use super::{Fault, Knobs};
 
 /// A finished text. A token is a word with the space before it.
@@ -87,6 +89,31 @@ impl Text {
         }
         self
     }
+}
+
+/// What the model might have written in place of `token`, the likeliest first, and the log-probability of each: the token
+/// itself before all others.
+pub fn candidates(token: &str, count: u64) -> impl Iterator<Item = (String, f64)> {
+    let mut state = seed(token);
+    let mut others = BTreeSet::from([token.to_owned()]);
+    let other = std::iter::repeat_with(move || format!(" {}", pick(&mut state)));
+    let others = other.filter(move |word| others.insert(word.clone()));
+    let words = std::iter::once(token.to_owned()).chain(others);
+    let count = usize::try_from(count)
+        .unwrap_or(usize::MAX)
+        .min(WORDS.len() - 1);
+    let mut figure = logprob(token);
+    words.take(count).map(move |word| {
+        let own = figure;
+        figure -= 1.0;
+        (word, own)
+    })
+}
+
+/// The log-probability of a token that was chosen: an eighth, or some.
+pub fn logprob(token: &str) -> f64 {
+    let eighths = u8::try_from(seed(token) % 16).unwrap_or_default();
+    -(f64::from(eighths) + 1.0) / 8.0
 }
 
 /// Tokens of a prompt: its words.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     Ask, Vendor,
     player::{Reply, Script, Whole},
-    text::{Ending, Text, count},
+    text::{Ending, Text, candidates, count, logprob},
 };
 
 pub struct Tgi;
@@ -14,6 +14,9 @@ pub struct Tgi;
 #[derive(Deserialize)]
 struct Request {
     inputs: String,
+    /// Of a server's other address, at which it decides.
+    #[serde(default)]
+    stream: bool,
     #[serde(default)]
     parameters: Parameters,
 }
@@ -31,6 +34,7 @@ struct Parameters {
     frequency_penalty: Option<f64>,
     best_of: Option<u64>,
     return_full_text: Option<bool>,
+    top_n_tokens: Option<u64>,
 }
 
 impl Vendor for Tgi {
@@ -39,22 +43,8 @@ impl Vendor for Tgi {
         if key.strip_prefix("Bearer ").is_none_or(str::is_empty) {
             return Err(Whole::json(401, &json!({"error": "Unauthorized"})));
         }
-        let request: Request = serde_json::from_slice(ask.body).map_err(|error| {
-            Whole::json(
-                422,
-                &json!(format!(
-                    "Failed to deserialize the JSON body into the target type: {error}"
-                )),
-            )
-        })?;
-        let streamed = ask.path.ends_with("/generate_stream");
-        self.check(&request, streamed)?;
-        let answer = Answer::write(&request, ask);
-        Ok(if ask.streams(streamed) {
-            Reply::Stream(answer.script())
-        } else {
-            Reply::Whole(answer.whole())
-        })
+        let request = read(ask)?;
+        self.complete(ask, &request, ask.path.ends_with("/generate_stream"))
     }
 
     fn error(&self, status: u16, message: &str) -> Whole {
@@ -68,7 +58,35 @@ impl Vendor for Tgi {
     }
 }
 
+fn read(ask: &Ask<'_>) -> Result<Request, Whole> {
+    serde_json::from_slice(ask.body).map_err(|error| {
+        let message = format!("Failed to deserialize the JSON body into the target type: {error}");
+        Whole::json(422, &json!(message))
+    })
+}
+
 impl Tgi {
+    /// `POST /invocations`, the server's address for SageMaker: a whole reply is a list, and repeats its prompt unless told not to.
+    pub fn invoke(&self, ask: &Ask<'_>) -> Result<Reply, Whole> {
+        let mut request = read(ask)?;
+        request.parameters.return_full_text.get_or_insert(true);
+        let mut reply = self.complete(ask, &request, request.stream)?;
+        if let Reply::Whole(whole) = &mut reply {
+            whole.body = [b"[", &*whole.body, b"]"].concat();
+        }
+        Ok(reply)
+    }
+
+    fn complete(&self, ask: &Ask<'_>, request: &Request, streamed: bool) -> Result<Reply, Whole> {
+        self.check(request, streamed)?;
+        let answer = Answer::write(request, ask);
+        Ok(if ask.streams(streamed) {
+            Reply::Stream(answer.script())
+        } else {
+            Reply::Whole(answer.whole())
+        })
+    }
+
     fn check(&self, request: &Request, streamed: bool) -> Result<(), Whole> {
         let wrong = |what: &str| {
             let message = format!("Input validation error: {what}");
@@ -84,6 +102,12 @@ impl Tgi {
         }
         if best_of > 1 && !parameters.do_sample && parameters.temperature.is_none() {
             return wrong("you must use sampling when `best_of` is > 1");
+        }
+        let top = parameters.top_n_tokens.unwrap_or_default();
+        if top > 5 {
+            return wrong(&format!(
+                "`top_n_tokens` must be >= 0 and <= 5. Given: {top}"
+            ));
         }
         if parameters.temperature.is_some_and(|t| t <= 0.0) {
             return wrong("`temperature` must be strictly positive");
@@ -113,6 +137,7 @@ struct Answer {
     prompt_tokens: u64,
     details: bool,
     seed: Option<u64>,
+    top: u64,
     text: Text,
     /// Texts that were not the best.
     others: Vec<Text>,
@@ -136,6 +161,7 @@ impl Answer {
             prompt_tokens: count(&request.inputs),
             details: parameters.details,
             seed: parameters.seed,
+            top: parameters.top_n_tokens.unwrap_or_default(),
             text: text(0),
             others: (1..parameters.best_of.unwrap_or(1)).map(text).collect(),
         }
@@ -158,6 +184,10 @@ impl Answer {
         let mut details = self.details(&self.text);
         details["prefill"] = json!([]);
         details["tokens"] = self.text.tokens.iter().map(|text| token(text)).collect();
+        if self.top > 0 {
+            let tops = self.text.tokens.iter().map(|text| self.tops(text));
+            details["top_tokens"] = tops.collect();
+        }
         if !self.others.is_empty() {
             let others = self.others.iter().map(|text| self.details(text));
             details["best_of_sequences"] = others.collect();
@@ -173,12 +203,22 @@ impl Answer {
         whole
     }
 
+    fn tops(&self, text: &str) -> Value {
+        let words = candidates(text, self.top);
+        words.map(|(word, figure)| scored(&word, figure)).collect()
+    }
+
     /// The last token brings the whole text with it; there is no end marker.
     fn script(&self) -> Script {
         let event = |index: usize, token: Value, end: Option<Value>| {
             let text = end.is_some().then(|| self.full_text());
-            let event =
+            let tops =
+                (self.top > 0).then(|| self.tops(token["text"].as_str().unwrap_or_default()));
+            let mut event =
                 json!({"index": index, "token": token, "generated_text": text, "details": end});
+            if let Some(tops) = tops {
+                event["top_tokens"] = tops;
+            }
             format!("data:{event}\n\n")
         };
         let mut tokens: Vec<Value> = self.text.tokens.iter().map(|text| token(text)).collect();
@@ -209,5 +249,9 @@ impl Answer {
 }
 
 fn token(text: &str) -> Value {
-    json!({"id": 1, "text": text, "logprob": -0.5, "special": false})
+    scored(text, logprob(text))
+}
+
+fn scored(text: &str, figure: f64) -> Value {
+    json!({"id": 1, "text": text, "logprob": figure, "special": false})
 }

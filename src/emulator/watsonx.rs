@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     Ask, Vendor,
     player::{Reply, Script, Whole},
-    text::{Ending, Text, count},
+    text::{Ending, Text, candidates, count, logprob},
 };
 
 pub struct Watsonx;
@@ -31,6 +31,15 @@ struct Parameters {
     random_seed: Option<i64>,
     stop_sequences: Vec<String>,
     include_stop_sequence: Option<bool>,
+    return_options: ReturnOptions,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ReturnOptions {
+    generated_tokens: bool,
+    token_logprobs: bool,
+    top_n_tokens: u64,
 }
 
 impl Vendor for Watsonx {
@@ -100,6 +109,9 @@ impl Watsonx {
         if parameters.random_seed.is_some_and(|seed| seed < 1) {
             return wrong("random_seed should be >= 1");
         }
+        if parameters.return_options.top_n_tokens > 5 {
+            return wrong("return_options.top_n_tokens should be <= 5");
+        }
         if parameters.stop_sequences.len() > 6 {
             return wrong("stop_sequences should have at most 6 items");
         }
@@ -111,6 +123,7 @@ struct Answer {
     model: String,
     input_tokens: u64,
     text: Text,
+    options: ReturnOptions,
 }
 
 impl Answer {
@@ -119,6 +132,7 @@ impl Answer {
             max_new_tokens,
             stop_sequences,
             include_stop_sequence,
+            return_options,
             ..
         } = request.parameters;
         let input = request.input.unwrap_or_default();
@@ -133,6 +147,7 @@ impl Answer {
             model: request.model_id.unwrap_or_default(),
             input_tokens: count(&input),
             text,
+            options: return_options,
         }
     }
 
@@ -150,9 +165,33 @@ impl Answer {
         json!({"model_id": self.model, "model_version": "1.0.0", "created_at": "2025-01-01T00:00:00.000Z", "results": [result]})
     }
 
+    /// The same, with the tokens of its text where they were asked for.
+    fn with_tokens(&self, mut reply: Value, tokens: &[String]) -> Value {
+        let ReturnOptions {
+            generated_tokens,
+            token_logprobs,
+            top_n_tokens,
+        } = self.options;
+        let scored = |text: &str, figure: f64| {
+            let figure = token_logprobs.then_some(figure);
+            json!({"text": text, "logprob": figure})
+        };
+        let token = |token: &String| {
+            let tops = candidates(token, top_n_tokens);
+            let mut told = scored(token, logprob(token));
+            told["top_tokens"] = tops.map(|(word, figure)| scored(&word, figure)).collect();
+            told
+        };
+        if generated_tokens {
+            reply["results"][0]["generated_tokens"] = tokens.iter().map(token).collect();
+        }
+        reply
+    }
+
     fn whole(&self) -> Value {
         let counts = (self.input_tokens, self.text.tokens.len());
-        self.reply(&self.text.joined(), counts, self.reason())
+        let reply = self.reply(&self.text.joined(), counts, self.reason());
+        self.with_tokens(reply, &self.text.tokens)
     }
 
     /// The prompt's tokens are told once, those of the text add up.
@@ -162,7 +201,8 @@ impl Answer {
             self.reply("", (self.input_tokens, 0), "not_finished"),
         ];
         for (before, token) in self.text.tokens.iter().enumerate() {
-            replies.push(self.reply(token, (0, before + 1), "not_finished"));
+            let reply = self.reply(token, (0, before + 1), "not_finished");
+            replies.push(self.with_tokens(reply, std::slice::from_ref(token)));
         }
         let finish = replies.len();
         replies.push(self.reply("", (0, self.text.tokens.len()), self.reason()));

@@ -3,10 +3,10 @@
 use bytes::Bytes;
 
 use crate::{
-    completion::{Compliance, Partial},
+    completion::{CompletionRequest, Compliance, Partial, logprobs::Running},
     dialect::{
-        Dialect, anthropic, bedrock, bedrock_invoke, chat, cohere, fim, gemini, oci, ollama,
-        openai, replicate, tgi, triton, vertex, watsonx, workers_ai,
+        Dialect, anthropic, bedrock, bedrock_invoke, chat, cohere, fim, gemini, mistral, oci,
+        ollama, openai, replicate, sagemaker, tgi, triton, vertex, watsonx, workers_ai,
     },
     exchange::relay::{Answer, Counts, Relay, Wishes},
     wire::Framing,
@@ -35,39 +35,47 @@ const EVENTS: &[Fixture] = fixtures!(".sse":
     openai::OPENAI => "openai/together",
     openai::OPENAI => "openai/llama-cpp",
     openai::OPENAI => "openai/azure",
+    openai::OPENAI => "openai/logprobs",
     chat::CHAT => "chat/text",
-    chat::MISTRAL => "chat/mistral",
     chat::CHAT => "chat/azure",
     chat::CHAT => "chat/refusal",
+    chat::CHAT => "chat/logprobs",
+    mistral::MISTRAL => "chat/mistral",
     anthropic::ANTHROPIC => "anthropic/text",
     anthropic::ANTHROPIC => "anthropic/thinking",
     anthropic::ANTHROPIC => "anthropic/refusal",
     gemini::GEMINI => "gemini/text",
     gemini::GEMINI => "gemini/thinking",
     gemini::GEMINI => "gemini/blocked",
+    gemini::GEMINI => "gemini/logprobs",
     cohere::COHERE => "cohere/text",
     cohere::COHERE => "cohere/thinking",
     tgi::TGI => "tgi/text",
     tgi::TGI => "tgi/old",
+    tgi::TGI => "tgi/logprobs",
     triton::TRITON => "triton/text",
     triton::TRITON => "triton/counted",
     vertex::VERTEX => "vertex/gemini",
     vertex::VERTEX => "gemini/blocked",
+    vertex::VERTEX => "gemini/logprobs",
     vertex::VERTEX_ANTHROPIC => "vertex/anthropic",
     vertex::VERTEX_MISTRAL => "vertex/mistral",
     vertex::VERTEX_OPEN => "vertex/open",
     vertex::VERTEX_ENDPOINT => "chat/text",
     oci::OCI => "oci/generic",
+    oci::OCI => "oci/logprobs",
     oci::OCI_COHERE => "oci/cohere",
     workers_ai::WORKERS_AI => "workers-ai/text",
     workers_ai::WORKERS_AI => "workers-ai/chat",
     fim::FIM => "fim/text",
     watsonx::WATSONX => "watsonx/text",
+    watsonx::WATSONX => "watsonx/logprobs",
 );
 
 const LINES: &[Fixture] = fixtures!(".ndjson":
     ollama::OLLAMA => "ollama/text",
     ollama::OLLAMA => "ollama/thinking",
+    ollama::OLLAMA => "ollama/logprobs",
 );
 
 const MESSAGES: &[Fixture] = fixtures!(".eventstream":
@@ -78,26 +86,35 @@ const MESSAGES: &[Fixture] = fixtures!(".eventstream":
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/mistral",
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/titan",
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/guardrail",
+    sagemaker::SAGEMAKER => "sagemaker/tgi",
+    sagemaker::SAGEMAKER => "sagemaker/lines",
+    sagemaker::SAGEMAKER_OPENAI => "sagemaker/openai",
+    sagemaker::SAGEMAKER_CHAT => "sagemaker/chat",
 );
 
 const REPLIES: &[Fixture] = fixtures!(".json":
     openai::OPENAI => "openai/text",
     openai::OPENAI => "openai/azure",
+    openai::OPENAI => "openai/logprobs",
     chat::CHAT => "chat/text",
     chat::CHAT => "chat/azure",
     chat::CHAT => "chat/refusal",
-    chat::MISTRAL => "chat/text",
+    chat::CHAT => "chat/logprobs",
+    mistral::MISTRAL => "chat/text",
     anthropic::ANTHROPIC => "anthropic/text",
     anthropic::ANTHROPIC => "anthropic/thinking",
     gemini::GEMINI => "gemini/text",
     gemini::GEMINI => "gemini/thinking",
     gemini::GEMINI => "gemini/blocked",
     gemini::GEMINI => "gemini/candidates",
+    gemini::GEMINI => "gemini/logprobs",
     ollama::OLLAMA => "ollama/text",
+    ollama::OLLAMA => "ollama/logprobs",
     cohere::COHERE => "cohere/text",
     cohere::COHERE => "cohere/thinking",
     tgi::TGI => "tgi/text",
     tgi::TGI => "tgi/best-of",
+    tgi::TGI => "tgi/logprobs",
     triton::TRITON => "triton/text",
     triton::TRITON => "triton/counted",
     vertex::VERTEX => "gemini/blocked",
@@ -105,6 +122,7 @@ const REPLIES: &[Fixture] = fixtures!(".json":
     vertex::VERTEX_MISTRAL => "chat/text",
     vertex::VERTEX_OPEN => "chat/text",
     oci::OCI => "oci/generic",
+    oci::OCI => "oci/logprobs",
     oci::OCI_COHERE => "oci/cohere",
     oci::OCI => "oci/refusal",
     workers_ai::WORKERS_AI => "workers-ai/text",
@@ -117,8 +135,12 @@ const REPLIES: &[Fixture] = fixtures!(".json":
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/titan",
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/guardrail",
     watsonx::WATSONX => "watsonx/text",
+    watsonx::WATSONX => "watsonx/logprobs",
     replicate::REPLICATE => "replicate/text",
     replicate::REPLICATE => "replicate/pieces",
+    sagemaker::SAGEMAKER => "sagemaker/tgi",
+    sagemaker::SAGEMAKER_OPENAI => "openai/text",
+    sagemaker::SAGEMAKER_CHAT => "chat/text",
 );
 
 fn streams() -> impl Iterator<Item = &'static Fixture> {
@@ -134,10 +156,14 @@ const WISHES: Wishes = Wishes {
 
 impl Fixture {
     fn relay(&self, wishes: Wishes, answer: Answer) -> Relay {
+        let asks = self.name.contains("/logprobs");
+        let asked = if asks { r#"{"logprobs":2}"# } else { "{}" };
+        let asked = CompletionRequest::read(Bytes::from_static(asked.as_bytes())).unwrap();
         let seeded = Partial {
             id: "cmpl-seed".into(),
             model: "asked".into(),
             created: 9,
+            logprobs: Running::of(&asked),
             ..Partial::default()
         };
         Relay::new(self.dialect, seeded, wishes, answer)
@@ -165,7 +191,7 @@ impl Fixture {
 
     /// Where the event that tells the finish reason ends.
     fn complete_at(&self) -> usize {
-        if self.dialect.framing() == Framing::EventStream {
+        if let Framing::EventStream | Framing::PayloadParts = self.dialect.framing() {
             return self.complete_message();
         }
         let text = std::str::from_utf8(self.input).unwrap();

@@ -11,13 +11,19 @@
 //!                      report()
 //! ```
 
+mod edits;
+mod events;
+pub mod fan_out;
 #[cfg(test)]
 mod fixtures;
 mod output;
 pub mod relay;
+pub mod reply;
+pub mod split;
 #[cfg(test)]
 mod vendor_errors;
 mod wishes;
+mod work;
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,13 +31,20 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{
-    completion::{CompletionRequest, Compliance, Partial, Prompt, Tail, Usage},
-    dialect::UpstreamRequest,
+    completion::{CompletionRequest, Compliance, Partial, Tail, Usage, logprobs::Running},
+    dialect::{UpstreamRequest, settle::Best},
     error::Error,
-    exchange::relay::{Answer, Counts, Relay, Wishes},
-    provider::{Provider, Target, grant::Token, sigv4::Unsigned},
+    exchange::{
+        edits::Plan,
+        fan_out::FanOutLimits,
+        relay::{Answer, Counts, Relay, Wishes},
+        split::Share,
+    },
+    provider::{Target, live::LiveToken, sigv4::Unsigned},
     wire::Framing,
 };
+
+pub use work::Work;
 
 /// One request to `/v1/completions` and its answer.
 #[derive(Debug)]
@@ -42,6 +55,8 @@ pub struct Exchange {
     reply: ReplyForm,
     timeout: Option<Duration>,
     wishes: Wishes,
+    /// What the gateway does to the answer's choices.
+    plan: Plan,
     seed: Partial,
     relay: Option<Relay>,
 }
@@ -51,6 +66,16 @@ pub struct Exchange {
 pub enum ReplyForm {
     Whole,
     Stream,
+}
+
+impl ReplyForm {
+    fn asked(request: &CompletionRequest) -> Self {
+        if request.stream {
+            Self::Stream
+        } else {
+            Self::Whole
+        }
+    }
 }
 
 /// Whether Pingora's phases can send the request body again.
@@ -79,9 +104,10 @@ pub struct UpstreamHead<'a> {
 /// What an exchange comes to, for the log and the metrics.
 #[derive(Clone, Copy, Debug)]
 pub struct Report<'a> {
-    pub provider: &'a str,
     pub model: &'a str,
     pub reply: ReplyForm,
+    /// Calls of the provider.
+    pub calls: usize,
     pub usage: Option<Usage>,
     pub failure: Option<&'a Error>,
 }
@@ -95,60 +121,73 @@ pub struct Seed {
 }
 
 /// What a client said of the call, beside its body.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Terms {
     pub compliance: Compliance,
     pub timeout: Option<Duration>,
     pub forwarded: HeaderMap,
     pub max_event_bytes: usize,
+    pub fan_out: FanOutLimits,
+    /// The choice among candidates that is made here.
+    pub best: Option<Best>,
 }
 
 impl Exchange {
+    /// The exchange of a request that takes one call.
     pub fn try_new(
-        request: &CompletionRequest,
-        target: Target,
-        terms: Terms,
+        share: Share,
+        target: Arc<Target>,
+        terms: &Terms,
         seed: Seed,
     ) -> Result<Self, Error> {
-        Ok(Self {
-            request: target.provider.dialect.write_request(request)?,
-            forwarded: terms.forwarded,
-            reply: if request.stream {
-                ReplyForm::Stream
-            } else {
-                ReplyForm::Whole
-            },
+        let request = target.provider.dialect.write_request(&share.request)?;
+        let seed = seeded(&share.request, seed);
+        Ok(Self::part(share, request, target, terms, seed))
+    }
+
+    /// One call's exchange.
+    fn part(
+        share: Share,
+        request: UpstreamRequest,
+        target: Arc<Target>,
+        terms: &Terms,
+        seed: Partial,
+    ) -> Self {
+        Self {
+            target,
+            request,
+            forwarded: terms.forwarded.clone(),
+            reply: ReplyForm::asked(&share.request),
             timeout: terms.timeout,
             wishes: Wishes {
                 compliance: terms.compliance,
-                counts: Counts::asked(request),
-                choices: prompts(&request.prompt).saturating_mul(request.n.unwrap_or(1)),
+                counts: Counts::asked(&share.request),
+                choices: share.plan.choices,
                 max_event_bytes: terms.max_event_bytes,
             },
-            seed: Partial {
-                id: format!("cmpl-{:032x}", seed.draw),
-                created: seed.now,
-                model: request.model().to_owned(),
-                tail: Tail::new(&request.stop),
-                limit: request.max_tokens(),
-                ..Partial::default()
-            },
-            target: Arc::new(target),
+            plan: share.plan,
+            seed,
             relay: None,
-        })
+        }
+    }
+
+    pub fn settle(&mut self, token: impl Into<LiveToken>) {
+        Arc::make_mut(&mut self.target).settle(token);
     }
 
     /// The carrier that can do what this exchange needs. Pingora's phases carry streams, unless
     /// * the request body is past what they can send again,
-    /// * it is so large that their one deadline for all of it would end an upload that moves, or
-    /// * the client set a deadline for the whole call, which they do not have.
+    /// * it is so large that their one deadline for all of it would end an upload that moves,
+    /// * the client set a deadline for the whole call, which they do not have, or
+    /// * its texts may be ended here, which has to end the upstream's call too.
     ///
     /// A whole reply is the conductor's: its status line cannot be known before its last byte, since a 200 that turns out
     /// to hold an error or half an object has to reach the client as that error.
     pub fn road(&self, replay: Replay) -> Road {
         let is_plain = replay == Replay::Held
             && self.request.body.len() <= MAX_PHASES_BYTES
-            && self.timeout.is_none();
+            && self.timeout.is_none()
+            && self.plan.is_empty();
         match self.reply {
             ReplyForm::Stream if is_plain => Road::Phases,
             ReplyForm::Stream | ReplyForm::Whole => Road::Conductor,
@@ -157,15 +196,6 @@ impl Exchange {
 
     pub fn target(&self) -> &Arc<Target> {
         &self.target
-    }
-
-    /// Takes the token that the target's credential was exchanged for; before the head is written.
-    pub fn settle(&mut self, token: Token) {
-        Arc::make_mut(&mut self.target).settle(token);
-    }
-
-    pub fn provider(&self) -> &Arc<Provider> {
-        &self.target.provider
     }
 
     /// The client's own deadline for the whole call.
@@ -231,6 +261,7 @@ impl Exchange {
 
     /// Takes the upstream's response head and decides how its body is read. `Err`: the client gets this instead.
     pub fn answer(&mut self, head: UpstreamHead<'_>) -> Result<&Relay, Error> {
+        self.target.heed(head.status, head.headers);
         let answer = self
             .read_head(head)
             .map_err(|error| self.target.attribute(error))?;
@@ -239,7 +270,10 @@ impl Exchange {
         if !matches!(answer, Answer::Error(_)) {
             dialect.read_headers(head.headers, &mut partial);
         }
-        let relay = Relay::new(dialect, partial, self.wishes, answer);
+        let mut relay = Relay::new(dialect, partial, self.wishes, answer);
+        if !self.plan.is_empty() {
+            relay = relay.with_edits(self.plan.clone());
+        }
         Ok(self.relay.insert(relay.for_target(self.target.clone())))
     }
 
@@ -302,9 +336,9 @@ impl Exchange {
     pub fn report(&self) -> Report<'_> {
         let partial = self.relay.as_ref().map_or(&self.seed, Relay::partial);
         Report {
-            provider: &self.target.provider.name,
             model: &self.seed.model,
             reply: self.reply,
+            calls: 1,
             usage: partial.usage,
             failure: self.relay.as_ref().and_then(Relay::failure),
         }
@@ -316,12 +350,17 @@ pub fn is_for_client(name: &HeaderName) -> bool {
     name.as_str().starts_with("x-ratelimit-") || FOR_CLIENT.contains(&name.as_str())
 }
 
-fn prompts(prompt: &Prompt) -> u32 {
-    let count = match prompt {
-        Prompt::Absent | Prompt::Text(_) | Prompt::Tokens(_) => 1,
-        Prompt::Texts(list) | Prompt::TokenLists(list) => list.len(),
-    };
-    u32::try_from(count).unwrap_or(u32::MAX)
+/// What an answer starts from, before its provider has said a word.
+fn seeded(request: &CompletionRequest, seed: Seed) -> Partial {
+    Partial {
+        id: format!("cmpl-{:032x}", seed.draw),
+        created: seed.now,
+        model: request.model().to_owned(),
+        tail: Tail::new(&request.stop),
+        limit: request.max_tokens(),
+        logprobs: Running::of(request),
+        ..Partial::default()
+    }
 }
 
 const FOR_CLIENT: &[&str] = &[
@@ -355,6 +394,7 @@ mod tests {
     use super::*;
     use crate::{
         config::Config,
+        dialect::settle::Settled,
         provider::{Credential, Secret, target::Choice},
     };
 
@@ -373,8 +413,15 @@ mod tests {
             timeout: None,
             forwarded: HeaderMap::new(),
             max_event_bytes: 1 << 20,
+            fan_out: FanOutLimits {
+                concurrent_calls: 1,
+                bytes: 1 << 20,
+            },
+            best: None,
         };
-        Exchange::try_new(&request, target, terms, Seed { now: 1, draw: 2 }).unwrap()
+        let mut shares = split::split(request, &Settled::default(), 1).unwrap();
+        let (share, seed) = (shares.remove(0), Seed { now: 1, draw: 2 });
+        Exchange::try_new(share, Arc::new(target), &terms, seed).unwrap()
     }
 
     const PLAIN: &str = r#"{"model":"m","prompt":"hi","max_tokens":5}"#;

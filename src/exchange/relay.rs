@@ -2,7 +2,7 @@
 //!
 //! A relay is fed what one upstream answer brings and says what the client gets for it. It has no clock and no socket: the
 //! carrier pushes reads and writes what comes back. Events leave whole, as soon as their last byte is in; an error event
-//! therefore never lands inside an unfinished one.
+//! therefore never lands inside an unfinished one. How events are read is said in `events`.
 
 use std::sync::Arc;
 
@@ -12,11 +12,14 @@ use http::StatusCode;
 use crate::{
     completion::{Completion, Compliance, Finish, Partial, tell_native},
     depth::{MAX_DEPTH, is_too_deep},
-    dialect::{Dialect, Step, Tap},
+    dialect::{Dialect, Tap},
     error::Error,
-    exchange::output::Output,
+    exchange::{
+        edits::{Edits, Plan, Role},
+        reply::OwnedChoice,
+    },
     provider::Target,
-    wire::{Form, Frame, Frames, Framing},
+    wire::{Frames, Framing},
 };
 
 pub use super::wishes::{Answer, Counts, Wishes};
@@ -24,19 +27,23 @@ pub use super::wishes::{Answer, Counts, Wishes};
 /// One answer on its way to the client.
 #[derive(Debug)]
 pub struct Relay {
-    dialect: &'static dyn Dialect,
-    partial: Partial,
-    wishes: Wishes,
-    mode: Mode,
+    pub(super) dialect: &'static dyn Dialect,
+    pub(super) partial: Partial,
+    pub(super) wishes: Wishes,
+    pub(super) mode: Mode,
+    /// What is changed in the choices; `None`: nothing, so that what keeps to the page's shape passes as it is.
+    pub(super) edits: Option<Box<Edits>>,
+    /// The id of the client's answer, where this is a part of it.
+    pub(super) id: Option<String>,
     /// Whose answer this is; takes the key out of what it says of itself.
-    target: Option<Arc<Target>>,
-    failure: Option<Error>,
+    pub(super) target: Option<Arc<Target>>,
+    pub(super) failure: Option<Error>,
     /// A byte that is not blank has come.
     begun: bool,
 }
 
 #[derive(Debug)]
-enum Mode {
+pub(super) enum Mode {
     Whole(BytesMut, Answer),
     Stream(Frames),
     Error(StatusCode, BytesMut),
@@ -59,6 +66,8 @@ impl Relay {
             partial,
             wishes,
             mode,
+            edits: None,
+            id: None,
             target: None,
             failure: None,
             begun: false,
@@ -69,6 +78,18 @@ impl Relay {
     pub fn for_target(mut self, target: Arc<Target>) -> Self {
         self.target = Some(target);
         self
+    }
+
+    /// The same relay, with edits of its choices.
+    pub fn with_edits(mut self, plan: Plan) -> Self {
+        self.id = (plan.role == Role::Part).then(|| self.partial.id.clone());
+        self.edits = Some(Box::new(Edits::new(plan)));
+        self
+    }
+
+    /// Whether the answer was ended here while its provider may still be writing.
+    pub fn is_cut_short(&self) -> bool {
+        self.edits.as_ref().is_some_and(|edits| edits.has_stopped())
     }
 
     /// Whether what comes out is a stream of events.
@@ -181,7 +202,7 @@ impl Relay {
         }
     }
 
-    fn fail_with(&mut self, error: Error) -> Error {
+    pub(super) fn fail_with(&mut self, error: Error) -> Error {
         let error = match &self.target {
             Some(target) => target.attribute(error),
             None => error,
@@ -209,20 +230,13 @@ impl Relay {
             self.partial.done = true;
             return Ok(self.tell_reason(body));
         }
-        let mut reply = match self.dialect.read_reply(&body, &mut self.partial) {
+        let reply = match self.read_whole(&body) {
             Ok(reply) => reply,
-            Err(error) => {
-                return Err(self.fail_with(error));
-            }
+            Err(error) => return Err(self.fail_with(error)),
         };
-        // The reply is whole: a choice that tells no reason has ended too.
-        for choice in &mut reply.choices {
-            choice.finish.get_or_insert(Finish::UNTOLD);
-        }
         let mut out = Vec::with_capacity(body.len().saturating_add(256));
         if answer == Answer::WholeAsStream {
-            self.partial
-                .write_chunk(&reply, self.wishes.compliance, &mut out);
+            self.write_event(&reply, &mut out);
             self.end_stream(&mut out);
         } else {
             self.partial
@@ -232,85 +246,50 @@ impl Relay {
         Ok(Bytes::from(out))
     }
 
-    fn push_events(&mut self, input: Bytes) -> Bytes {
-        let mut out = Output::new(input.clone());
-        if let Mode::Stream(frames) = &mut self.mode {
-            frames.push(input);
+    /// Reads a whole reply, and does the gateway's own edits.
+    fn read_whole<'b>(&mut self, body: &'b [u8]) -> Result<Completion<'b>, Error> {
+        let reply = self.dialect.read_reply(body, &mut self.partial)?;
+        let mut reply = self.partial.logprobs.check(reply)?;
+        // The reply is whole: a choice that tells no reason has ended too.
+        for choice in &mut reply.choices {
+            choice.finish.get_or_insert(Finish::UNTOLD);
         }
-        while let Some(frame) = self.next_event() {
-            if let Err(error) = frame.and_then(|frame| self.relay_event(&frame, &mut out)) {
-                let error = self.fail_with(error);
-                out.buffer().extend(error.event());
-            }
-            if self.failure.is_some() || self.partial.done {
-                break;
-            }
+        if u32::try_from(reply.choices.len()).is_ok_and(|count| count < self.wishes.choices) {
+            let (got, wanted) = (reply.choices.len(), self.wishes.choices);
+            let message = format!("The provider's answer holds {got} of {wanted} choices.");
+            return Err(Error::broken(message));
         }
-        out.into_bytes()
+        self.edit(&mut reply)?;
+        Ok(reply)
     }
 
-    fn next_event(&mut self) -> Option<Result<Frame, Error>> {
-        match &mut self.mode {
-            Mode::Stream(frames) => frames.next(),
-            Mode::Whole(..) | Mode::Error(..) => None,
-        }
-    }
-
-    fn relay_event(&mut self, frame: &Frame, out: &mut Output) -> Result<(), Error> {
-        if is_too_deep(&frame.data) {
-            return Err(too_deep());
-        }
-        match self.dialect.tap(frame, &mut self.partial) {
-            Tap::Counted { .. } if self.wishes.counts != Counts::Running => {
-                self.translate_event(frame, out)?;
-            }
-            Tap::Pass { finished } | Tap::Counted { finished } => {
-                self.pass(frame, finished, out);
-            }
-            Tap::Usage if self.wishes.counts != Counts::None => {
-                self.partial.usage_told = true;
-                self.pass(frame, 0, out);
-            }
-            Tap::Usage => {}
-            Tap::Done => self.complete(out)?,
-            Tap::Translate => self.translate_event(frame, out)?,
-        }
+    pub(super) fn edit(&mut self, completion: &mut Completion<'_>) -> Result<(), Error> {
+        let Some(edits) = &mut self.edits else {
+            return Ok(());
+        };
+        let choices = std::mem::take(&mut completion.choices);
+        completion.choices = edits.apply(choices, &mut self.partial.finished)?;
         Ok(())
     }
 
-    fn read_rest(&mut self, frame: &Frame, out: &mut Output) -> Result<(), Error> {
-        if is_too_deep(&frame.data) {
-            return Err(too_deep());
+    /// The choices of a whole answer that is a part of the client's.
+    pub fn finish_part(&mut self) -> Result<Vec<OwnedChoice>, Error> {
+        let body = match &mut self.mode {
+            Mode::Whole(body, _) if self.failure.is_none() => std::mem::take(body).freeze(),
+            _ => {
+                self.finish()?;
+                return Err(Error::broken("The provider's answer is none."));
+            }
+        };
+        if is_too_deep(&body) {
+            return Err(self.fail_with(too_deep()));
         }
-        self.translate_event(frame, out)
-    }
-
-    fn translate_event(&mut self, frame: &Frame, out: &mut Output) -> Result<(), Error> {
-        match self.dialect.read_frame(frame, &mut self.partial)? {
-            Step::Chunk(chunk) => self.write(&chunk, out),
-            Step::Last(chunk) => {
-                self.write(&chunk, out);
-                self.complete(out)?;
+        match self.read_whole(&body) {
+            Ok(reply) => {
+                self.partial.done = true;
+                Ok(reply.choices.into_iter().map(OwnedChoice::from).collect())
             }
-            Step::Done => self.complete(out)?,
-            Step::Skip => {}
-        }
-        Ok(())
-    }
-
-    /// Passes an event on in the one form that every client parses.
-    fn pass(&self, frame: &Frame, finished: u32, out: &mut Output) {
-        let told = finished > 0 && self.wishes.compliance == Compliance::Loose;
-        match frame.form {
-            Form::Canonical if told => tell_native(&frame.raw, out.buffer()),
-            Form::Canonical => out.pass(&frame.raw),
-            Form::Comment => out.buffer().extend_from_slice(b":\n\n"),
-            Form::Other | Form::Exception | Form::Error if told => {
-                out.write_data(|buffer| tell_native(&frame.data, buffer));
-            }
-            Form::Other | Form::Exception | Form::Error => {
-                out.write_data(|buffer| buffer.extend_from_slice(&frame.data));
-            }
+            Err(error) => Err(self.fail_with(error)),
         }
     }
 
@@ -325,66 +304,9 @@ impl Relay {
             }
         }
     }
-
-    fn write(&self, chunk: &Completion<'_>, out: &mut Output) {
-        self.partial
-            .write_chunk(chunk, self.wishes.compliance, out.buffer());
-    }
-
-    /// The upstream says that its stream is complete. It is not before each choice has told why it ended: something was lost.
-    fn complete(&mut self, out: &mut Output) -> Result<(), Error> {
-        if !self.partial.finished.covers(self.wishes.choices) {
-            return Err(cut());
-        }
-        self.partial.done = true;
-        self.end_stream(out.buffer());
-        Ok(())
-    }
-
-    /// The end itself is the finish of a stream whose API tells none.
-    fn read_end(&mut self, out: &mut Output) {
-        if let Some(end) = self.dialect.read_end(&mut self.partial) {
-            self.write(&end, out);
-        }
-    }
-
-    fn end_stream(&self, out: &mut Vec<u8>) {
-        if self.wishes.counts != Counts::None && !self.partial.usage_told {
-            self.partial.write_usage(out);
-        }
-        out.extend_from_slice(b"data: [DONE]\n\n");
-    }
-
-    fn finish_events(&mut self) -> Bytes {
-        let mut out = Output::new(Bytes::new());
-        let rest = match &mut self.mode {
-            Mode::Stream(frames) if self.failure.is_none() && !self.partial.done => frames.rest(),
-            _ => return Bytes::new(),
-        };
-        // An event without its blank line counts if it is whole; half of one is a cut. Only reading it tells: a scan takes
-        // a cut behind an inner brace for its end.
-        let rest = rest.map_or(Ok(()), |frame| self.read_rest(&frame?, &mut out));
-        if rest.is_ok() && self.partial.finished.is_empty() {
-            self.read_end(&mut out);
-        }
-        let end = match rest {
-            Ok(()) if self.partial.done => return out.into_bytes(),
-            Ok(()) => self.complete(&mut out),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = end {
-            let error = self.fail_with(error);
-            out.buffer().extend(error.event());
-        }
-        out.into_bytes()
-    }
 }
 
-fn cut() -> Error {
-    Error::broken("The provider's stream ended before it was complete.")
-}
-
-fn too_deep() -> Error {
+pub(super) fn too_deep() -> Error {
     Error::broken(format!(
         "The provider's answer is nested more than {MAX_DEPTH} levels deep."
     ))
@@ -400,7 +322,10 @@ const MAX_ERROR_BYTES: usize = 64 << 10;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::{chat, openai};
+    use crate::{
+        completion::{CompletionRequest, logprobs::Running},
+        dialect::{chat, openai},
+    };
 
     const WISHES: Wishes = Wishes {
         compliance: Compliance::Strict,
@@ -611,6 +536,39 @@ mod tests {
             let unended = stream.split("\n\n").next().unwrap();
             let (out, _) = run(&openai::OPENAI, WISHES, &[unended.as_bytes()]);
             assert!(!out.contains("[["), "{depth}");
+        }
+    }
+
+    #[test]
+    fn log_probabilities_that_were_asked_for_and_are_not_there_fail_a_whole_reply() {
+        let text = r#"{"id":"c","object":"text_completion","created":1,"model":"m","choices":[{"text":"a","index":0,"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}"#;
+        let page =
+            r#"{"tokens":["a"],"token_logprobs":[-1],"top_logprobs":null,"text_offset":[0]}"#;
+        let told = text.replace("\"logprobs\":null", &format!("\"logprobs\":{page}"));
+        let chat = r#"{"choices":[{"message":{"content":"a"},"logprobs":{"content":[]},"finish_reason":"stop"}]}"#;
+        let empty = chat.replace("\"a\"", "\"\"");
+        let asked = Bytes::from_static(br#"{"logprobs":0}"#);
+        let asked = Running::of(&CompletionRequest::read(asked).unwrap());
+        for (dialect, reply, broken) in [
+            (&openai::OPENAI as &dyn Dialect, text, true),
+            (&openai::OPENAI, &told, false),
+            (&chat::CHAT, chat, true),
+            (&chat::CHAT, &empty, false),
+        ] {
+            for answer in [Answer::Whole, Answer::WholeAsStream] {
+                for (logprobs, broken) in [(asked.clone(), broken), (Running::default(), false)] {
+                    let partial = Partial {
+                        logprobs,
+                        ..seeded()
+                    };
+                    let mut relay = Relay::new(dialect, partial, WISHES, answer);
+                    relay.push(Bytes::copy_from_slice(reply.as_bytes()));
+                    let out = relay.finish();
+                    assert_eq!(out.is_err(), broken, "{reply}");
+                    let failure = out.err().map(|error| error.status().as_u16());
+                    assert!(failure.is_none_or(|status| status == 502));
+                }
+            }
         }
     }
 

@@ -11,8 +11,8 @@ use serde_json::Value;
 use crate::{
     completion::{Compliance, Partial},
     dialect::{
-        Dialect, anthropic, bedrock, bedrock_invoke, chat, cohere, fim, gemini, oci, ollama,
-        openai, replicate, tgi, triton, vertex, watsonx, workers_ai,
+        Dialect, anthropic, bedrock, bedrock_invoke, chat, cohere, fim, gemini, mistral, oci,
+        ollama, openai, replicate, tgi, triton, vertex, watsonx, workers_ai,
     },
     exchange::relay::{Answer, Counts, Relay, Wishes},
     wire::Framing,
@@ -131,7 +131,7 @@ impl Told {
     /// A stream's frames up to the first that says something, and the rest of it.
     fn begun(&self) -> (&'static [u8], &'static [u8]) {
         let ends: Vec<usize> = match self.dialect.framing() {
-            Framing::EventStream => message_ends(self.stream),
+            Framing::EventStream | Framing::PayloadParts => message_ends(self.stream),
             Framing::JsonLines => ends_of(self.stream, b"\n"),
             Framing::Sse => [
                 ends_of(self.stream, b"\n\n"),
@@ -280,7 +280,7 @@ const ERRORS: &[Told] = told!(
         "chat/errors/whole-502-openrouter.json" => "server_error", "502", "Provider returned error";
         "chat/errors/whole-503-deepseek.json" => "server_error", "insufficient_system_resource", "The provider's generation ended with the reason `insufficient_system_resource`.";
     ]
-    chat::MISTRAL, "chat/mistral.sse": [
+    mistral::MISTRAL, "chat/mistral.sse": [
         "mistral/errors/401.json" => "authentication_error", "", "Unauthorized";
         "mistral/errors/401-gateway.json" => "authentication_error", "", "Unauthorized";
         "mistral/errors/403.json" => "forbidden", "1910", "This model is not available on your plan.";

@@ -1,6 +1,6 @@
 //! As whom a call goes upstream: the credential's type, and the header that carries it.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
 use secrecy::{ExposeSecret, SecretString};
@@ -36,6 +36,47 @@ impl Secret {
 }
 
 impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+/// A secret that somebody else keeps fresh, such as a file that Kubernetes rewrites about once an hour: read anew for every
+/// use.
+#[derive(Clone)]
+pub struct FreshSecret {
+    /// What tells it from others; the secret itself, if it is one that does not change.
+    place: Secret,
+    read: Arc<dyn Fn() -> Option<Secret> + Send + Sync>,
+}
+
+impl FreshSecret {
+    /// `place` tells it from others.
+    pub fn new(place: &str, read: impl Fn() -> Option<Secret> + Send + Sync + 'static) -> Self {
+        Self {
+            place: Secret(SecretString::from(place)),
+            read: Arc::new(read),
+        }
+    }
+
+    pub fn fixed(secret: Secret) -> Self {
+        Self {
+            place: secret.clone(),
+            read: Arc::new(move || Some(secret.clone())),
+        }
+    }
+
+    /// As it is now; `None`: it cannot be read.
+    pub fn read(&self) -> Option<Secret> {
+        (self.read)()
+    }
+
+    pub fn place(&self) -> &str {
+        self.place.expose()
+    }
+}
+
+impl fmt::Debug for FreshSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[secret]")
     }

@@ -7,14 +7,14 @@
 //! The machine's and the workload's identity are the gateway's own: only a conf may choose them, never a client, and never
 //! for a host that a client chose.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use http::HeaderName;
 
 use crate::{
     error::{Error, Kind},
     provider::{
-        Base, Secret,
+        Base, FreshSecret, Secret,
         grant::{TokenRequest, encode},
     },
 };
@@ -29,7 +29,8 @@ pub struct Identity {
 #[derive(Debug)]
 enum Proof {
     Secret(App, Secret),
-    Federated(App, Assertion),
+    /// Its file is rewritten about once an hour.
+    Federated(App, FreshSecret),
     /// The client id of a user-assigned identity; `None`: the system's.
     Machine(Option<String>),
 }
@@ -38,22 +39,6 @@ enum Proof {
 struct App {
     tenant: String,
     client_id: String,
-}
-
-/// Where a workload's federated token is: asked anew for every exchange, because its file is rewritten about once an hour.
-#[derive(Clone)]
-pub struct Assertion(Arc<dyn Fn() -> Option<Secret> + Send + Sync>);
-
-impl Assertion {
-    pub fn new(read: impl Fn() -> Option<Secret> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(read))
-    }
-}
-
-impl fmt::Debug for Assertion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[assertion]")
-    }
 }
 
 impl Identity {
@@ -66,7 +51,7 @@ impl Identity {
     }
 
     /// A workload of Kubernetes, GitHub or another trusted issuer.
-    pub fn workload(tenant: &str, client_id: &str, assertion: Assertion) -> Result<Self, Error> {
+    pub fn workload(tenant: &str, client_id: &str, assertion: FreshSecret) -> Result<Self, Error> {
         let app = App::try_new(tenant, client_id)?;
         Self::try_new(AUTHORITY, Proof::Federated(app, assertion))
     }
@@ -103,7 +88,9 @@ impl Identity {
             }
             Proof::Federated(app, assertion) => {
                 let message = "The workload's federated token cannot be read.";
-                let token = (assertion.0)().ok_or_else(|| Error::new(Kind::Internal, message))?;
+                let token = assertion
+                    .read()
+                    .ok_or_else(|| Error::new(Kind::Internal, message))?;
                 let proof = [
                     ("client_assertion_type", JWT_BEARER),
                     ("client_assertion", token.expose()),
@@ -127,7 +114,7 @@ impl Identity {
 
     fn ask_machine(&self, client_id: Option<&str>) -> TokenRequest {
         // The metadata service knows audiences, not scopes.
-        let resource = self.scope.trim_end_matches(".default");
+        let resource = self.scope.trim_end_matches("/.default");
         let mut pairs = vec![("api-version", "2018-02-01"), ("resource", resource)];
         pairs.extend(client_id.map(|id| ("client_id", id)));
         let path = format!(
@@ -149,8 +136,8 @@ impl Identity {
                 parts.extend([b"secret", secret.expose().as_bytes()]);
                 app.identify(parts);
             }
-            Proof::Federated(app, _) => {
-                parts.push(b"federated");
+            Proof::Federated(app, assertion) => {
+                parts.extend([b"federated", assertion.place().as_bytes()]);
                 app.identify(parts);
             }
             Proof::Machine(client_id) => {
@@ -160,12 +147,11 @@ impl Identity {
         }
     }
 
-    pub(super) fn secret(&self) -> impl Iterator<Item = &Secret> {
+    pub(super) fn secret(&self) -> Option<&Secret> {
         match &self.proof {
             Proof::Secret(_, secret) => Some(secret),
             Proof::Federated(..) | Proof::Machine(_) => None,
         }
-        .into_iter()
     }
 }
 
@@ -233,7 +219,7 @@ mod tests {
     #[test]
     fn a_workload_s_token_is_read_for_every_exchange() {
         let count = std::sync::atomic::AtomicU32::new(0);
-        let assertion = Assertion::new(move || {
+        let assertion = FreshSecret::new("file", move || {
             let turn = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             (turn < 2).then(|| secret(&format!("eyJ{turn}")))
         });
@@ -255,7 +241,7 @@ mod tests {
         assert_eq!(request.headers["metadata"], "true");
         assert_eq!(
             request.path,
-            "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fcognitiveservices.azure.com%2F&client_id=id-1"
+            "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fcognitiveservices.azure.com&client_id=id-1"
         );
         assert!(request.body.is_empty() && !request.headers.contains_key("content-length"));
     }

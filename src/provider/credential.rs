@@ -11,7 +11,6 @@ use crate::{
         grant::{Grant, Token},
         oci,
         sigv4::{Credentials, Scope, Unsigned},
-        sts,
     },
 };
 
@@ -37,7 +36,8 @@ pub struct Aws {
 #[derive(Clone, Debug)]
 pub enum AwsKeys {
     Held(Credentials),
-    Assumed(Arc<sts::AssumeRole>),
+    /// Temporary ones that have to be fetched.
+    Granted(Grant),
 }
 
 /// One header of a request.
@@ -62,7 +62,7 @@ impl Credential {
             Self::Google(account) => Some(Grant::Google(account.clone())),
             Self::Azure(identity) => Some(Grant::Azure(identity.clone())),
             Self::Aws(aws) => match &aws.keys {
-                AwsKeys::Assumed(role) => Some(Grant::AssumeRole(role.clone())),
+                AwsKeys::Granted(grant) => Some(grant.clone()),
                 AwsKeys::Held(_) => None,
             },
             Self::Key(_) | Self::Bearer(_) | Self::Oci(_) => None,
@@ -100,10 +100,10 @@ impl Credential {
     ) -> Result<Vec<Header>, Error> {
         match self {
             Self::Aws(aws) => match (&aws.keys, token) {
-                (AwsKeys::Held(keys), _) | (AwsKeys::Assumed(_), Some(Token::Aws(keys))) => {
+                (AwsKeys::Held(keys), _) | (AwsKeys::Granted(_), Some(Token::Aws(keys))) => {
                     aws.scope.sign(keys, request, now)
                 }
-                (AwsKeys::Assumed(_), _) => Err(unsettled()),
+                (AwsKeys::Granted(_), _) => Err(unsettled()),
             },
             Self::Oci(signer) => signer.sign(request, now),
             Self::Key(_) | Self::Bearer(_) | Self::Google(_) | Self::Azure(_) => Ok(Vec::new()),
@@ -116,7 +116,7 @@ impl Credential {
             Self::Key(key) | Self::Bearer(key) => [Some(key), None, None],
             Self::Aws(aws) => match &aws.keys {
                 AwsKeys::Held(keys) => three(keys.secrets()),
-                AwsKeys::Assumed(role) => three(role.secrets()),
+                AwsKeys::Granted(grant) => grant.secrets(),
             },
             // Of these, only a token ever goes to the provider.
             Self::Google(_) | Self::Azure(_) | Self::Oci(_) => [None; 3],
@@ -126,7 +126,7 @@ impl Credential {
 }
 
 /// An identity of AWS has three parts at most.
-fn three<'a>(mut secrets: impl Iterator<Item = &'a Secret>) -> [Option<&'a Secret>; 3] {
+pub(super) fn three<'a>(mut secrets: impl Iterator<Item = &'a Secret>) -> [Option<&'a Secret>; 3] {
     [secrets.next(), secrets.next(), secrets.next()]
 }
 

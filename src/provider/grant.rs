@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::{
     error::{Error, Kind},
-    provider::{Base, Secret, azure, google, sigv4::Credentials, sts},
+    provider::{Base, Secret, aws_metadata, azure, google, sigv4::Credentials, sts},
 };
 
 /// A credential that is not sent itself, but exchanged for a token.
@@ -19,6 +19,7 @@ pub enum Grant {
     Google(Arc<google::ServiceAccount>),
     Azure(Arc<azure::Identity>),
     AssumeRole(Arc<sts::AssumeRole>),
+    Metadata(Arc<aws_metadata::Metadata>),
 }
 
 /// What a grant is exchanged for.
@@ -33,6 +34,13 @@ pub enum Token {
 pub struct Issued {
     pub token: Token,
     pub lifetime: Duration,
+}
+
+/// What an answer leads to.
+pub enum Step {
+    /// To the next question.
+    Ask(TokenRequest),
+    Issued(Issued),
 }
 
 /// One request to a token endpoint. Its body may hold a secret: it does not print.
@@ -60,20 +68,30 @@ pub struct TokenReply<'r> {
 pub struct GrantId([u8; 32]);
 
 impl Grant {
-    /// `now`: Unix time, seconds.
-    pub fn request(&self, now: u64) -> Result<TokenRequest, Error> {
+    /// The grant whose token [`Grant::request`] needs.
+    pub fn source(&self) -> Option<Grant> {
         match self {
-            Self::Google(account) => account.request(now),
-            Self::Azure(identity) => identity.request(),
-            Self::AssumeRole(role) => role.request(now),
+            Self::AssumeRole(role) => role.source(),
+            Self::Google(_) | Self::Azure(_) | Self::Metadata(_) => None,
         }
     }
 
-    /// `Err`: told to the client, the grant's secrets taken out.
-    pub fn read_reply(&self, reply: TokenReply<'_>) -> Result<Issued, Error> {
+    /// The first request. `now`: Unix time, seconds. `source`: what the source was exchanged for.
+    pub fn request(&self, now: u64, source: Option<&Token>) -> Result<TokenRequest, Error> {
+        match self {
+            Self::Google(account) => account.request(now),
+            Self::Azure(identity) => identity.request(),
+            Self::AssumeRole(role) => role.request(now, source),
+            Self::Metadata(metadata) => metadata.request(),
+        }
+    }
+
+    /// Reads the answer to `asked`. `Err`: told to the client, the grant's secrets taken out.
+    pub fn read_reply(&self, asked: &TokenRequest, reply: TokenReply<'_>) -> Result<Step, Error> {
         let read = match self {
-            Self::Google(_) | Self::Azure(_) => read_oauth(reply),
-            Self::AssumeRole(_) => sts::read_reply(reply),
+            Self::Google(_) | Self::Azure(_) => read_oauth(reply).map(Step::Issued),
+            Self::AssumeRole(_) => sts::read_reply(reply).map(Step::Issued),
+            Self::Metadata(metadata) => metadata.read_reply(asked, reply),
         };
         read.map_err(|error| self.redact(error))
     }
@@ -81,11 +99,7 @@ impl Grant {
     pub fn id(&self, key: &hmac::Key) -> GrantId {
         let mut hash = hmac::Context::with_key(key);
         let mut parts: Vec<&[u8]> = Vec::new();
-        match self {
-            Self::Google(account) => account.identify(&mut parts),
-            Self::Azure(identity) => identity.identify(&mut parts),
-            Self::AssumeRole(role) => role.identify(&mut parts),
-        }
+        self.identify(&mut parts);
         for part in parts {
             hash.update(&part.len().to_be_bytes());
             hash.update(part);
@@ -95,24 +109,36 @@ impl Grant {
         GrantId(id)
     }
 
+    pub(super) fn identify<'s>(&'s self, parts: &mut Vec<&'s [u8]>) {
+        match self {
+            Self::Google(account) => account.identify(parts),
+            Self::Azure(identity) => identity.identify(parts),
+            Self::AssumeRole(role) => role.identify(parts),
+            Self::Metadata(metadata) => metadata.identify(parts),
+        }
+    }
+
     /// Who is asked, for a log.
     pub fn title(&self) -> &'static str {
         match self {
             Self::Google(_) => "Google",
             Self::Azure(_) => "Azure",
             Self::AssumeRole(_) => "AWS STS",
+            Self::Metadata(_) => "AWS metadata",
         }
     }
 
     pub fn redact(&self, error: Error) -> Error {
+        let secrets = self.secrets().into_iter().flatten();
+        secrets.fold(error, |error, secret| error.without(secret.expose()))
+    }
+
+    /// All that it holds and that goes to a token endpoint as it is, or signs what goes there.
+    pub(super) fn secrets(&self) -> [Option<&Secret>; 3] {
         match self {
-            Self::Google(_) => error,
-            Self::Azure(identity) => identity
-                .secret()
-                .fold(error, |error, secret| error.without(secret.expose())),
-            Self::AssumeRole(role) => role
-                .secrets()
-                .fold(error, |error, secret| error.without(secret.expose())),
+            Self::Google(_) | Self::Metadata(_) => [None; 3],
+            Self::Azure(identity) => [identity.secret(), None, None],
+            Self::AssumeRole(role) => role.secrets(),
         }
     }
 }
@@ -145,9 +171,13 @@ impl TokenRequest {
 
     /// A question without a body.
     pub fn get(base: &Arc<Base>, path: String) -> Self {
+        Self::bare(Method::GET, base, path)
+    }
+
+    pub fn bare(method: Method, base: &Arc<Base>, path: String) -> Self {
         let mut request = Self {
             base: base.clone(),
-            method: Method::GET,
+            method,
             path,
             headers: HeaderMap::new(),
             body: Bytes::new(),
@@ -164,7 +194,7 @@ impl TokenRequest {
     fn frame(&mut self) {
         let host = self.base.host_header().clone();
         self.headers.insert(header::HOST, host);
-        if self.method == Method::POST {
+        if self.method != Method::GET {
             let length = HeaderValue::from(self.body.len());
             self.headers.insert(header::CONTENT_LENGTH, length);
         }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     completion::{Parameter, Support},
-    dialect::support,
+    dialect::settle::support,
     provider::{
         Auth, Row,
         place::{Default, Place, Slot},
@@ -110,6 +110,8 @@ struct OptionEntry {
     name: &'static str,
     header: &'static str,
     required: bool,
+    /// The upstream's header that holds the value; `null`: its place is in the URL.
+    sent_as: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -133,6 +135,7 @@ impl From<&'static Slot> for OptionEntry {
             name: slot.name,
             header: slot.header,
             required: slot.default == Default::None,
+            sent_as: slot.sent_as,
         }
     }
 }

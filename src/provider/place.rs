@@ -1,11 +1,18 @@
 //! Where a provider is. Most have one base URL; some have one with variables in it, such as a region or an account, whose
-//! values come from the client or the conf.
+//! values come from the client or the conf. A few of its variables are headers rather than parts of its URL.
 //!
 //! A value that lands in a URL has a grammar, and none of them has a character that could end its place: no `/`, `#`, `@`,
 //! `?`, `%`, `:` or `\`, no run of dots, nothing outside ASCII. The built URL is parsed again all the same, and its host
-//! compared with the one that was meant.
+//! compared with the one that was meant. A value that is a whole URL has to be on one of the vendor's hosts.
 
-use crate::{error::Error, provider::Base};
+use crate::{
+    completion::Parameter,
+    dialect::Dialect,
+    error::Error,
+    provider::{Base, slot::host_of},
+};
+
+pub use super::slot::{Default, Grammar, Named, NamedBy, Owner, Slot};
 
 /// Where a row is.
 #[derive(Debug)]
@@ -41,65 +48,34 @@ impl Place {
 #[derive(Debug)]
 pub struct Template {
     pub url: &'static str,
-    /// `name={slot}`, or empty.
+    /// `name={slot}`, or empty. It is left out where that slot has no value.
     pub query: &'static str,
-    /// Counts only if this slot has this value.
-    pub only_if: Option<(&'static str, &'static str)>,
+    pub only_if: Condition,
     pub slots: &'static [Slot],
+    /// The API that stands there, where it is not the row's.
+    pub speaks: Option<Speech>,
 }
 
-/// A variable of a base URL.
-#[derive(Debug)]
-pub struct Slot {
-    /// Its name in the URL, in an inline config, and in a conf's `options`.
-    pub name: &'static str,
-    /// The request header that sets it.
-    pub header: &'static str,
-    pub grammar: Grammar,
-    pub owner: Owner,
-    pub default: Default,
-    /// What the demo takes where nobody names a value.
-    pub example: &'static str,
+/// When a template counts.
+#[derive(Clone, Copy, Debug)]
+pub enum Condition {
+    Always,
+    /// This slot has this value.
+    Is(&'static str, &'static str),
+    /// This slot has a value that sorts before this one: an older date.
+    Before(&'static str, &'static str),
+    /// This slot has a value. The conf's gives way to a client that names another customer's place.
+    Named(&'static str),
+    /// The same, with a value that ends like this.
+    Ends(&'static str, &'static str),
 }
 
-/// What a value may hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Grammar {
-    /// One part of a host name: letters, digits and inner `-`, at most 63.
-    Label,
-    /// One part of a path: letters, digits, `-`, `_` and single dots, at most 128.
-    Name,
-}
-
-/// Whose a host is whose name holds the value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// The vendor's, whatever the value.
-    Vendor,
-    /// A customer's: who chooses the value chooses who gets the key.
-    Tenant,
-}
-
-/// What holds where no value is named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Default {
-    None,
-    Value(&'static str),
-    /// The request's model.
-    Model,
-}
-
-/// A slot's value, and who named it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Named {
-    pub value: String,
-    pub by: NamedBy,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NamedBy {
-    Client,
-    Conf,
+/// What an address speaks.
+#[derive(Clone, Copy, Debug)]
+pub struct Speech {
+    pub dialect: &'static dyn Dialect,
+    /// What it lacks of its dialect.
+    pub refuses: &'static [Parameter],
 }
 
 /// A template with its slots filled.
@@ -114,17 +90,24 @@ pub struct Filled {
 }
 
 impl Template {
+    /// A template that always counts, whose API is its row's.
+    pub const fn at(url: &'static str, slots: &'static [Slot]) -> Self {
+        Self {
+            url,
+            query: "",
+            only_if: Condition::Always,
+            slots,
+            speaks: None,
+        }
+    }
+
     /// Fills the slots with what `named` knows of them.
-    pub fn fill(
-        &self,
-        model: &str,
-        named: &dyn Fn(&Slot) -> Result<Option<Named>, Error>,
-    ) -> Result<Filled, Error> {
+    pub fn fill(&self, model: &str, named: Asked<'_>) -> Result<Filled, Error> {
         let (mut url, mut query) = (self.url.to_owned(), self.query.to_owned());
         let mut host = host_of(self.url).to_owned();
         let mut by = NamedBy::Conf;
         let mut values = Vec::with_capacity(self.slots.len());
-        for slot in self.slots {
+        for slot in self.slots.iter().filter(|slot| slot.sent_as.is_none()) {
             let named = named(slot)?;
             if let Some(named) = &named
                 && slot.owner == Owner::Tenant
@@ -132,11 +115,15 @@ impl Template {
             {
                 by = NamedBy::Client;
             }
-            let value = slot.checked(named.map(|named| named.value), model)?;
             let place = format!("{{{}}}", slot.name);
-            for text in [&mut url, &mut query, &mut host] {
+            let Some(value) = slot.checked(named.map(|named| named.value), model)? else {
+                query = query.replace(&format!("{}={place}", slot.key()), "");
+                continue;
+            };
+            for text in [&mut url, &mut query] {
                 *text = text.replace(&place, &value);
             }
+            host = host.replace(&place, slot.host(&value));
             values.push((slot.name, value));
         }
         let base = Base::try_new(&url, "x-portkey-provider")?;
@@ -153,24 +140,53 @@ impl Template {
     }
 
     /// The template of `templates` that counts.
-    pub fn choose<'t>(
-        templates: &'t [Self],
-        named: &dyn Fn(&Slot) -> Result<Option<Named>, Error>,
-    ) -> Result<&'t Self, Error> {
+    pub fn choose(templates: &'static [Self], named: Asked<'_>) -> Result<&'static Self, Error> {
         for template in templates {
-            let Some((name, wanted)) = template.only_if else {
-                return Ok(template);
-            };
-            let slot = templates.iter().flat_map(|template| template.slots);
-            let slot = slot.into_iter().find(|slot| slot.name == name);
-            let value = slot.map(named).transpose()?.flatten();
-            if value.is_some_and(|named| named.value == wanted) {
+            if template.only_if.holds(templates, named)? {
                 return Ok(template);
             }
         }
         let message = "The provider has no address for these values.";
         Err(Error::invalid("x-portkey-provider", message))
     }
+}
+
+/// What is known of a slot.
+pub type Asked<'a> = &'a dyn Fn(&Slot) -> Result<Option<Named>, Error>;
+
+impl Condition {
+    fn holds(self, templates: &'static [Template], named: Asked<'_>) -> Result<bool, Error> {
+        let slots = || templates.iter().flat_map(|template| template.slots);
+        let value = |name| {
+            let slot = slots().find(|slot| slot.name == name);
+            slot.map_or(Ok(None), named)
+        };
+        Ok(match self {
+            Self::Always => true,
+            Self::Is(name, wanted) => value(name)?.is_some_and(|named| named.value == wanted),
+            Self::Before(name, date) => value(name)?.is_some_and(|named| *named.value < *date),
+            Self::Named(name) => Self::Ends(name, "").holds(templates, named)?,
+            Self::Ends(name, end) => match value(name)? {
+                Some(told) if told.value.trim_end_matches('/').ends_with(end) => {
+                    told.by == NamedBy::Client || !names_a_tenant(slots(), named)?
+                }
+                Some(_) | None => false,
+            },
+        })
+    }
+}
+
+/// Whether the client names a customer of the vendor's.
+fn names_a_tenant(
+    slots: impl Iterator<Item = &'static Slot>,
+    named: Asked<'_>,
+) -> Result<bool, Error> {
+    for slot in slots.filter(|slot| slot.owner == Owner::Tenant) {
+        if named(slot)?.is_some_and(|named| named.by == NamedBy::Client) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 impl From<Base> for Filled {
@@ -184,102 +200,89 @@ impl From<Base> for Filled {
     }
 }
 
-impl Slot {
-    fn checked(&self, named: Option<String>, model: &str) -> Result<String, Error> {
-        let default = || match self.default {
-            Default::None => None,
-            Default::Value(value) => Some(value.to_owned()),
-            Default::Model => Some(model.to_owned()),
-        };
-        let value = named.or_else(default).ok_or_else(|| {
-            Error::invalid(self.header, format!("`{}` is required.", self.header))
-        })?;
-        if self.grammar.allows(&value) {
-            Ok(value)
-        } else {
-            let wanted = self.grammar.title();
-            let message = format!("`{}` must be {wanted}.", self.header);
-            Err(Error::invalid(self.header, message))
-        }
-    }
-}
-
-impl Grammar {
-    fn allows(self, value: &str) -> bool {
-        let inner = |extra: &'static [u8]| {
-            move |byte: u8| byte.is_ascii_alphanumeric() || extra.contains(&byte)
-        };
-        match self {
-            Self::Label => {
-                (1..=63).contains(&value.len())
-                    && value.bytes().all(inner(b"-"))
-                    && !value.starts_with('-')
-                    && !value.ends_with('-')
-            }
-            Self::Name => {
-                (1..=128).contains(&value.len())
-                    && value.bytes().all(inner(b"-_."))
-                    && !value.starts_with('.')
-                    && !value.contains("..")
-            }
-        }
-    }
-
-    fn title(self) -> &'static str {
-        match self {
-            Self::Label => "of letters, digits and inner hyphens, at most 63",
-            Self::Name => "of letters, digits, `-`, `_` and single dots, at most 128",
-        }
-    }
-}
-
-fn host_of(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    rest.split('/').next().unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const REGION: Slot = Slot {
-        name: "region",
-        header: "x-portkey-region",
-        grammar: Grammar::Label,
-        owner: Owner::Vendor,
         default: Default::Value("us-east-1"),
-        example: "us-east-1",
+        ..Slot::new("region", "x-portkey-region")
     };
     const RESOURCE: Slot = Slot {
-        name: "resource",
-        header: "x-portkey-resource",
-        grammar: Grammar::Label,
         owner: Owner::Tenant,
-        default: Default::None,
-        example: "demo",
+        ..Slot::new("resource", "x-portkey-resource")
     };
     const DEPLOYMENT: Slot = Slot {
-        name: "deployment",
-        header: "x-portkey-deployment",
         grammar: Grammar::Name,
-        owner: Owner::Vendor,
         default: Default::Model,
-        example: "demo",
+        ..Slot::new("deployment", "x-portkey-deployment")
+    };
+    const VERSION: Slot = Slot {
+        grammar: Grammar::Name,
+        default: Default::Absent,
+        ..Slot::new("api_version", "x-portkey-api-version")
+    };
+    const SESSION: Slot = Slot {
+        grammar: Grammar::Text,
+        default: Default::Absent,
+        sent_as: Some("x-session"),
+        ..Slot::new("session", "x-portkey-session")
     };
     const TEMPLATE: Template = Template {
-        url: "https://{resource}.{region}.vendor.example/d/{deployment}",
         query: "v={region}",
-        only_if: None,
-        slots: &[REGION, RESOURCE, DEPLOYMENT],
+        ..Template::at(
+            "https://{resource}.{region}.vendor.example/d/{deployment}",
+            &[REGION, RESOURCE, DEPLOYMENT, SESSION],
+        )
     };
+    const WHOLE: Slot = Slot {
+        grammar: Grammar::Url(&[".vendor.example", ".vendor.test"]),
+        owner: Owner::Tenant,
+        default: Default::Absent,
+        ..Slot::new("url", "x-portkey-url")
+    };
+    const TEMPLATES: &[Template] = &[
+        Template {
+            query: "api-version={api_version}",
+            only_if: Condition::Named("url"),
+            ..Template::at("{url}", &[WHOLE, VERSION])
+        },
+        Template {
+            only_if: Condition::Is("api_version", "v1"),
+            ..Template::at("https://{resource}.vendor.example/v1", &[RESOURCE])
+        },
+        Template {
+            only_if: Condition::Before("api_version", "2024-09"),
+            ..Template::at(
+                "https://{resource}.vendor.example/old",
+                &[RESOURCE, VERSION],
+            )
+        },
+        Template::at(
+            "https://{resource}.vendor.example/new",
+            &[RESOURCE, VERSION],
+        ),
+    ];
+
+    fn named(value: &str, by: NamedBy) -> Named {
+        let value = value.to_owned();
+        Named { value, by }
+    }
+
+    /// Where the template that counts leads.
+    fn choose(values: &[(&str, &str, NamedBy)]) -> Result<(String, NamedBy), Error> {
+        let known = |slot: &Slot| {
+            let value = values.iter().find(|(name, ..)| *name == slot.name);
+            Ok(value.map(|(_, value, by)| named(value, *by)))
+        };
+        let filled = Template::choose(TEMPLATES, &known)?.fill("m", &known)?;
+        Ok((format!("{}?{}", filled.base, filled.query), filled.by))
+    }
 
     fn fill(values: &[(&str, &str)]) -> Result<Filled, Error> {
         TEMPLATE.fill("gpt-4", &|slot| {
             let value = values.iter().find(|(name, _)| *name == slot.name);
-            Ok(value.map(|(_, value)| Named {
-                value: (*value).to_owned(),
-                by: NamedBy::Client,
-            }))
+            Ok(value.map(|(_, value)| named(value, NamedBy::Client)))
         })
     }
 
@@ -301,17 +304,9 @@ mod tests {
 
     #[test]
     fn a_region_does_not_make_the_host_the_clients() {
-        let template = Template {
-            url: "https://x.{region}.vendor.example",
-            query: "",
-            only_if: None,
-            slots: &[REGION],
-        };
-        let named = Named {
-            value: "eu-west-1".into(),
-            by: NamedBy::Client,
-        };
-        let filled = template.fill("m", &|_| Ok(Some(named.clone()))).unwrap();
+        const TEMPLATE: Template = Template::at("https://x.{region}.vendor.example", &[REGION]);
+        let client = |_: &Slot| Ok(Some(named("eu-west-1", NamedBy::Client)));
+        let filled = TEMPLATE.fill("m", &client).unwrap();
         assert_eq!(filled.by, NamedBy::Conf);
     }
 
@@ -360,5 +355,101 @@ mod tests {
         assert!(fill(&[("resource", "a.evil.example")]).is_err());
         assert!(fill(&[("resource", &"a".repeat(64))]).is_err());
         assert!(fill(&[("resource", "ok"), ("deployment", "gpt-3.5_turbo")]).is_ok());
+    }
+
+    #[test]
+    fn the_first_template_whose_condition_holds_counts() {
+        use NamedBy::{Client, Conf};
+        let url = "https://a.b.Vendor.example/models/x";
+        let whole = "https://a.b.vendor.example/models/x?";
+        let resource = ("resource", "r", Client);
+        for (values, at, by) in [
+            (vec![resource], "https://r.vendor.example/new?", Client),
+            (
+                vec![("resource", "r", Conf), ("api_version", "v1", Client)],
+                "https://r.vendor.example/v1?",
+                Conf,
+            ),
+            (
+                vec![resource, ("api_version", "2024-08-01-preview", Client)],
+                "https://r.vendor.example/old?",
+                Client,
+            ),
+            (
+                vec![resource, ("api_version", "2024-09-01-preview", Client)],
+                "https://r.vendor.example/new?",
+                Client,
+            ),
+            (vec![("url", url, Client)], whole, Client),
+            (vec![("url", url, Conf)], whole, Conf),
+            (
+                vec![("url", url, Conf), ("api_version", "v2", Client)],
+                "https://a.b.vendor.example/models/x?api-version=v2",
+                Conf,
+            ),
+            // The client names a place of its own, and the conf's is not it.
+            (
+                vec![("url", url, Conf), resource],
+                "https://r.vendor.example/new?",
+                Client,
+            ),
+        ] {
+            let chosen = choose(&values).unwrap();
+            assert_eq!(chosen, (at.to_owned(), by), "{values:?}");
+        }
+        let error = choose(&[]).unwrap_err();
+        assert_eq!(error.param(), Some("x-portkey-resource"));
+    }
+
+    #[test]
+    fn a_whole_url_is_on_a_host_of_the_vendors_or_refused() {
+        for url in [
+            "http://a.vendor.example",
+            "https://a.vendor.example:8443",
+            "https://vendor.example",
+            "https://.vendor.example",
+            "https://a..vendor.example",
+            "https://-a.vendor.example",
+            "https://a.vendor.example.evil.test",
+            "https://evil.test/a.vendor.example",
+            "https://evil.test#.vendor.example",
+            "https://evil.test?.vendor.example",
+            "https://evil.test\\.vendor.example",
+            "https://evil@a.vendor.example",
+            "https://a.vendor.example@evil.test",
+            "https://a%2evendor.example",
+            "https://a.vendor.example/x?y=1",
+            "https://a.vendor.example/x//y",
+            "https://a.vendor.example/../y",
+            "https://a.vendor.example/%2e%2e/y",
+            "https://a.vendor.example/{region}",
+            "https://xvendor.example",
+            "a.vendor.example",
+            "https://127.0.0.1/",
+            "https://a.vendor。example",
+            "",
+        ] {
+            let error = choose(&[("url", url, NamedBy::Client)]).expect_err(url);
+            assert_eq!(error.param(), Some("x-portkey-url"), "{url}");
+            assert_eq!(error.status(), 400);
+        }
+    }
+
+    #[test]
+    fn a_slot_of_a_header_is_no_part_of_the_url() {
+        let sent = |slot: &Slot, value: &str| slot.sent(Some(named(value, NamedBy::Client)));
+        let (name, value) = sent(&SESSION, "a/b#c ?").unwrap().unwrap();
+        assert_eq!(
+            (name.as_str(), value.to_str().unwrap()),
+            ("x-session", "a/b#c ?")
+        );
+        assert!(SESSION.sent(None).unwrap().is_none());
+        assert!(sent(&REGION, "eu-west-1").unwrap().is_none());
+        for value in ["", "a\r\nb: c", "a\0", "é", &"a".repeat(1025)] {
+            let error = sent(&SESSION, value).unwrap_err();
+            assert_eq!(error.param(), Some("x-portkey-session"));
+        }
+        let filled = fill(&[("resource", "ok"), ("session", "a/b")]).unwrap();
+        assert!(filled.values.iter().all(|(name, _)| *name != "session"));
     }
 }

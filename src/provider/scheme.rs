@@ -5,13 +5,8 @@ use std::sync::Arc;
 use crate::{
     error::Error,
     provider::{
-        Credential, Secret,
-        azure::{Assertion, Identity},
-        credential::{Aws, AwsKeys},
-        google::ServiceAccount,
+        Base, Credential, FreshSecret, Secret, aws, azure::Identity, google::ServiceAccount,
         oci::Signer,
-        sigv4::{Credentials, Scope},
-        sts::AssumeRole,
     },
 };
 
@@ -20,7 +15,7 @@ use crate::{
 pub enum Scheme {
     /// There is nothing but a key.
     Key,
-    /// Keys that sign for this AWS service, or that assume a role which does.
+    /// Keys that sign for this AWS service, wherever they come from.
     Aws(&'static str),
     /// A Google service account.
     Google,
@@ -42,16 +37,24 @@ pub struct Part {
 /// Where a credential's parts come from: all of them from the client, or all from the conf.
 pub struct Parts<'a> {
     pub named: &'a dyn Fn(&Part) -> Result<Option<Secret>, Error>,
-    /// Reads a workload's federated token, for those who may use the gateway's own identity.
-    pub workload: Option<Assertion>,
+    /// For those who may use the gateway's own identity.
+    pub own: Option<Own<'a>>,
     pub region: &'a str,
+}
+
+/// Where the platform tells the gateway who it is.
+#[derive(Clone, Copy)]
+pub struct Own<'a> {
+    /// Of the environment.
+    pub variable: &'a dyn Fn(&str) -> Option<String>,
+    pub file: &'a dyn Fn(&str) -> FreshSecret,
 }
 
 impl Scheme {
     pub fn parts(self) -> &'static [Part] {
         match self {
             Self::Key => &[],
-            Self::Aws(_) => AWS,
+            Self::Aws(_) => aws::PARTS,
             Self::Google => GOOGLE,
             Self::Azure => AZURE,
             Self::Oci => OCI,
@@ -62,7 +65,7 @@ impl Scheme {
     pub fn read(self, parts: &Parts<'_>) -> Result<Option<Credential>, Error> {
         match self {
             Self::Key => Ok(None),
-            Self::Aws(service) => read_aws(service, parts),
+            Self::Aws(service) => aws::read(service, parts),
             Self::Google => read_google(parts),
             Self::Azure => read_azure(parts),
             Self::Oci => read_oci(parts),
@@ -73,7 +76,7 @@ impl Scheme {
     pub fn title(self) -> &'static str {
         match self {
             Self::Key => "",
-            Self::Aws(_) => "SigV4, assumed role",
+            Self::Aws(_) => "SigV4, roles, AWS identity",
             Self::Google => "service account",
             Self::Azure => "Entra, managed or workload identity",
             Self::Oci => "OCI signature",
@@ -82,45 +85,29 @@ impl Scheme {
 }
 
 impl Parts<'_> {
-    fn get(&self, name: &str, of: &'static [Part]) -> Result<Option<Secret>, Error> {
+    pub(super) fn get(&self, name: &str, of: &'static [Part]) -> Result<Option<Secret>, Error> {
         let part = of.iter().find(|part| part.name == name);
         part.map_or(Ok(None), self.named)
     }
 
-    fn need(&self, name: &'static str, of: &'static [Part]) -> Result<Secret, Error> {
+    pub(super) fn need(&self, name: &'static str, of: &'static [Part]) -> Result<Secret, Error> {
         self.get(name, of)?.ok_or_else(|| {
             let header = of.iter().find(|part| part.name == name);
-            let header = header.map_or(name, |part| part.header);
-            Error::invalid(
-                header,
-                format!("`{header}` is required for this credential."),
-            )
+            let header = header.map_or("", |part| part.header);
+            let told = if header.is_empty() { name } else { header };
+            Error::invalid(told, format!("`{told}` is required for this credential."))
         })
     }
-}
 
-fn read_aws(service: &'static str, parts: &Parts<'_>) -> Result<Option<Credential>, Error> {
-    let named = |name| parts.get(name, AWS);
-    if named("aws_access_key_id")?.is_none() && named("aws_secret_access_key")?.is_none() {
-        return Ok(None);
+    /// Another address of a vendor's service.
+    pub(super) fn base(
+        &self,
+        name: &'static str,
+        of: &'static [Part],
+    ) -> Result<Option<Base>, Error> {
+        let url = self.get(name, of)?;
+        url.map(|url| Base::try_new(url.expose(), name)).transpose()
     }
-    let held = Credentials {
-        access_key: parts.need("aws_access_key_id", AWS)?,
-        secret_key: parts.need("aws_secret_access_key", AWS)?,
-        session_token: named("aws_session_token")?,
-    };
-    let keys = match named("aws_role_arn")? {
-        None => AwsKeys::Held(held),
-        Some(role) => {
-            let external = named("aws_external_id")?;
-            let role = AssumeRole::try_new(held, role.expose(), parts.region)?;
-            AwsKeys::Assumed(Arc::new(
-                role.with_external_id(external.as_ref().map(Secret::expose)),
-            ))
-        }
-    };
-    let scope = Scope::try_new(parts.region, service)?;
-    Ok(Some(Credential::Aws(Arc::new(Aws { scope, keys }))))
 }
 
 fn read_google(parts: &Parts<'_>) -> Result<Option<Credential>, Error> {
@@ -128,6 +115,10 @@ fn read_google(parts: &Parts<'_>) -> Result<Option<Credential>, Error> {
         return Ok(None);
     };
     let account = ServiceAccount::read(json.expose())?;
+    let account = match parts.base("vertex_token_endpoint", GOOGLE)? {
+        Some(endpoint) => account.at(endpoint),
+        None => account,
+    };
     Ok(Some(Credential::Google(Arc::new(account))))
 }
 
@@ -138,7 +129,7 @@ fn read_azure(parts: &Parts<'_>) -> Result<Option<Credential>, Error> {
     let Some(mode) = parts.get("azure_auth_mode", AZURE)? else {
         return Ok(None);
     };
-    let identity = match (mode.expose(), &parts.workload) {
+    let identity = match (mode.expose(), parts.own) {
         ("entra", _) => Identity::entra(
             parts.need("azure_entra_tenant_id", AZURE)?.expose(),
             parts.need("azure_entra_client_id", AZURE)?.expose(),
@@ -148,22 +139,33 @@ fn read_azure(parts: &Parts<'_>) -> Result<Option<Credential>, Error> {
             let client = parts.get("azure_managed_client_id", AZURE)?;
             Identity::managed(client.as_ref().map(Secret::expose))?
         }
-        ("workload", Some(assertion)) => Identity::workload(
+        ("workload", Some(own)) => Identity::workload(
             parts.need("azure_entra_tenant_id", AZURE)?.expose(),
             parts.need("azure_workload_client_id", AZURE)?.expose(),
-            assertion.clone(),
+            workload(parts, own)?,
         )?,
         _ => {
             let message = "`azure_auth_mode` must be `entra`; in the gateway's own conf also `managed` or `workload`.";
             return Err(Error::invalid("x-portkey-azure-auth-mode", message));
         }
     };
-    let scope = parts.get("azure_entra_scope", AZURE)?;
-    let identity = match &scope {
+    let identity = match parts.get("azure_entra_scope", AZURE)? {
         Some(scope) => identity.with_scope(scope.expose()),
         None => identity,
     };
+    let identity = match parts.base("azure_token_endpoint", AZURE)? {
+        Some(endpoint) => identity.at(endpoint),
+        None => identity,
+    };
     Ok(Some(Credential::Azure(Arc::new(identity))))
+}
+
+/// The file of a workload's federated token: the conf's, or the one that Kubernetes names.
+fn workload(parts: &Parts<'_>, own: Own<'_>) -> Result<FreshSecret, Error> {
+    let named = parts.get("azure_workload_token_file", AZURE)?;
+    let file = named.map(|file| file.expose().to_owned());
+    let file = file.or_else(|| (own.variable)("AZURE_FEDERATED_TOKEN_FILE"));
+    Ok((own.file)(&file.unwrap_or_default()))
 }
 
 fn read_oci(parts: &Parts<'_>) -> Result<Option<Credential>, Error> {
@@ -182,22 +184,17 @@ fn read_oci(parts: &Parts<'_>) -> Result<Option<Credential>, Error> {
     Ok(Some(Credential::Oci(Arc::new(signer))))
 }
 
-const fn part(name: &'static str, header: &'static str) -> Part {
+pub(super) const fn part(name: &'static str, header: &'static str) -> Part {
     Part { name, header }
 }
 
-const AWS: &[Part] = &[
-    part("aws_access_key_id", "x-portkey-aws-access-key-id"),
-    part("aws_secret_access_key", "x-portkey-aws-secret-access-key"),
-    part("aws_session_token", "x-portkey-aws-session-token"),
-    part("aws_role_arn", "x-portkey-aws-role-arn"),
-    part("aws_external_id", "x-portkey-aws-external-id"),
+const GOOGLE: &[Part] = &[
+    part(
+        "vertex_service_account_json",
+        "x-portkey-vertex-service-account-json",
+    ),
+    part("vertex_token_endpoint", ""),
 ];
-
-const GOOGLE: &[Part] = &[part(
-    "vertex_service_account_json",
-    "x-portkey-vertex-service-account-json",
-)];
 
 const AZURE: &[Part] = &[
     part("azure_ad_token", "x-portkey-azure-ad-token"),
@@ -212,6 +209,7 @@ const AZURE: &[Part] = &[
     part("azure_managed_client_id", ""),
     part("azure_workload_client_id", ""),
     part("azure_workload_token_file", ""),
+    part("azure_token_endpoint", ""),
 ];
 
 const OCI: &[Part] = &[
@@ -228,7 +226,7 @@ mod tests {
     fn read(
         scheme: Scheme,
         values: &[(&str, &str)],
-        workload: Option<Assertion>,
+        own: Option<Own<'_>>,
     ) -> Result<Option<Credential>, Error> {
         let named = |part: &Part| {
             let found = values.iter().find(|(name, _)| *name == part.name);
@@ -236,7 +234,7 @@ mod tests {
         };
         scheme.read(&Parts {
             named: &named,
-            workload,
+            own,
             region: "eu-west-1",
         })
     }
@@ -310,7 +308,10 @@ mod tests {
 
     #[test]
     fn the_gateways_own_identity_is_the_confs_alone() {
-        let own = Assertion::new(|| None);
+        let own = Own {
+            variable: &|_| None,
+            file: &|file| FreshSecret::new(file, || None),
+        };
         for mode in ["managed", "workload", "other"] {
             let values = [
                 ("azure_auth_mode", mode),
@@ -327,7 +328,7 @@ mod tests {
                 read(Scheme::Azure, &values, None).unwrap_err().param(),
                 Some("x-portkey-azure-auth-mode")
             );
-            let by_conf = read(Scheme::Azure, &values, Some(own.clone()));
+            let by_conf = read(Scheme::Azure, &values, Some(own));
             assert_eq!(by_conf.is_ok(), mode != "other", "{mode}");
         }
     }

@@ -124,12 +124,17 @@ fn settings() -> SigningSettings {
     settings
 }
 
-/// Of the headers, `content-type` and `host` are signed: what else we send, a proxy may change.
+/// Of the headers, `content-type`, `host` and AWS's own are signed: what else we send, a proxy may change.
 fn signable(request: Unsigned<'_>) -> Result<SignableRequest<'_>, Error> {
     let text = |name: HeaderName| request.headers.get(name)?.to_str().ok();
     let host = text(header::HOST).ok_or_else(unsignable)?;
     let media = text(header::CONTENT_TYPE).map(|media| ("content-type", media));
-    let headers = media.into_iter().chain([("host", host)]);
+    let own = request.headers.iter().filter(|(name, _)| {
+        let name = name.as_str();
+        name.starts_with("x-amz-") && !SIGNER.contains(&name)
+    });
+    let own = own.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+    let headers = media.into_iter().chain([("host", host)]).chain(own);
     let url = format!("https://{host}{}", request.path);
     // Not the body itself: the signer traces what it signs.
     let body = SignableBody::Precomputed(sha256_hex(request.body));
@@ -148,6 +153,8 @@ fn unsignable() -> Error {
 
 /// The longest region's name has 14.
 const MAX_REGION_BYTES: usize = 32;
+/// What the signer sets itself.
+const SIGNER: [&str; 3] = ["x-amz-content-sha256", "x-amz-date", "x-amz-security-token"];
 const SENSITIVE: [&str; 2] = ["authorization", "x-amz-security-token"];
 
 #[cfg(test)]

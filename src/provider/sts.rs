@@ -1,6 +1,7 @@
-//! AWS STS `AssumeRole`: long-lived keys are exchanged for a role's temporary ones.
+//! AWS STS: keys, or a workload's federated token, are exchanged for a role's temporary keys.
 //!
-//! Source: <https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html>.
+//! Sources: <https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html> and
+//! <https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html>.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,25 +11,43 @@ use roxmltree::{Document, ParsingOptions};
 use crate::{
     error::{Error, Kind},
     provider::{
-        Base, Secret,
-        grant::{Issued, Token, TokenReply, TokenRequest, refused},
+        Base, FreshSecret, Secret,
+        credential::three,
+        grant::{Grant, Issued, Token, TokenReply, TokenRequest, refused},
         sigv4::{Credentials, Scope, Unsigned},
     },
 };
 
-/// A role, and the keys that may take it.
+/// A role, and what may take it.
 #[derive(Debug)]
 pub struct AssumeRole {
-    source: Credentials,
+    proof: Proof,
     role_arn: String,
     external_id: Option<String>,
+    session_name: String,
     scope: Scope,
     endpoint: Arc<Base>,
 }
 
+/// What shows that a role may be taken.
+#[derive(Debug)]
+pub enum Proof {
+    Keys(Credentials),
+    /// Keys that another grant is exchanged for: a chain of roles, or a machine's own keys.
+    Granted(Grant),
+    /// An OpenID Connect token of a workload.
+    Federated(FreshSecret),
+}
+
+impl From<Credentials> for Proof {
+    fn from(keys: Credentials) -> Self {
+        Self::Keys(keys)
+    }
+}
+
 impl AssumeRole {
     /// STS is asked in `region`, where the role's keys will be used.
-    pub fn try_new(source: Credentials, role_arn: &str, region: &str) -> Result<Self, Error> {
+    pub fn try_new(proof: impl Into<Proof>, role_arn: &str, region: &str) -> Result<Self, Error> {
         let scope = Scope::try_new(region, "sts")?;
         let plain = |byte: u8| byte.is_ascii_graphic();
         let is_arn = role_arn.starts_with("arn:") && role_arn.contains(":role/");
@@ -42,9 +61,10 @@ impl AssumeRole {
         };
         let endpoint = Base::try_new(&format!("https://sts.{region}.{domain}"), "endpoint")?;
         Ok(Self {
-            source,
+            proof: proof.into(),
             role_arn: role_arn.to_owned(),
             external_id: None,
+            session_name: env!("CARGO_PKG_NAME").to_owned(),
             scope,
             endpoint: Arc::new(endpoint),
         })
@@ -55,31 +75,82 @@ impl AssumeRole {
         self
     }
 
+    /// The same role, whose calls stand under `name` in AWS's logs: `[\w+=,.@-]{2,64}`.
+    pub fn with_session_name(mut self, name: &str) -> Result<Self, Error> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_+=,.@-".contains(&byte);
+        if !(2..=64).contains(&name.len()) || !name.bytes().all(plain) {
+            let message =
+                "The AWS role's session name must be 2 to 64 of letters, digits and `_+=,.@-`.";
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        name.clone_into(&mut self.session_name);
+        Ok(self)
+    }
+
     /// The same role with another endpoint, which a conf named.
     pub fn at(mut self, endpoint: Base) -> Self {
         self.endpoint = Arc::new(endpoint);
         self
     }
 
-    pub(super) fn request(&self, now: u64) -> Result<TokenRequest, Error> {
+    pub(super) fn source(&self) -> Option<Grant> {
+        match &self.proof {
+            Proof::Granted(source) => Some(source.clone()),
+            Proof::Keys(_) | Proof::Federated(_) => None,
+        }
+    }
+
+    /// `source`: what [`AssumeRole::source`] was exchanged for.
+    pub(super) fn request(&self, now: u64, source: Option<&Token>) -> Result<TokenRequest, Error> {
+        match (&self.proof, source) {
+            (Proof::Keys(keys), _) | (Proof::Granted(_), Some(Token::Aws(keys))) => {
+                let external = self.external_id.as_deref();
+                let external = external.map(|id| ("ExternalId", id));
+                self.signed(self.form("AssumeRole", external), keys, now)
+            }
+            (Proof::Granted(_), _) => {
+                let message = "The keys that take the role were not fetched.";
+                Err(Error::new(Kind::Internal, message))
+            }
+            (Proof::Federated(token), _) => {
+                let message = "The workload's federated token cannot be read.";
+                let token = token
+                    .read()
+                    .ok_or_else(|| Error::new(Kind::Internal, message))?;
+                let token = ("WebIdentityToken", token.expose());
+                Ok(self.form("AssumeRoleWithWebIdentity", Some(token)))
+            }
+        }
+    }
+
+    fn form(&self, action: &str, more: Option<(&str, &str)>) -> TokenRequest {
         let mut pairs = vec![
-            ("Action", "AssumeRole"),
+            ("Action", action),
             ("Version", "2011-06-15"),
             ("RoleArn", &self.role_arn),
-            ("RoleSessionName", env!("CARGO_PKG_NAME")),
+            ("RoleSessionName", &self.session_name),
         ];
-        pairs.extend(self.external_id.as_deref().map(|id| ("ExternalId", id)));
+        pairs.extend(more);
         let path = format!("{}/", self.endpoint.path);
         let mut request = TokenRequest::form(&self.endpoint, path, &pairs);
         // XML is the one form that the page documents.
         request.headers.remove(http::header::ACCEPT);
+        request
+    }
+
+    fn signed(
+        &self,
+        mut request: TokenRequest,
+        keys: &Credentials,
+        now: u64,
+    ) -> Result<TokenRequest, Error> {
         let unsigned = Unsigned {
             method: &request.method,
             path: &request.path,
             headers: &request.headers,
             body: &request.body,
         };
-        let signature = self.scope.sign(&self.source, unsigned, now)?;
+        let signature = self.scope.sign(keys, unsigned, now)?;
         request.headers.extend(signature);
         Ok(request)
     }
@@ -93,12 +164,29 @@ impl AssumeRole {
             path.as_bytes(),
             self.role_arn.as_bytes(),
             external.as_bytes(),
+            self.session_name.as_bytes(),
         ]);
-        parts.extend(self.secrets().map(|secret| secret.expose().as_bytes()));
+        match &self.proof {
+            Proof::Keys(keys) => {
+                parts.push(b"keys");
+                parts.extend(keys.secrets().map(|secret| secret.expose().as_bytes()));
+            }
+            Proof::Granted(source) => {
+                parts.push(b"granted");
+                source.identify(parts);
+            }
+            Proof::Federated(token) => {
+                parts.extend([b"federated", token.place().as_bytes()]);
+            }
+        }
     }
 
-    pub(super) fn secrets(&self) -> impl Iterator<Item = &Secret> {
-        self.source.secrets()
+    pub(super) fn secrets(&self) -> [Option<&Secret>; 3] {
+        match &self.proof {
+            Proof::Keys(keys) => three(keys.secrets()),
+            Proof::Granted(source) => source.secrets(),
+            Proof::Federated(_) => [None; 3],
+        }
     }
 }
 
@@ -138,7 +226,7 @@ fn element<'d>(document: &'d Document<'_>, name: &str) -> Option<&'d str> {
 }
 
 /// `2011-07-15T23:28:33.359Z`, as RFC 9557 has it and STS writes it, always in UTC.
-fn unix_seconds(text: &str) -> Option<u64> {
+pub(super) fn unix_seconds(text: &str) -> Option<u64> {
     let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
     let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
@@ -245,7 +333,7 @@ mod tests {
         let request = role
             .unwrap()
             .with_external_id(Some("x/1"))
-            .request(1_766_592_000)
+            .request(1_766_592_000, None)
             .unwrap();
         assert_eq!(request.headers["host"], "sts.us-east-1.amazonaws.com");
         assert_eq!(request.body, REQUEST.trim());

@@ -19,13 +19,16 @@ use crate::{
         anthropic::ANTHROPIC,
         bedrock::BEDROCK as CONVERSE,
         bedrock_invoke::BEDROCK_INVOKE as INVOKE,
-        chat::{CHAT, MISTRAL},
+        chat::CHAT,
         cohere::COHERE,
         fim::FIM,
         gemini::GEMINI,
+        mistral::MISTRAL,
         oci::OCI,
         openai::OPENAI,
         replicate::REPLICATE,
+        sagemaker::{SAGEMAKER as CONTAINER, SAGEMAKER_CHAT, SAGEMAKER_OPENAI},
+        tgi::TGI,
         triton::TRITON,
         vertex::VERTEX,
         watsonx::WATSONX as TEXT_GENERATION,
@@ -36,8 +39,8 @@ use crate::{
         place::Place::{self, At, Own, Retired, With},
         scheme::{Part, Scheme},
         templates::{
-            AZURE_AI, AZURE_OPENAI, BEDROCK, CORTEX, ORACLE, PREDIBASE, VERTEX_AI, WATSONX,
-            WORKERS_AI,
+            AZURE_AI, AZURE_OPENAI, BEDROCK, CORTEX, HUGGINGFACE, HUGGINGFACE_TGI, MISTRAL_AI,
+            ORACLE, PREDIBASE, SAGEMAKER, TGI_LACKS, VERTEX_AI, WATSONX, WORKERS_AI,
         },
     },
 };
@@ -47,7 +50,7 @@ use crate::{
 pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
     vec![
         chat("302ai", "https://api.302.ai/v1", &[]),
-        chat("ai21", "https://api.ai21.com/studio/v1", &[PresencePenalty, FrequencyPenalty, User, Seed, LogitBias]),
+        chat("ai21", "https://api.ai21.com/studio/v1", &[PresencePenalty, FrequencyPenalty, User, Seed, LogitBias, Logprobs]),
         chat("aibadgr", "https://aibadgr.com/api/v1", &[]),
         row("anthropic", At("https://api.anthropic.com/v1"), &ANTHROPIC, X_API_KEY, &[]),
         closed("anyscale", "anyscale closed its public endpoints in 2024. Its models are at together-ai, fireworks-ai and others."),
@@ -61,7 +64,7 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         row("codestral", At("https://codestral.mistral.ai/v1"), &FIM, Auth::Bearer, &[]),
         row("cohere", At("https://api.cohere.com/v2"), &COHERE, Auth::Bearer, &[]),
         chat("cometapi", "https://api.cometapi.com/v1", &[]),
-        row("cortex", With(CORTEX), &CHAT, Auth::Bearer, &[N, Seed, LogitBias, User]),
+        row("cortex", With(CORTEX), &CHAT, Auth::Bearer, &[N, Seed, LogitBias, User, Logprobs]),
         chat("dashscope", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1", &[LogitBias, User]),
         own_chat("databricks"),
         chat("deepbricks", "https://api.deepbricks.ai/v1", &[]),
@@ -73,25 +76,26 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         chat("friendliai", "https://api.friendli.ai/serverless/v1", &[N, LogitBias, User]),
         chat("github", "https://models.github.ai/inference", &[]),
         row("google", At("https://generativelanguage.googleapis.com/v1beta"), &GEMINI, X_GOOG_API_KEY, &[]),
-        chat("groq", "https://api.groq.com/openai/v1", &[N, PresencePenalty, FrequencyPenalty, LogitBias]),
-        chat("huggingface", "https://router.huggingface.co/v1", &[]),
+        chat("groq", "https://api.groq.com/openai/v1", &[N, PresencePenalty, FrequencyPenalty, LogitBias, Logprobs]),
+        row("huggingface", With(HUGGINGFACE), &CHAT, Auth::Bearer, &[]),
+        row("huggingface-tgi", With(HUGGINGFACE_TGI), &TGI, Auth::Bearer, &[]),
         text("hyperbolic", "https://api.hyperbolic.xyz/v1", &[Prompts, TokenIds, Suffix, Echo, BestOf]),
         chat("inference-net", "https://api.inference.net/v1", &[]),
         chat("iointelligence", "https://api.intelligence.io.solutions/api/v1", &[]),
         closed("kluster-ai", "kluster-ai has closed. Its models are at deepinfra, together-ai and others."),
         chat("krutrim", "https://cloud.olakrutrim.com/v1", &[]),
         closed("lambda", "lambda closed its inference API in 2025. Its models are at deepinfra, together-ai and others."),
-        chat("lemonfox-ai", "https://api.lemonfox.ai/v1", &[N, Seed, LogitBias]),
+        chat("lemonfox-ai", "https://api.lemonfox.ai/v1", &[N, Seed, LogitBias, Logprobs]),
         closed("lepton", "lepton closed its public API in 2025, when it became a part of nvidia. See the provider nvidia."),
         chat("lingyi", "https://api.lingyiwanwu.com/v1", &[]),
         own("llama-cpp", &[Suffix, Echo, BestOf, Logprobs]),
         own("lm-studio", &[Prompts, TokenIds, N, Suffix, Echo, BestOf, Logprobs]),
         own("lorax", &[Prompts, TokenIds, Suffix, BestOf, LogitBias]),
         chat("matterai", "https://api.matterai.so/v1", &[]),
-        row("mistral-ai", At("https://api.mistral.ai/v1"), &MISTRAL, Auth::Bearer, &[User, LogitBias]),
+        row("mistral-ai", With(MISTRAL_AI), &MISTRAL, Auth::Bearer, &[User, LogitBias]),
         own("modal", &[Suffix, BestOf]),
-        chat("monsterapi", "https://llm.monsterapi.ai/v1", &[N, Seed, LogitBias, User]),
-        chat("moonshot", "https://api.moonshot.cn/v1", &[Seed, LogitBias, User]),
+        chat("monsterapi", "https://llm.monsterapi.ai/v1", &[N, Seed, LogitBias, User, Logprobs]),
+        chat("moonshot", "https://api.moonshot.cn/v1", &[Seed, LogitBias, User, Logprobs]),
         chat("ncompass", "https://api.ncompass.tech/v1", &[N]),
         text("nebius", "https://api.tokenfactory.nebius.com/v1", &[Suffix, BestOf]),
         text("nextbit", "https://api.nextbit256.com/v1", &[]),
@@ -104,21 +108,25 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         row("oracle", With(ORACLE), &OCI, Auth::None, &[]).with(Scheme::Oci),
         text("ovhcloud", "https://oai.endpoints.kepler.ai.cloud.ovh.net/v1", &[Suffix, BestOf]),
         closed("palm", "palm was shut down in 2024. Its successor is the provider google."),
-        chat("perplexity-ai", "https://api.perplexity.ai", &[N, Seed, LogitBias, User]),
+        chat("perplexity-ai", "https://api.perplexity.ai", &[N, Seed, LogitBias, User, Logprobs]),
         row("predibase", With(PREDIBASE), &CHAT, Auth::Bearer, &[LogitBias, User]),
         // Its own shape at /v1/chat has given way to OpenAI's.
-        chat("reka-ai", "https://api.reka.ai/v1", &[N, User, LogitBias]),
+        chat("reka-ai", "https://api.reka.ai/v1", &[N, User, LogitBias, Logprobs]),
         row("replicate", At("https://api.replicate.com/v1"), &REPLICATE, Auth::Bearer, &[]),
-        chat("sambanova", "https://api.sambanova.ai/v1", &[N, PresencePenalty, FrequencyPenalty, Seed, LogitBias, User]),
-        chat("scaleway", "https://api.scaleway.ai/v1", &[N, LogitBias, User]),
+        row("sagemaker", With(SAGEMAKER), &CONTAINER, Auth::None, &[]).with(Scheme::Aws("sagemaker")),
+        row("sagemaker-chat", With(SAGEMAKER), &SAGEMAKER_CHAT, Auth::None, &[]).with(Scheme::Aws("sagemaker")),
+        row("sagemaker-openai", With(SAGEMAKER), &SAGEMAKER_OPENAI, Auth::None, &[Suffix, BestOf]).with(Scheme::Aws("sagemaker")),
+        chat("sambanova", "https://api.sambanova.ai/v1", &[N, PresencePenalty, FrequencyPenalty, Seed, LogitBias, User, Logprobs]),
+        // It tells the chosen tokens without their alternatives.
+        chat("scaleway", "https://api.scaleway.ai/v1", &[N, FrequencyPenalty, LogitBias, User, Logprobs]),
         own("sglang", &[Suffix, BestOf]),
-        chat("siliconflow", "https://api.siliconflow.cn/v1", &[Seed, LogitBias, User]),
+        chat("siliconflow", "https://api.siliconflow.cn/v1", &[Seed, LogitBias, User, Logprobs]),
         own("tensorrt-llm", &[Suffix, Echo, BestOf]),
-        own("tgi", &[TokenIds, N, PresencePenalty, Suffix, Echo, BestOf, Logprobs, LogitBias]),
+        own("tgi", TGI_LACKS),
         // Its echo stands beside the choices, in a `prompt` of its own, not before the text.
         text("together-ai", "https://api.together.xyz/v1", &[Prompts, TokenIds, Suffix, Echo, BestOf, User]),
         row("triton", Own("/v2/models/ensemble"), &TRITON, Auth::None, &[]),
-        chat("upstage", "https://api.upstage.ai/v1/solar", &[N, Seed, LogitBias, User]),
+        chat("upstage", "https://api.upstage.ai/v1/solar", &[N, Seed, LogitBias, User, Logprobs]),
         row("vertex-ai", With(VERTEX_AI), &VERTEX, Auth::Bearer, &[]).with(Scheme::Google),
         own("vllm", &[Suffix, BestOf]),
         row("watsonx", With(WATSONX), &TEXT_GENERATION, Auth::Bearer, &[]),
@@ -137,7 +145,15 @@ pub fn is_option(name: &str) -> bool {
     })
 }
 
-const ZHIPU_LACKS: &[Parameter] = &[N, PresencePenalty, FrequencyPenalty, User, Seed, LogitBias];
+const ZHIPU_LACKS: &[Parameter] = &[
+    N,
+    PresencePenalty,
+    FrequencyPenalty,
+    User,
+    Seed,
+    LogitBias,
+    Logprobs,
+];
 
 const API_KEY: Auth = Auth::Header(HeaderName::from_static("api-key"));
 const X_API_KEY: Auth = Auth::Header(HeaderName::from_static("x-api-key"));
@@ -198,7 +214,7 @@ mod tests {
     use crate::provider::{
         Base,
         base::Scheme,
-        place::{Named, NamedBy, Slot},
+        place::{Condition, Grammar, Named, NamedBy, Slot},
     };
 
     #[test]
@@ -216,11 +232,13 @@ mod tests {
                     assert_eq!(base.to_string(), url);
                 }
                 With(templates) => {
-                    assert!(templates.last().unwrap().only_if.is_none(), "{}", row.name);
+                    let last = templates.last().unwrap().only_if;
+                    assert!(matches!(last, Condition::Always), "{}", row.name);
                     for template in templates {
                         let example = |slot: &Slot| {
                             let (value, by) = (slot.example.to_owned(), NamedBy::Conf);
-                            Ok(Some(Named { value, by }))
+                            let known = !matches!(slot.grammar, Grammar::Unused(_));
+                            Ok(known.then_some(Named { value, by }))
                         };
                         let filled = template.fill("m", &example).unwrap();
                         assert_eq!(filled.base.scheme, Scheme::Https, "{}", row.name);

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, header::HOST};
+use http::{HeaderMap, HeaderValue, StatusCode, header::HOST};
 
 use crate::{
     error::{Error, Kind},
     provider::{
-        Base, Credential, Provider, Secret,
+        Base, Credential, Provider, Secret, Wish,
         credential::Header,
-        grant::{Grant, Token},
-        place::{Filled, NamedBy, Slot},
+        grant::Grant,
+        live::LiveToken,
+        place::{Filled, NamedBy},
         sigv4::Unsigned,
     },
 };
@@ -22,8 +23,10 @@ pub struct Target {
     /// What the place adds to every path's query; empty: nothing.
     pub query: String,
     pub credential: Option<Credential>,
+    /// What the place's slots are sent as.
+    place_headers: Vec<Header>,
     /// What the credential was exchanged for.
-    token: Option<Token>,
+    token: Option<LiveToken>,
     /// Who chose whose host it is.
     chosen_by: NamedBy,
 }
@@ -35,7 +38,7 @@ pub struct Choice<'a> {
     pub credential: Option<Credential>,
     pub model: &'a str,
     /// The client's value for a slot of the provider's place.
-    pub option: &'a dyn Fn(&Slot) -> Result<Option<String>, Error>,
+    pub option: Wish<'a>,
 }
 
 #[cfg(test)]
@@ -55,6 +58,7 @@ impl Target {
     /// The target for `provider` with the client's wishes. A secret that the conf holds is for the host the conf names: to
     /// a host that the client chose, only the client's own goes.
     pub fn try_new(provider: Arc<Provider>, choice: Choice<'_>) -> Result<Self, Error> {
+        let place_headers = provider.place_headers(choice.option)?;
         let filled = match choice.custom {
             Some(base) => Filled {
                 by: NamedBy::Client,
@@ -73,6 +77,7 @@ impl Target {
             base: Arc::new(filled.base),
             query: filled.query,
             credential,
+            place_headers,
             token: None,
             chosen_by: filled.by,
             provider,
@@ -84,8 +89,15 @@ impl Target {
         self.credential.as_ref().and_then(Credential::grant)
     }
 
-    pub fn settle(&mut self, token: Token) {
-        self.token = Some(token);
+    pub fn settle(&mut self, token: impl Into<LiveToken>) {
+        self.token = Some(token.into());
+    }
+
+    /// Notes an answer's head: one that refuses the token is the last that was asked for with it.
+    pub fn heed(&self, status: StatusCode, headers: &HeaderMap) {
+        if let Some(token) = &self.token {
+            token.heed(status, headers);
+        }
     }
 
     /// Whether calls are signed: see [`Target::sign`].
@@ -96,11 +108,13 @@ impl Target {
     /// What every call to this target carries: its host, the conf's headers, the credential. Each name once.
     pub fn headers(&self) -> Result<Vec<Header>, Error> {
         let mut headers = vec![(HOST, self.base.host_header().clone())];
+        headers.extend(self.place_headers.iter().cloned());
         if self.chosen_by == NamedBy::Conf {
             headers.extend(self.provider.headers.iter().cloned());
         }
         if let Some(credential) = &self.credential {
-            headers.extend(credential.header(&self.provider.auth, self.token.as_ref())?);
+            let token = self.token.as_ref().map(LiveToken::token);
+            headers.extend(credential.header(&self.provider.auth, token)?);
         }
         Ok(headers)
     }
@@ -117,7 +131,10 @@ impl Target {
     /// The headers that sign a call, to be set over its others. `now`: Unix time, seconds.
     pub fn sign(&self, request: Unsigned<'_>, now: u64) -> Result<Vec<Header>, Error> {
         match &self.credential {
-            Some(credential) => credential.sign(self.token.as_ref(), request, now),
+            Some(credential) => {
+                let token = self.token.as_ref().map(LiveToken::token);
+                credential.sign(token, request, now)
+            }
             None => Ok(Vec::new()),
         }
     }
@@ -144,7 +161,7 @@ impl Target {
 
     fn secrets(&self) -> impl Iterator<Item = &str> {
         let credential = self.credential.iter().flat_map(Credential::secrets);
-        let token = self.token.iter().flat_map(Token::secrets);
+        let token = self.token.iter().flat_map(|live| live.token().secrets());
         let told = self.provider.headers.iter();
         let headers = told.filter_map(|(_, value)| value.to_str().ok());
         let headers = headers.filter(|value| value.len() >= MIN_SECRET_BYTES);

@@ -2,12 +2,15 @@
 
 pub mod event_stream;
 pub mod json_lines;
+pub mod payload_parts;
 pub mod sse;
 mod unread;
 
 use bytes::Bytes;
 
-use self::{event_stream::EventStream, json_lines::JsonLines, sse::Events};
+use self::{
+    event_stream::EventStream, json_lines::JsonLines, payload_parts::PayloadParts, sse::Events,
+};
 use crate::error::Error;
 
 /// How an upstream cuts its stream into frames. Adding one means a variant here and in [`Frames`], and a file beside `sse`.
@@ -19,6 +22,8 @@ pub enum Framing {
     JsonLines,
     /// `application/vnd.amazon.eventstream`: binary messages with headers and checksums.
     EventStream,
+    /// Server-sent events, or JSON lines, in the messages of such a stream, cut at any byte.
+    PayloadParts,
 }
 
 impl Framing {
@@ -27,7 +32,7 @@ impl Framing {
         match self {
             Self::Sse => "text/event-stream",
             Self::JsonLines => "application/x-ndjson",
-            Self::EventStream => "application/vnd.amazon.eventstream",
+            Self::EventStream | Self::PayloadParts => "application/vnd.amazon.eventstream",
         }
     }
 }
@@ -38,6 +43,7 @@ pub enum Frames {
     Sse(Events),
     JsonLines(JsonLines),
     EventStream(EventStream),
+    PayloadParts(PayloadParts),
 }
 
 impl Frames {
@@ -47,6 +53,7 @@ impl Frames {
             Framing::Sse => Self::Sse(Events::new(max_frame_bytes)),
             Framing::JsonLines => Self::JsonLines(JsonLines::new(max_frame_bytes)),
             Framing::EventStream => Self::EventStream(EventStream::new(max_frame_bytes)),
+            Framing::PayloadParts => Self::PayloadParts(PayloadParts::new(max_frame_bytes)),
         }
     }
 
@@ -56,6 +63,7 @@ impl Frames {
             Self::Sse(events) => events.push(input),
             Self::JsonLines(lines) => lines.push(input),
             Self::EventStream(messages) => messages.push(input),
+            Self::PayloadParts(parts) => parts.push(input),
         }
     }
 
@@ -65,6 +73,7 @@ impl Frames {
             Self::Sse(events) => events.next(),
             Self::JsonLines(lines) => lines.next(),
             Self::EventStream(messages) => messages.next(),
+            Self::PayloadParts(parts) => parts.next(),
         }
     }
 
@@ -74,6 +83,7 @@ impl Frames {
             Self::Sse(events) => events.rest().map(Ok),
             Self::JsonLines(lines) => lines.rest().map(Ok),
             Self::EventStream(messages) => messages.rest().map(Err),
+            Self::PayloadParts(parts) => parts.rest(),
         }
     }
 }

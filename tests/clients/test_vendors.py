@@ -4,6 +4,7 @@ import json
 
 import anthropic
 import boto3
+import botocore.exceptions
 import cohere
 import mistralai.client
 import ollama
@@ -207,3 +208,59 @@ def test_openais_sdk_knows_a_refusal_and_a_blocked_prompt(emulator):
     with pytest.raises(openai.BadRequestError) as told:
         openai.OpenAI(base_url=f"{emulator}/v1", api_key=BLOCKED, max_retries=0).chat.completions.create(**ask())
     assert told.value.code == "content_filter" and told.value.body["innererror"]["code"]
+
+
+def sagemaker(emulator):
+    return boto3.client(
+        "sagemaker-runtime",
+        region_name="us-east-1",
+        endpoint_url=emulator,
+        aws_access_key_id="AKIDEXAMPLE",
+        aws_secret_access_key="secret",
+    )
+
+
+# What an endpoint's container is asked, and how to find the text in its answer, whole and streamed.
+CONTAINERS = {
+    "tgi": (
+        {"inputs": PROMPT, "parameters": {"max_new_tokens": 20, "return_full_text": False, "details": True}},
+        lambda whole: whole[0]["generated_text"],
+        lambda event: "" if event["token"]["special"] else event["token"]["text"],
+    ),
+    "openai": (
+        {"model": "m", "prompt": PROMPT, "max_tokens": 20},
+        lambda whole: whole["choices"][0]["text"],
+        lambda event: event["choices"][0]["text"],
+    ),
+    "chat": (
+        {"model": "m", "messages": [{"role": "user", "content": PROMPT}]},
+        lambda whole: whole["choices"][0]["message"]["content"],
+        lambda event: event["choices"][0]["delta"].get("content", ""),
+    ),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_boto3_reads_an_endpoint_whole_and_streamed(emulator, container):
+    body, text, piece = CONTAINERS[container]
+    asked = dict(EndpointName="demo", ContentType="application/json")
+    whole = sagemaker(emulator).invoke_endpoint(**asked, Body=json.dumps(body))
+    assert text(json.load(whole["Body"])).strip() == ANSWER
+    stream = sagemaker(emulator).invoke_endpoint_with_response_stream(**asked, Body=json.dumps(body | {"stream": True}))
+    parts = [event["PayloadPart"]["Bytes"] for event in stream["Body"]]
+    assert not parts[0].endswith(b"\n\n")
+    events = [event.removeprefix("data:") for event in b"".join(parts).decode().split("\n\n") if event]
+    pieces = [piece(json.loads(event)) for event in events if event.strip() != "[DONE]"]
+    assert "".join(pieces).strip() == ANSWER
+
+
+def test_boto3_knows_an_endpoints_errors(emulator):
+    body = json.dumps({"inputs": PROMPT, "parameters": {"top_p": 1}})
+    with pytest.raises(botocore.exceptions.ClientError) as told:
+        sagemaker(emulator).invoke_endpoint(EndpointName="demo", ContentType="application/json", Body=body)
+    assert told.value.response["Error"]["Code"] == "ModelError"
+    assert told.value.response["OriginalStatusCode"] == 422
+    broken = dict(EndpointName="demo", ContentType="application/json", Body=json.dumps({"prompt": "x", "model": "m", "stream": True}))
+    stream = sagemaker(emulator + "/~fault=error-event").invoke_endpoint_with_response_stream(**broken)
+    with pytest.raises(botocore.exceptions.EventStreamError, match="ModelStreamError"):
+        list(stream["Body"])

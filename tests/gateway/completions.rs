@@ -220,11 +220,11 @@ fn mistakes_are_400_with_the_parameter_and_nothing_goes_upstream() {
     let refused = ask(
         &gateway.address,
         &[GROQ],
-        r#"{"model":"m","prompt":"x","echo":true}"#,
+        r#"{"model":"m","prompt":"x","suffix":"y"}"#,
     );
     assert_eq!(
         (refused.status, refused.json()["error"]["param"].as_str()),
-        (400, Some("echo"))
+        (400, Some("suffix"))
     );
     for body in ["", "nonsense", "[]", "\"x\""] {
         let answer = ask(&gateway.address, &[], body);

@@ -136,8 +136,8 @@ fn a_signature_covers_the_body_that_is_sent() {
     }
     let mut client = Client::connect(&address);
     client.send(request("GET", "/v1/models", &[], ""));
-    assert_eq!(client.read().status, 400);
-    assert_eq!(upstream.seen().len(), 4);
+    assert_eq!(client.read().status, 200);
+    assert_eq!(upstream.seen().len(), 5);
     for seen in upstream.seen() {
         let authorization = seen.header("authorization").unwrap();
         assert!(authorization.starts_with("AWS4-HMAC-SHA256 Credential=AKID/"));

@@ -13,7 +13,7 @@ use crate::support::{
     upstream::{CHAT, LAST_CHUNK, STREAM, TEXT, Upstream, chunk, events, json, wait_for_close},
 };
 
-async fn connect(gateway: &Gateway) -> SendRequest<Bytes> {
+pub async fn connect(gateway: &Gateway) -> SendRequest<Bytes> {
     let stream = TcpStream::connect(&gateway.address).await.unwrap();
     let (sender, connection) = h2::client::handshake(stream).await.unwrap();
     tokio::spawn(connection);
@@ -21,7 +21,7 @@ async fn connect(gateway: &Gateway) -> SendRequest<Bytes> {
 }
 
 /// Sends `body` in DATA frames, without `content-length`.
-async fn ask(
+pub async fn ask(
     sender: &SendRequest<Bytes>,
     headers: &[(&str, &str)],
     body: String,
@@ -60,7 +60,7 @@ async fn ask(
     )
 }
 
-fn run(test: impl Future<Output = ()>) {
+pub fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -1,7 +1,8 @@
-//! The errors of Amazon Bedrock's runtime, as a reply's body and as a message in a stream.
+//! The errors of AWS's runtimes, Bedrock's and SageMaker's, as a reply's body and as a message in a stream.
 //!
-//! Source: <https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStreamOutput.html> and
-//! <https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_InvokeModelWithResponseStream.html#API_runtime_InvokeModelWithResponseStream_Errors>.
+//! Source: <https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStreamOutput.html>,
+//! <https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_InvokeModelWithResponseStream.html#API_runtime_InvokeModelWithResponseStream_Errors>
+//! and <https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_ResponseStream.html>.
 //! Of a whole error reply the exception's name stands in the header `x-amzn-errortype` alone, which no dialect sees: its type is
 //! the one that OpenAI gives its status.
 
@@ -34,7 +35,7 @@ pub fn read_message(frame: &Frame) -> Option<Error> {
     })
 }
 
-/// Reads `{"message":"…"}`; what stands before Bedrock capitalises it, and may name the exception.
+/// Reads `{"message":"…"}`; SageMaker, and what stands before Bedrock, capitalises it, and may name the exception.
 pub fn read_error(status: StatusCode, body: &[u8]) -> Error {
     #[derive(Deserialize)]
     struct Reply<'a> {
@@ -67,13 +68,15 @@ fn status_of(name: &str) -> StatusCode {
         .unwrap_or(StatusCode::BAD_GATEWAY)
 }
 
-/// "HTTP Status Code" of each exception.
+/// "HTTP Status Code" of each exception. Those of SageMaker's streams have none: a model's failure counts as its `ModelError`.
 const STATUSES: &[(&str, u16)] = &[
     ("AccessDeniedException", 403),
     ("ConflictException", 400),
     ("InternalServerException", 500),
+    ("InternalStreamFailure", 500),
     ("ModelErrorException", 424),
     ("ModelNotReadyException", 429),
+    ("ModelStreamError", 424),
     ("ModelStreamErrorException", 424),
     ("ModelTimeoutException", 408),
     ("ResourceNotFoundException", 404),

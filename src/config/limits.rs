@@ -1,0 +1,53 @@
+//! `gateway.limits` and `gateway.timeouts` as a conf file writes them.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{Limits, Timeouts, text::DurationText};
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsFile {
+    body_bytes: Option<usize>,
+    header_bytes: Option<usize>,
+    request_seconds: Option<u64>,
+    event_bytes: Option<usize>,
+    calls: Option<u32>,
+    concurrent_calls: Option<usize>,
+    upstream_calls: Option<usize>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TimeoutsFile {
+    connect: Option<DurationText>,
+    read: Option<DurationText>,
+    write: Option<DurationText>,
+    total: Option<DurationText>,
+}
+
+impl LimitsFile {
+    pub fn apply(self, limits: &mut Limits) {
+        limits.body_bytes = self.body_bytes.unwrap_or(limits.body_bytes);
+        limits.header_bytes = self.header_bytes.unwrap_or(limits.header_bytes);
+        limits.event_bytes = self.event_bytes.unwrap_or(limits.event_bytes);
+        limits.calls = self.calls.unwrap_or(limits.calls);
+        let or = |new: Option<usize>, old| new.unwrap_or(old);
+        limits.concurrent_calls = or(self.concurrent_calls, limits.concurrent_calls);
+        limits.upstream_calls = or(self.upstream_calls, limits.upstream_calls);
+        limits.request = self
+            .request_seconds
+            .map_or(limits.request, Duration::from_secs);
+    }
+}
+
+impl TimeoutsFile {
+    pub fn apply(self, timeouts: &mut Timeouts) {
+        let or = |new: Option<DurationText>, old| new.map_or(old, |duration| duration.0);
+        timeouts.connect = or(self.connect, timeouts.connect);
+        timeouts.read = or(self.read, timeouts.read);
+        timeouts.write = or(self.write, timeouts.write);
+        timeouts.total = or(self.total, timeouts.total);
+    }
+}
