@@ -14,8 +14,7 @@ use std::borrow::Cow;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, StatusCode};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde::Deserialize;
 
 use crate::{
     completion::{
@@ -24,9 +23,11 @@ use crate::{
     dialect::{
         Dialect, Extras, PromptForm, Step, UpstreamRequest,
         aws_error::{read_error, read_message},
-        bedrock, extras, not_the_shape, to_body,
+        bedrock,
+        bedrock_invoke_request::Body,
+        not_the_shape, to_body,
     },
-    error::{Error, Kind},
+    error::Error,
     wire::{Frame, Framing},
 };
 
@@ -120,125 +121,6 @@ impl Dialect for BedrockInvoke {
 
     fn read_error(&self, status: StatusCode, body: &[u8]) -> Error {
         read_error(status, body)
-    }
-}
-
-/// The families of models that take a prompt as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Family {
-    Llama,
-    Mistral,
-    Titan,
-}
-
-impl Family {
-    /// An id's family stands before its name, and behind the region of an inference profile. An ARN holds the id behind its last
-    /// `/`; that of an application's own profile names no model.
-    fn of(model: &str) -> Result<Self, Error> {
-        let id = model.rsplit('/').next().unwrap_or(model);
-        let in_region = |prefix: &&str| id.strip_prefix(*prefix);
-        let id = REGIONS.iter().find_map(in_region).unwrap_or(id);
-        FAMILIES
-            .iter()
-            .find(|(start, _)| id.starts_with(start))
-            .map(|&(_, family)| family)
-            .ok_or_else(|| {
-                let message = "`model` must be of meta.llama, mistral or amazon.titan-text: no other takes a prompt as it is.";
-                Error::invalid("model", message)
-            })
-    }
-
-    /// What the body of one family lacks, and the others have.
-    fn check(self, request: &CompletionRequest) -> Result<(), Error> {
-        if self == Self::Llama && !request.stop.is_empty() {
-            return Err(self.lacks("stop"));
-        }
-        match extras(request).next() {
-            Some((name, _)) if self != Self::Mistral => Err(self.lacks(name)),
-            _ => Ok(()),
-        }
-    }
-
-    fn lacks(self, param: &str) -> Error {
-        let message = format!("`{param}` is not supported by {self:?} models of this provider.");
-        Error::new(Kind::Unsupported, message).with_param(param.to_owned())
-    }
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Body<'a> {
-    Llama {
-        prompt: &'a RawValue,
-        max_gen_len: u64,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        temperature: Option<f64>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        top_p: Option<f64>,
-    },
-    Mistral {
-        prompt: &'a RawValue,
-        max_tokens: u64,
-        #[serde(skip_serializing_if = "<[String]>::is_empty")]
-        stop: &'a [String],
-        #[serde(skip_serializing_if = "Option::is_none")]
-        temperature: Option<f64>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        top_p: Option<f64>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        top_k: Option<&'a RawValue>,
-    },
-    #[serde(rename_all = "camelCase")]
-    Titan {
-        input_text: &'a RawValue,
-        text_generation_config: TitanConfig<'a>,
-    },
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct TitanConfig<'a> {
-    max_token_count: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    temperature: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    top_p: Option<f64>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    stop_sequences: &'a [String],
-}
-
-impl<'a> Body<'a> {
-    fn try_new(request: &'a CompletionRequest) -> Result<Self, Error> {
-        let family = Family::of(request.model())?;
-        family.check(request)?;
-        let prompt = request.sole_text()?;
-        let max_tokens = bedrock::check(request)?;
-        let (temperature, top_p) = (request.temperature, request.top_p);
-        Ok(match family {
-            Family::Llama => Self::Llama {
-                prompt,
-                max_gen_len: max_tokens,
-                temperature,
-                top_p,
-            },
-            Family::Mistral => Self::Mistral {
-                prompt,
-                max_tokens,
-                stop: &request.stop,
-                temperature,
-                top_p,
-                top_k: extras(request).next().map(|(_, top_k)| top_k),
-            },
-            Family::Titan => Self::Titan {
-                input_text: prompt,
-                text_generation_config: TitanConfig {
-                    max_token_count: max_tokens,
-                    temperature,
-                    top_p,
-                    stop_sequences: &request.stop,
-                },
-            },
-        })
     }
 }
 
@@ -390,23 +272,12 @@ const INTERVENED: &str = "INTERVENED";
 const INPUT_COUNT: &str = "x-amzn-bedrock-input-token-count";
 const OUTPUT_COUNT: &str = "x-amzn-bedrock-output-token-count";
 
-/// What the ids of inference profiles begin with:
-/// <https://docs.aws.amazon.com/bedrock/latest/userguide/inference-profiles-support.html>.
-const REGIONS: &[&str] = &[
-    "apac.", "au.", "ca.", "eu.", "global.", "jp.", "us-gov.", "us.",
-];
-const FAMILIES: &[(&str, Family)] = &[
-    ("amazon.titan-text", Family::Titan),
-    ("meta.llama", Family::Llama),
-    ("mistral.", Family::Mistral),
-];
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::{completion::FinishReason, dialect::settle, wire::Form};
+    use crate::{completion::FinishReason, dialect::settle, error::Kind, wire::Form};
 
     fn write(model: &str, fields: &str) -> Result<(String, String), Error> {
         let body = format!(r#"{{"model":"{model}","prompt":"a\n\u00e9",{fields}}}"#);
@@ -491,40 +362,6 @@ mod tests {
         ] {
             let error = write(model, fields).expect_err(fields);
             assert_eq!((error.param(), error.status().as_u16()), (Some(param), 400));
-        }
-    }
-
-    #[test]
-    fn a_family_is_found_behind_regions_and_in_arns() {
-        for (model, family) in [
-            (LLAMA, Family::Llama),
-            ("meta.llama4-scout-17b-instruct-v1:0", Family::Llama),
-            ("eu.mistral.mistral-large-2402-v1:0", Family::Mistral),
-            (TITAN, Family::Titan),
-            (
-                "arn:aws:bedrock:us-east-1::foundation-model/amazon.titan-text-lite-v1",
-                Family::Titan,
-            ),
-            (
-                "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.meta.llama3-3-70b-instruct-v1:0",
-                Family::Llama,
-            ),
-        ] {
-            assert_eq!(Family::of(model).unwrap(), family, "{model}");
-        }
-        for model in [
-            "",
-            "us.",
-            "amazon.titan-embed-text-v1",
-            "amazon.nova-pro-v1:0",
-            "xmeta.llama3",
-            "us.us.meta.llama3",
-        ] {
-            assert_eq!(
-                Family::of(model).unwrap_err().param(),
-                Some("model"),
-                "{model}"
-            );
         }
     }
 
