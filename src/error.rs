@@ -133,8 +133,8 @@ impl Error {
         self
     }
 
-    /// The upstream's own account of what is behind the error: Azure's `innererror`, which says what its filter found. What
-    /// is longer than [`MAX_INNER_BYTES`] is left out.
+    /// The upstream's own account of what is behind the error: Azure's `innererror`, which says what its filter found. One
+    /// of more than 4 KiB is left out.
     pub fn with_inner(mut self, inner: &RawValue) -> Self {
         // One line: it may become a part of an event. JSON strings hold no bare line ends.
         let line = inner.get().replace(['\r', '\n'], " ");
