@@ -11,7 +11,7 @@
 //! `bedrock_invoke` names, [Ollama](https://github.com/ollama/ollama/blob/main/llm/server.go), TGI's schema,
 //! [watsonx](https://cloud.ibm.com/apidocs/watsonx-ai#text-generation), and OCI's `CohereChatResponse` and `ChatChoice`.
 //!
-//! Triton and Replicate tell no reason, Workers AI one only where a model answers in OpenAI's form.
+//! SageMaker tells what its containers do. Triton and Replicate tell no reason, Workers AI one only where a model answers in OpenAI's form.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -21,7 +21,8 @@ use crate::{
     dialect::{
         Dialect, Step, anthropic::ANTHROPIC, bedrock::BEDROCK, bedrock_invoke::BEDROCK_INVOKE,
         chat::CHAT, cohere::COHERE, fim::FIM, gemini::GEMINI, mistral::MISTRAL, oci::OCI,
-        oci::OCI_COHERE, ollama::OLLAMA, openai::OPENAI, tgi::TGI, vertex::VERTEX,
+        oci::OCI_COHERE, ollama::OLLAMA, openai::OPENAI, sagemaker::SAGEMAKER,
+        sagemaker::SAGEMAKER_CHAT, sagemaker::SAGEMAKER_OPENAI, tgi::TGI, vertex::VERTEX,
         vertex::VERTEX_ANTHROPIC, vertex::VERTEX_MISTRAL, vertex::VERTEX_OPEN, watsonx::WATSONX,
         workers_ai::WORKERS_AI,
     },
@@ -173,15 +174,12 @@ const TABLES: &[Table] = &[
             ("unload", Stop),
         ],
     ),
-    table(
-        &TGI,
-        DETAILS,
-        &[
-            ("eos_token", Stop),
-            ("stop_sequence", Stop),
-            ("length", Length),
-        ],
-    ),
+    table(&TGI, DETAILS, TGIS),
+    table(&SAGEMAKER, DETAILS, TGIS),
+    table(&SAGEMAKER_OPENAI, TEXT, OPENAIS),
+    table(&SAGEMAKER_OPENAI, TEXT, TEXT_SERVERS),
+    table(&SAGEMAKER_CHAT, MESSAGE, OPENAIS),
+    table(&SAGEMAKER_CHAT, MESSAGE, CHAT_VENDORS),
     table(&WATSONX, RESULT, WATSONXES),
     table(&OCI, CHOICE, OPENAIS),
     table(&OCI_COHERE, CHAT_RESPONSE, OCI_COHERES),
@@ -375,6 +373,11 @@ const TITANS: &[(&str, Means)] = &[
     ("STOP_CRITERIA_MET", Stop),
     ("RAG_QUERY_WHEN_RAG_DISABLED", Stop),
     ("CONTENT_FILTERED", Filter),
+];
+const TGIS: &[(&str, Means)] = &[
+    ("eos_token", Stop),
+    ("stop_sequence", Stop),
+    ("length", Length),
 ];
 const WATSONXES: &[(&str, Means)] = &[
     ("not_finished", Nothing),

@@ -87,6 +87,7 @@ const MESSAGES: &[Fixture] = fixtures!(".eventstream":
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/titan",
     bedrock_invoke::BEDROCK_INVOKE => "bedrock-invoke/guardrail",
     sagemaker::SAGEMAKER => "sagemaker/tgi",
+    sagemaker::SAGEMAKER => "sagemaker/flushed",
     sagemaker::SAGEMAKER => "sagemaker/lines",
     sagemaker::SAGEMAKER_OPENAI => "sagemaker/openai",
     sagemaker::SAGEMAKER_CHAT => "sagemaker/chat",

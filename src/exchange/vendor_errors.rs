@@ -12,7 +12,7 @@ use crate::{
     completion::{Compliance, Partial},
     dialect::{
         Dialect, anthropic, bedrock, bedrock_invoke, chat, cohere, fim, gemini, mistral, oci,
-        ollama, openai, replicate, tgi, triton, vertex, watsonx, workers_ai,
+        ollama, openai, replicate, sagemaker, tgi, triton, vertex, watsonx, workers_ai,
     },
     exchange::relay::{Answer, Counts, Relay, Wishes},
     wire::Framing,
@@ -80,6 +80,15 @@ impl Told {
             .file()
             .trim_start_matches(|c: char| !c.is_ascii_digit());
         StatusCode::from_bytes(&digits.as_bytes()[..3]).unwrap()
+    }
+
+    /// The status of the answer that holds it: SageMaker tells every error of a model's container with this one.
+    fn answered(&self) -> StatusCode {
+        if self.file().contains("-model") {
+            StatusCode::FAILED_DEPENDENCY
+        } else {
+            self.status()
+        }
     }
 
     /// What a client gets for `pieces`: the bytes of a stream, and the error that is told.
@@ -173,7 +182,7 @@ fn standing(place: Place) -> impl Iterator<Item = &'static Told> {
 #[test]
 fn an_error_answer_keeps_its_status_its_type_its_code_and_its_sentence() {
     for told in standing(Place::Answer) {
-        told.hold(Answer::Error(told.status()), told.body, "");
+        told.hold(Answer::Error(told.answered()), told.body, "");
     }
 }
 
@@ -181,9 +190,9 @@ fn an_error_answer_keeps_its_status_its_type_its_code_and_its_sentence() {
 fn an_error_answer_that_is_cut_keeps_its_status() {
     for told in standing(Place::Answer) {
         for at in 0..told.body.len() {
-            let (_, error) = told.feed(Answer::Error(told.status()), [&told.body[..at]]);
+            let (_, error) = told.feed(Answer::Error(told.answered()), [&told.body[..at]]);
             let error = error.unwrap();
-            assert_eq!(error.status(), told.status(), "{} at {at}", told.name);
+            assert_eq!(error.status(), told.answered(), "{} at {at}", told.name);
             assert!(!error.message().is_empty());
         }
     }
@@ -453,6 +462,50 @@ const ERRORS: &[Told] = told!(
         "tgi/errors/stream-429.sse" => "overloaded", "", "Model is overloaded";
         "tgi/errors/stream-500.sse" => "incomplete_generation_stream", "", "Incomplete generation stream";
         "tgi/errors/whole-424.json" => "generation", "", "Request failed during generation: Server error: out of memory";
+    ]
+    sagemaker::SAGEMAKER, "sagemaker/flushed.eventstream": [
+        "sagemaker/errors/400.json" => "invalid_request_error", "", "Endpoint demo of account 123456789012 not found.";
+        "sagemaker/errors/403.json" => "permission_error", "", "User: arn:aws:iam::123456789012:user/demo is not authorized to perform: sagemaker:InvokeEndpoint on resource: arn:aws:sagemaker:us-east-1:123456789012:endpoint/demo because no identity-based policy allows the sagemaker:InvokeEndpoint action";
+        "sagemaker/errors/429.json" => "rate_limit_error", "", "Either a serverless endpoint variant's resources are still being provisioned, or a multi-model endpoint is still downloading or loading the target model. Wait and try your request again.";
+        "sagemaker/errors/500.json" => "server_error", "", "An internal failure occurred.";
+        "sagemaker/errors/503.json" => "server_error", "", "The service is unavailable. Try your call again.";
+        "sagemaker/errors/530.json" => "server_error", "", "Your request caused an exception with an internal dependency. Contact customer support.";
+        "sagemaker/errors/424-model-silent.json" => "invalid_request_error", "", "Received server error (500) from primary with message \"Out of memory\". See https://us-east-1.console.aws.amazon.com/cloudwatch for more information.";
+        "sagemaker/errors/422-model.json" => "validation", "", "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 2048. Given: 2000 `inputs` tokens and 100 `max_new_tokens`";
+        "sagemaker/errors/429-model.json" => "overloaded", "", "Model is overloaded";
+        "sagemaker/errors/stream-424-model.eventstream" => "generation", "", "Request failed during generation: Server error: out of memory";
+        "tgi/errors/whole-424.json" => "generation", "", "Request failed during generation: Server error: out of memory";
+        "sagemaker/errors/stream-424.eventstream" => "ModelStreamError", "", "busy";
+        "sagemaker/errors/stream-500.eventstream" => "InternalStreamFailure", "", "busy";
+        "sagemaker/errors/stream-502-error.eventstream" => "InternalError", "", "busy";
+    ]
+    sagemaker::SAGEMAKER_OPENAI, "sagemaker/openai.eventstream": [
+        "sagemaker/errors/400.json" => "invalid_request_error", "", "Endpoint demo of account 123456789012 not found.";
+        "sagemaker/errors/403.json" => "permission_error", "", "User: arn:aws:iam::123456789012:user/demo is not authorized to perform: sagemaker:InvokeEndpoint on resource: arn:aws:sagemaker:us-east-1:123456789012:endpoint/demo because no identity-based policy allows the sagemaker:InvokeEndpoint action";
+        "sagemaker/errors/429.json" => "rate_limit_error", "", "Either a serverless endpoint variant's resources are still being provisioned, or a multi-model endpoint is still downloading or loading the target model. Wait and try your request again.";
+        "sagemaker/errors/500.json" => "server_error", "", "An internal failure occurred.";
+        "sagemaker/errors/503.json" => "server_error", "", "The service is unavailable. Try your call again.";
+        "sagemaker/errors/530.json" => "server_error", "", "Your request caused an exception with an internal dependency. Contact customer support.";
+        "sagemaker/errors/424-model-silent.json" => "invalid_request_error", "", "Received server error (500) from primary with message \"Out of memory\". See https://us-east-1.console.aws.amazon.com/cloudwatch for more information.";
+        "sagemaker/errors/400-model-vllm.json" => "BadRequestError", "400", "This model's maximum context length is 2048 tokens. However, you requested 4012 tokens.";
+        "openai/errors/whole-503.json" => "server_error", "503", "busy";
+        "sagemaker/errors/stream-424.eventstream" => "ModelStreamError", "", "busy";
+        "sagemaker/errors/stream-500.eventstream" => "InternalStreamFailure", "", "busy";
+        "sagemaker/errors/stream-502-error.eventstream" => "InternalError", "", "busy";
+    ]
+    sagemaker::SAGEMAKER_CHAT, "sagemaker/chat.eventstream": [
+        "sagemaker/errors/400.json" => "invalid_request_error", "", "Endpoint demo of account 123456789012 not found.";
+        "sagemaker/errors/403.json" => "permission_error", "", "User: arn:aws:iam::123456789012:user/demo is not authorized to perform: sagemaker:InvokeEndpoint on resource: arn:aws:sagemaker:us-east-1:123456789012:endpoint/demo because no identity-based policy allows the sagemaker:InvokeEndpoint action";
+        "sagemaker/errors/429.json" => "rate_limit_error", "", "Either a serverless endpoint variant's resources are still being provisioned, or a multi-model endpoint is still downloading or loading the target model. Wait and try your request again.";
+        "sagemaker/errors/500.json" => "server_error", "", "An internal failure occurred.";
+        "sagemaker/errors/503.json" => "server_error", "", "The service is unavailable. Try your call again.";
+        "sagemaker/errors/530.json" => "server_error", "", "Your request caused an exception with an internal dependency. Contact customer support.";
+        "sagemaker/errors/424-model-silent.json" => "invalid_request_error", "", "Received server error (500) from primary with message \"Out of memory\". See https://us-east-1.console.aws.amazon.com/cloudwatch for more information.";
+        "sagemaker/errors/400-model-vllm.json" => "BadRequestError", "400", "This model's maximum context length is 2048 tokens. However, you requested 4012 tokens.";
+        "chat/errors/whole-503-deepseek.json" => "server_error", "insufficient_system_resource", "The provider's generation ended with the reason `insufficient_system_resource`.";
+        "sagemaker/errors/stream-424.eventstream" => "ModelStreamError", "", "busy";
+        "sagemaker/errors/stream-500.eventstream" => "InternalStreamFailure", "", "busy";
+        "sagemaker/errors/stream-502-error.eventstream" => "InternalError", "", "busy";
     ]
     triton::TRITON, "triton/text.sse": [
         "triton/errors/400.json" => "invalid_request_error", "", "failed to parse the request JSON buffer: Invalid value. at 0";
