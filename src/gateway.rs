@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, Method};
 
 use crate::{
-    completion::CompletionRequest,
+    completion::{CompletionRequest, Shape},
     config::{
         Config,
         headers::{self, Directives},
@@ -16,12 +16,11 @@ use crate::{
     error::{Error, Kind},
     exchange::{Seed, Terms, Work, fan_out::FanOutLimits, split::split},
     metrics::Metrics,
+    passage::{Passage, passed_path},
     provider::{
-        Auth, Base, Credential, Provider, Secret, Target,
-        live::LiveToken,
+        Auth, Credential, Provider, Secret, Target,
         place::Slot,
         scheme::{Part, Parts},
-        sigv4::Unsigned,
         target::Choice,
     },
 };
@@ -49,7 +48,7 @@ pub enum Admission {
     Answer(&'static str),
     /// Carried to an upstream as it is.
     Pass(Box<Passage>),
-    /// `POST /v1/completions`: its body decides the rest.
+    /// `POST /v1/completions`, or `/v1/fim/completions`: its body decides the rest.
     Complete(Box<Directives>),
 }
 
@@ -58,53 +57,6 @@ pub enum Admission {
 pub struct Completing {
     pub work: Work,
     pub settled: Settled,
-}
-
-/// A request of the transparent proxy: unchanged but for credentials, host and the path's prefix.
-#[derive(Debug)]
-pub struct Passage {
-    pub target: Target,
-    /// The upstream's path and query.
-    pub path: String,
-    /// What is set over the client's headers. Empty until the credential of a target with a grant is settled.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// The client's body, whole, where a signature has to cover it.
-    pub body: Option<Bytes>,
-}
-
-impl Passage {
-    /// The headers that sign it, to be set over `headers`. `now`: Unix time, seconds.
-    pub fn sign(
-        &self,
-        method: &Method,
-        headers: &HeaderMap,
-        now: u64,
-    ) -> Result<Vec<(HeaderName, HeaderValue)>, Error> {
-        let unsigned = Unsigned {
-            method,
-            path: &self.path,
-            headers,
-            body: self.body.as_deref().unwrap_or_default(),
-        };
-        self.target.sign(unsigned, now)
-    }
-
-    /// Whether the client's own `Authorization` must not go upstream: it held a key that goes there in the provider's
-    /// form, or the conf's key takes its place. An upstream without a scheme of its own gets what the client sent.
-    pub fn replaces_credentials(&self) -> bool {
-        match &self.target.credential {
-            Some(Credential::Key(_)) => self.target.provider.auth != Auth::None,
-            Some(_) => true,
-            None => false,
-        }
-    }
-
-    /// Takes the token that the credential was exchanged for.
-    pub fn settle(&mut self, token: impl Into<LiveToken>) -> Result<(), Error> {
-        self.target.settle(token);
-        self.headers = self.target.headers()?;
-        Ok(())
-    }
 }
 
 impl State {
@@ -121,11 +73,14 @@ impl State {
             let message = "The method TRACE is not served.";
             return Err(Error::new(Kind::Invalid, message));
         }
-        if head.path == COMPLETIONS && head.method == Method::POST {
+        if let Some(shape) = asked(head.method, head.path) {
             check_content_type(head.headers)?;
-            return Directives::read(head.headers)
-                .map(Box::new)
-                .map(Admission::Complete);
+            let directives = Directives::read(head.headers)?;
+            let directives = Directives {
+                shape,
+                ..directives
+            };
+            return Ok(Admission::Complete(Box::new(directives)));
         }
         let own = match (head.method, head.path) {
             (&Method::GET | &Method::HEAD, "/") => {
@@ -148,21 +103,27 @@ impl State {
         body: Bytes,
         seed: Seed,
     ) -> Result<Completing, Error> {
-        let mut request = CompletionRequest::read_with(body, &directives.overrides)?;
+        let read = match directives.shape {
+            Shape::Text => CompletionRequest::read_with,
+            Shape::Fim => CompletionRequest::read_fim,
+        };
+        let mut request = read(body, &directives.overrides)?;
         let mut provider = self.choose(&directives, &mut request)?;
         if directives.custom_host.is_none() {
             provider = provider.at(&|slot| option(slot, &directives, headers))?;
         }
         let provider = provider.speaking_for(&request);
-        let settled = settle(
-            &mut request,
-            settle::Terms {
-                dialect: provider.dialect,
-                refused: provider.refuses,
-                provider: &provider.name,
-                unsupported: directives.unsupported.unwrap_or(self.config.unsupported),
-            },
-        )?;
+        let policy = settle::Terms {
+            dialect: provider.dialect,
+            refused: &provider.refuses,
+            provider: &provider.name,
+            unsupported: directives.unsupported.unwrap_or(self.config.unsupported),
+            prompt_as: self.config.prompt_as(directives.prompt_as, &provider),
+            prefill: provider.prefill,
+        };
+        let substituted = self.config.substitutes.apply(&mut request, policy)?;
+        let mut settled = settle(&mut request, policy)?;
+        settled.emulated.extend(substituted);
         let limits = &self.config.limits;
         let terms = Terms {
             compliance: directives.compliance,
@@ -262,7 +223,7 @@ impl State {
             Some(_) => Vec::new(),
         };
         Ok(Passage {
-            path: target.with_query(upstream_path(&target.base, head)),
+            path: target.with_query(passed_path(&target.base, head.path, head.query)),
             headers,
             target,
             body: None,
@@ -351,18 +312,13 @@ fn forwarded(names: &[HeaderName], provider: &Provider, headers: &HeaderMap) -> 
     forwarded
 }
 
-/// `/v1/x` means "x of this API": it goes below the base URL's own path. Any other path, and every path to a base URL
-/// without one, stays as it is.
-fn upstream_path(base: &Base, head: Head<'_>) -> String {
-    let path = match head.path.strip_prefix("/v1") {
-        Some(rest) if !base.path.is_empty() && (rest.is_empty() || rest.starts_with('/')) => {
-            format!("{}{rest}", base.path)
-        }
-        _ => head.path.to_owned(),
-    };
-    match head.query {
-        Some(query) => format!("{path}?{query}"),
-        None => path,
+/// The endpoint of completions that a request is for.
+pub fn asked(method: &Method, path: &str) -> Option<Shape> {
+    match path {
+        _ if method != Method::POST => None,
+        COMPLETIONS => Some(Shape::Text),
+        FIM_COMPLETIONS => Some(Shape::Fim),
+        _ => None,
     }
 }
 
@@ -389,6 +345,8 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Error> {
 pub const COMPLETIONS: &str = "/v1/completions";
 /// How much larger than a client's body the bodies of its calls may be together: each repeats what is not the prompt.
 const BODIES: usize = 4;
+/// Mistral's, for the same question.
+pub const FIM_COMPLETIONS: &str = "/v1/fim/completions";
 /// What Portkey's SDK sends where its user named no model.
 const NO_MODEL: &str = "portkey-default";
 const OPENAI_ACCOUNT: [(&str, &str); 3] = [
@@ -400,7 +358,7 @@ const OPENAI_ACCOUNT: [(&str, &str); 3] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::{azure, grant::Token, oci};
+    use crate::provider::{Base, azure, grant::Token, oci};
     use crate::{dialect, exchange::Exchange};
 
     fn state(change: impl FnOnce(&mut Config)) -> State {
@@ -878,6 +836,82 @@ mod tests {
             (error.status().as_u16(), error.param()),
             (400, Some("prompt"))
         );
+    }
+
+    /// The upstream's path and body for `body` at `path`.
+    fn sent(path: &str, provider: &str, body: &str) -> Result<(String, String), Error> {
+        let state = state(|config| {
+            let vllm = Arc::make_mut(config.providers.get_mut("vllm").unwrap());
+            vllm.base = Some(Arc::new(Base::try_new("http://h/v1", "base_url").unwrap()));
+        });
+        let headers = headers(&[(headers::PROVIDER, provider)]);
+        let head = Head {
+            method: &Method::POST,
+            path,
+            query: None,
+            headers: &headers,
+        };
+        let Admission::Complete(directives) = state.admit(head)? else {
+            panic!("{path} is passed");
+        };
+        let bytes = Bytes::copy_from_slice(body.as_bytes());
+        let completing = state.complete(*directives, &headers, bytes, Seed { now: 1, draw: 1 })?;
+        let Work::One(exchange) = completing.work else {
+            panic!("one call");
+        };
+        let body = String::from_utf8(exchange.body().to_vec()).unwrap();
+        Ok((exchange.path(), body))
+    }
+
+    #[test]
+    fn mistrals_own_clients_reach_mistral_byte_for_byte() {
+        let body =
+            r#"{"model":"codestral-latest","prompt":"a", "suffix":"b","random_seed":1,"x":{}}"#;
+        for provider in ["mistral-ai", "codestral"] {
+            let (path, sent) = sent(FIM_COMPLETIONS, provider, body).unwrap();
+            assert_eq!((&*path, &*sent), ("/v1/fim/completions", body));
+        }
+    }
+
+    #[test]
+    fn a_gap_is_filled_by_whoever_can() {
+        let fim = r#"{"model":"qwen2.5-coder-7b","prompt":"a","suffix":"b","random_seed":7}"#;
+        let (path, body) = sent(FIM_COMPLETIONS, "vllm", fim).unwrap();
+        assert_eq!(path, "/v1/completions");
+        let filled = r#"{"model":"qwen2.5-coder-7b","prompt":"<|fim_prefix|>a<|fim_suffix|>b<|fim_middle|>","max_tokens":256,"#;
+        assert!(
+            body.starts_with(filled) && body.contains(r#""seed":7"#),
+            "{body}"
+        );
+        let (_, body) = sent(
+            FIM_COMPLETIONS,
+            "deepseek",
+            r#"{"model":"d","prompt":"a","suffix":"b"}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            body,
+            r#"{"model":"d","prompt":"a","max_tokens":256,"suffix":"b"}"#
+        );
+        let gap = r#"{"model":"codestral-latest","prompt":"a","suffix":"b"}"#;
+        let (path, body) = sent(COMPLETIONS, "mistral-ai", gap).unwrap();
+        assert_eq!(path, "/v1/fim/completions");
+        assert_eq!(
+            body,
+            r#"{"model":"codestral-latest","prompt":"a","suffix":"b","max_tokens":16}"#
+        );
+        for provider in ["groq", "vllm"] {
+            let error = sent(
+                COMPLETIONS,
+                provider,
+                gap.replace("codestral-latest", "m").as_str(),
+            )
+            .unwrap_err();
+            assert_eq!(
+                (error.status().as_u16(), error.param()),
+                (400, Some("suffix"))
+            );
+        }
     }
 
     #[test]

@@ -27,6 +27,7 @@
 //! |---|---|
 //! | [`Error`] | the one error: whose fault, which status, what the client is told |
 //! | `depth` | how deep JSON is nested |
+//! | `pattern` | names with `*` in them |
 //! | `wire` | bytes ⇄ frames: server-sent events, JSON lines, AWS event streams, cut anywhere |
 //! | [`completion`] | the request and the answer of the API page, and the set of its parameters |
 //! | [`dialect`] | how one family of APIs says "completion"; the table of what it can carry |
@@ -82,6 +83,8 @@ mod gather;
 mod issuer;
 mod lanes;
 mod metrics;
+mod passage;
+mod pattern;
 pub mod provider;
 mod proxy;
 mod reception;

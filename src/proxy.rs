@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::StatusCode;
 use pingora::{
     ErrorType,
     http::{RequestHeader, ResponseHeader},
@@ -30,7 +30,7 @@ use crate::{
     downstream::{self, is_answered, unless_gone},
     error::{Error, Kind},
     exchange::UpstreamHead,
-    gateway::{COMPLETIONS, State},
+    gateway::{State, asked},
     reception::Next,
     tokens::Tokens,
     upstream::{
@@ -65,7 +65,8 @@ impl Gateway {
         })
     }
 
-    /// Serves the session's request from its head to its answer's last byte if it is one for `POST /v1/completions`.
+    /// Serves the session's request from its head to its answer's last byte if it is one for `POST /v1/completions` or
+    /// `POST /v1/fim/completions`.
     /// For a `request_filter` of another proxy:
     ///
     /// ```ignore
@@ -75,7 +76,7 @@ impl Gateway {
     /// `false`: not ours, nothing was read or written. `Err`: the client's answer is cut, and its connection must close.
     pub async fn serve(&self, session: &mut Session) -> pingora::Result<bool> {
         let head = downstream::head(session);
-        if head.path != COMPLETIONS || head.method != Method::POST {
+        if asked(head.method, head.path).is_none() {
             return Ok(false);
         }
         let mut context = self.new_ctx();

@@ -92,7 +92,7 @@ impl Gateway {
             self.state.complete(directives, headers, body, seed())?;
         let provider = &work.target().provider;
         context.ticket.name(&provider.name);
-        context.ticket.sent_as = Some(provider.dialect.prompt_form().as_str());
+        context.ticket.sent_as = Some(provider.dialect.prompt_form().sent_as(settled.approach));
         context.ticket.tell(&settled);
         context.begin_call();
         if work.target().grant().is_some() {

@@ -27,8 +27,8 @@ use crate::{
     config::Timeouts,
     error::{Deadline, Error, Kind},
     exchange::{Exchange, UpstreamHead},
-    gateway::Passage,
     lanes::Lanes,
+    passage::Passage,
     provider::{Base, base::Scheme},
 };
 

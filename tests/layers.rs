@@ -4,13 +4,13 @@
 //! L9  main                                          binary
 //! L8  proxy reception context conductor gather lanes call ticket tokens issuer downstream arrival upstream door server admin emulator      the only IO
 //! L7  gateway
-//! L6  exchange
+//! L6  exchange passage
 //! L5  config
 //! L4  route metrics
 //! L3  provider
 //! L2  dialect
 //! L1  wire completion
-//! L0  error depth
+//! L0  error depth pattern
 //! ```
 
 use std::{
@@ -21,6 +21,7 @@ use std::{
 const LAYERS: &[(&str, u8)] = &[
     ("error", 0),
     ("depth", 0),
+    ("pattern", 0),
     ("wire", 1),
     ("completion", 1),
     ("dialect", 2),
@@ -29,6 +30,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("metrics", 4),
     ("config", 5),
     ("exchange", 6),
+    ("passage", 6),
     ("gateway", 7),
     ("proxy", 8),
     ("reception", 8),

@@ -2,21 +2,28 @@
 //!
 //! Source: the API page of `POST /v1/completions`. A chunk and a whole reply share one type.
 
+pub mod approach;
 mod asked;
 mod fields;
+pub mod fim;
 pub mod finished;
+pub mod infill;
 pub mod logprobs;
 pub mod parameter;
 pub mod prompt;
+pub mod repeat;
 pub mod request;
 pub mod stop;
 pub mod tail;
+pub mod tokenizer;
 
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    approach::{Approach, Mark, PromptAs},
+    fim::Shape,
     finished::Finished,
     logprobs::Logprobs,
     parameter::{Parameter, Support},
@@ -185,6 +192,10 @@ pub struct Partial {
     pub tail: Tail,
     /// Where the tokens of each choice stand in its text.
     pub logprobs: logprobs::Running,
+    /// What the client wants to read.
+    pub shape: Shape,
+    /// What an answer of [`Shape::Fim`] remembers.
+    pub fim: fim::Progress,
 }
 
 /// How far an answer shows what the provider itself said.
@@ -208,26 +219,37 @@ impl Partial {
 
     /// Appends a whole reply as one JSON object.
     pub fn write_reply(&self, reply: &Completion<'_>, how: Compliance, out: &mut Vec<u8>) {
-        self.write(&reply.choices, self.usage, how, out);
+        match self.shape {
+            Shape::Text => self.write(&reply.choices, self.usage, how, out),
+            Shape::Fim => self.write_fim_reply(&reply.choices, how, out),
+        }
     }
 
     /// Appends one stream event.
-    pub fn write_chunk(&self, chunk: &Completion<'_>, how: Compliance, out: &mut Vec<u8>) {
-        self.write_event(chunk, None, how, out);
+    pub fn write_chunk(&mut self, chunk: &Completion<'_>, how: Compliance, out: &mut Vec<u8>) {
+        self.write_one(chunk, None, how, out);
     }
 
     /// The same, with the counts so far.
-    pub fn write_counted_chunk(&self, chunk: &Completion<'_>, how: Compliance, out: &mut Vec<u8>) {
-        self.write_event(chunk, self.usage, how, out);
+    pub fn write_counted_chunk(
+        &mut self,
+        chunk: &Completion<'_>,
+        how: Compliance,
+        out: &mut Vec<u8>,
+    ) {
+        self.write_one(chunk, self.usage, how, out);
     }
 
-    fn write_event(
-        &self,
+    fn write_one(
+        &mut self,
         chunk: &Completion<'_>,
         usage: Option<Usage>,
         how: Compliance,
         out: &mut Vec<u8>,
     ) {
+        if self.shape == Shape::Fim {
+            return self.write_fim_chunk(&chunk.choices, how, out);
+        }
         out.extend_from_slice(b"data: ");
         self.write(&chunk.choices, usage, how, out);
         out.extend_from_slice(b"\n\n");
@@ -240,6 +262,14 @@ impl Partial {
             out.extend_from_slice(b"data: ");
             self.write(&[], self.usage, Compliance::Strict, out);
             out.extend_from_slice(b"\n\n");
+        }
+    }
+
+    /// Appends what an answer's shape keeps for the end of its stream.
+    pub fn write_end(&self, out: &mut Vec<u8>) {
+        match self.shape {
+            Shape::Text => {}
+            Shape::Fim => self.write_fim_end(out),
         }
     }
 

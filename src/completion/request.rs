@@ -11,7 +11,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Number, value::RawValue};
 
 use crate::{
-    completion::{fields, prompt::Prompt},
+    completion::{
+        Approach, fields,
+        fim::{self, Shape},
+        prompt::Prompt,
+    },
     error::Error,
 };
 
@@ -38,8 +42,12 @@ pub struct CompletionRequest {
     pub seed: Option<i64>,
     pub logit_bias: Option<BTreeMap<String, Number>>,
     pub stream_options: Option<StreamOptions>,
+    /// How the prompt is put to a model that answers messages: no field of the body.
+    pub approach: Approach,
     /// Fields the page does not know, by name.
     pub extra: BTreeMap<String, Box<RawValue>>,
+    /// Which endpoint was asked.
+    pub shape: Shape,
     /// The bytes this request was read from, while they still say the same as the fields.
     pub(super) source: Option<Bytes>,
 }
@@ -122,7 +130,18 @@ impl CompletionRequest {
 
     /// The client's own bytes, if the request still says what they say.
     pub fn source(&self) -> Option<&Bytes> {
-        self.source.as_ref()
+        self.source.as_ref().filter(|_| self.shape == Shape::Text)
+    }
+
+    /// The same of a request to the endpoint of [`fim`], for an API that speaks it.
+    pub fn fim_source(&self) -> Option<&Bytes> {
+        self.source.as_ref().filter(|_| self.shape == Shape::Fim)
+    }
+
+    /// Puts another prompt in place of the client's.
+    pub fn replace_prompt(&mut self, prompt: Prompt) {
+        self.prompt = prompt;
+        self.source = None;
     }
 
     /// Settles the model to ask for. The source stays valid only if the client named the same.
@@ -138,9 +157,12 @@ impl CompletionRequest {
         self.model.as_deref().unwrap_or_default()
     }
 
-    /// `max_tokens`, with the page's default.
+    /// `max_tokens`, with the endpoint's default.
     pub fn max_tokens(&self) -> u64 {
-        self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS)
+        self.max_tokens.unwrap_or(match self.shape {
+            Shape::Text => DEFAULT_MAX_TOKENS,
+            Shape::Fim => fim::MAX_TOKENS,
+        })
     }
 
     pub fn include_usage(&self) -> bool {

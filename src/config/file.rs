@@ -3,16 +3,19 @@
 //! Pingora's `ServerConf` keys stand at the top of the same file; this module reads `gateway:` alone. An error names file,
 //! line, path and what would be accepted. A secret is `env:NAME`, `file:PATH` or plain text; it is resolved here, once.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 
 use crate::{
+    completion::{Mark, PromptAs},
     config::{
         Config, ConfigError, Emulator, credentials,
         limits::{LimitsFile, TimeoutsFile},
+        prompt::PromptKeys,
         source::Source,
-        text::{AuthText, BaseText, DialectText, HostText, Unique},
+        substitutes::{self, InfillFile},
+        text::{AuthText, BaseText, DialectText, HostText, ParameterText, Unique},
     },
     dialect::{openai::OPENAI, settle::Unsupported},
     provider::{Auth, Base, Provider, place::Place, scheme::Scheme},
@@ -54,10 +57,13 @@ struct GatewayFile {
     default: DefaultFile,
     providers: Unique<ProviderFile>,
     models: Unique<ModelFile>,
+    infill: Vec<InfillFile>,
+    tokenizers: Unique<String>,
     allowed_hosts: Vec<HostText>,
     limits: LimitsFile,
     timeouts: TimeoutsFile,
     unsupported: Unsupported,
+    prompt_as: PromptAs,
     emulator: Option<EmulatorFile>,
 }
 
@@ -92,6 +98,9 @@ struct ProviderFile {
     credentials: BTreeMap<String, String>,
     headers: BTreeMap<String, String>,
     options: BTreeMap<String, String>,
+    refuses: Option<Vec<ParameterText>>,
+    prompt_as: Option<PromptAs>,
+    prefill: Option<Mark>,
     default_model: Option<String>,
 }
 
@@ -146,9 +155,11 @@ impl GatewayFile {
             config.providers.insert(name, Arc::new(resolved));
         }
         config.allowed_hosts = self.allowed_hosts.into_iter().map(|host| host.0).collect();
+        config.substitutes = substitutes::read(self.infill, &self.tokenizers.0, source)?;
         self.limits.apply(&mut config.limits);
         self.timeouts.apply(&mut config.timeouts);
         config.unsupported = self.unsupported;
+        config.prompt_as = self.prompt_as;
         if let Some(emulator) = self.emulator {
             emulator.apply(source, config)?;
         }
@@ -168,21 +179,7 @@ impl ProviderFile {
         let built_in = config.providers.get(name);
         let mut provider = match built_in {
             Some(provider) => Provider::clone(provider),
-            None => Provider {
-                name: name.to_owned(),
-                base: None,
-                place: &Place::Own("/v1"),
-                options: BTreeMap::new(),
-                moved_to: None,
-                dialect: &OPENAI,
-                is_redefined: true,
-                auth: Auth::Bearer,
-                scheme: Scheme::Key,
-                credential: None,
-                headers: Vec::new(),
-                refuses: &[],
-                default_model: None,
-            },
+            None => declared(name),
         };
         if built_in.is_none() && self.base_url.is_none() {
             let message = format!("`{name}` is no built-in provider: `base_url` is needed");
@@ -196,11 +193,15 @@ impl ProviderFile {
         }
         if let Some(dialect) = self.dialect {
             if dialect.0.name() != provider.dialect.name() {
-                provider.refuses = &[];
+                provider.refuses = Cow::Borrowed(&[]);
             }
             provider.dialect = dialect.0;
             provider.is_redefined = true;
         }
+        if let Some(refuses) = self.refuses {
+            provider.refuses = refuses.into_iter().map(|parameter| parameter.0).collect();
+        }
+        PromptKeys(self.prompt_as, self.prefill).apply(&mut provider, source)?;
         provider.base = self.base_url.map(|base| Arc::new(base.0)).or(provider.base);
         provider.auth = self.auth.map_or(provider.auth, |auth| auth.0);
         provider.default_model = self.default_model;
@@ -214,6 +215,27 @@ impl ProviderFile {
                 .push(source.header(&path("headers"), header, value)?);
         }
         Ok(provider)
+    }
+}
+
+/// A provider that no row knows: OpenAI-shaped, unless the conf says more.
+fn declared(name: &str) -> Provider {
+    Provider {
+        name: name.to_owned(),
+        base: None,
+        place: &Place::Own("/v1"),
+        options: BTreeMap::new(),
+        moved_to: None,
+        dialect: &OPENAI,
+        is_redefined: true,
+        auth: Auth::Bearer,
+        scheme: Scheme::Key,
+        credential: None,
+        headers: Vec::new(),
+        refuses: Cow::Borrowed(&[]),
+        prefill: None,
+        prompt_as: None,
+        default_model: None,
     }
 }
 
@@ -317,7 +339,7 @@ fn apply_models(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Surroundings, provider::Credential};
+    use crate::{completion::Parameter, config::Surroundings, provider::Credential};
 
     struct Nothing;
 
@@ -374,6 +396,50 @@ mod tests {
             config.models.find("tiny-1").unwrap().model.as_deref(),
             Some("t")
         );
+    }
+
+    #[test]
+    fn what_a_provider_lacks_is_the_confs_to_say() {
+        let config = read(concat!(
+            "gateway:\n  providers:\n    vllm: { base_url: \"http://h/v1\", refuses: [] }\n",
+            "    mine: { base_url: \"http://h/v1\", refuses: [suffix, \"prompt: token ids\"] }\n",
+        ))
+        .unwrap();
+        let refuses = |name: &str| config.providers[name].refuses.clone();
+        assert!(refuses("vllm").is_empty());
+        assert_eq!(*refuses("mine"), [Parameter::Suffix, Parameter::TokenIds]);
+        assert!(refuses("sglang").contains(&Parameter::Suffix));
+    }
+
+    #[test]
+    fn how_prompts_are_put_is_said_for_all_and_for_each() {
+        let config = read(concat!(
+            "gateway:\n  prompt_as: continue\n  providers:\n    groq: { prompt_as: prefill }\n",
+            "    openai: { prompt_as: prefill }\n    bedrock: { prompt_as: prefill }\n",
+            "    deepseek: { dialect: chat, prompt_as: prefill }\n",
+            "    mine: { base_url: \"http://a/v1\", dialect: chat, prefill: continue_final_message, prompt_as: message }\n",
+        ))
+        .unwrap();
+        assert_eq!(config.prompt_as, PromptAs::Continue);
+        for (name, way, mark) in [
+            ("groq", Some(PromptAs::Prefill), Some(Mark::Role)),
+            ("openai", Some(PromptAs::Prefill), None),
+            ("bedrock", Some(PromptAs::Prefill), None),
+            ("deepseek", Some(PromptAs::Prefill), Some(Mark::Prefix)),
+            (
+                "mine",
+                Some(PromptAs::Message),
+                Some(Mark::ContinueFinalMessage),
+            ),
+            ("moonshot", None, Some(Mark::Partial)),
+        ] {
+            let provider = &config.providers[name];
+            assert_eq!(
+                (provider.prompt_as, provider.prefill),
+                (way, mark),
+                "{name}"
+            );
+        }
     }
 
     #[test]
@@ -437,6 +503,42 @@ mod tests {
                 4,
                 "gateway.providers.openai.dialect",
                 "expected one of openai, chat",
+            ),
+            (
+                "gateway:\n  providers:\n    openai:\n      refuses: [sufix]\n",
+                4,
+                "gateway.providers.openai.refuses",
+                "expected one of prompt: list",
+            ),
+            (
+                "gateway:\n  prompt_as: prefil\n",
+                2,
+                "gateway.prompt_as",
+                "expected one of `message`, `continue`, `prefill`",
+            ),
+            (
+                "gateway:\n  providers:\n    openai: {}\n    cohere:\n      prompt_as: prefill\n",
+                5,
+                "gateway.providers.cohere.prompt_as",
+                "expected `message` or `continue`",
+            ),
+            (
+                "gateway:\n  providers:\n    groq:\n      dialect: gemini\n      prompt_as: prefill\n",
+                5,
+                "gateway.providers.groq.prompt_as",
+                "documents no way",
+            ),
+            (
+                "gateway:\n  providers:\n    vllm:\n      prefill: role\n",
+                4,
+                "gateway.providers.vllm.prefill",
+                "the dialect `openai` has no such way",
+            ),
+            (
+                "gateway:\n  providers:\n    groq:\n      prefill: vllm\n",
+                4,
+                "gateway.providers.groq.prefill",
+                "expected one of `role`, `prefix`",
             ),
             (
                 "gateway:\n  providers:\n    mine:\n      dialect: chat\n",

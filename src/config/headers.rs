@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::value::RawValue;
 
 use crate::{
-    completion::Compliance,
+    completion::{Compliance, PromptAs, Shape, approach::PROMPT_AS},
     dialect::settle::Unsupported,
     error::Error,
     provider::{Secret, table::is_option},
@@ -26,12 +26,16 @@ pub struct Directives {
     pub compliance: Compliance,
     /// What becomes of a parameter that nobody can carry; `None`: what the conf says.
     pub unsupported: Option<Unsupported>,
+    /// How the prompt is put to a model that answers messages; `None`: what the conf says.
+    pub prompt_as: Option<PromptAs>,
     /// Where in the config the target stands: `config`, or `config.targets[0]` and deeper.
     pub option: String,
     /// Values for the slots of a provider's place.
     pub options: BTreeMap<String, String>,
     /// Body fields that beat the client's own.
     pub overrides: BTreeMap<String, Box<RawValue>>,
+    /// Which endpoint was asked; the path's word, not a header's.
+    pub shape: Shape,
 }
 
 impl Directives {
@@ -77,9 +81,11 @@ impl Directives {
                 Compliance::Loose
             },
             unsupported: read_unsupported(headers)?,
+            prompt_as: read_prompt_as(headers)?,
             option,
             options: config.options,
             overrides: config.override_params,
+            shape: Shape::default(),
         })
     }
 }
@@ -95,9 +101,11 @@ impl Directives {
             timeout: None,
             compliance: Compliance::Strict,
             unsupported: read_unsupported(headers)?,
+            prompt_as: read_prompt_as(headers)?,
             option: ROOT.to_owned(),
             options: BTreeMap::new(),
             overrides: BTreeMap::new(),
+            shape: Shape::default(),
         })
     }
 }
@@ -152,6 +160,18 @@ fn read_unsupported(headers: &HeaderMap) -> Result<Option<Unsupported>, Error> {
             format!("`{UNSUPPORTED}` must be `reject` or `drop`."),
         )),
     }
+}
+
+fn read_prompt_as(headers: &HeaderMap) -> Result<Option<PromptAs>, Error> {
+    let Some(value) = text(headers, PROMPT_AS)? else {
+        return Ok(None);
+    };
+    let names = PromptAs::ALL.map(|way| format!("`{}`", way.as_str()));
+    let wrong = || {
+        let message = format!("`{PROMPT_AS}` must be one of {}.", names.join(", "));
+        Error::invalid(PROMPT_AS, message)
+    };
+    PromptAs::by_name(value).map(Some).ok_or_else(wrong)
 }
 
 /// Metadata is for routes and logs; here it is only held to be an object, so that a typo is found where it is made.
@@ -419,6 +439,7 @@ mod tests {
             (CONFIG, r#"{"request_timeout":"canary"}"#),
             (TIMEOUT, "soon"),
             (METADATA, "[1]"),
+            (PROMPT_AS, "canary"),
             (FORWARD, "x-portkey-forward-headers"),
             (FORWARD, "x-a, Authorization"),
             (FORWARD, "bad name"),

@@ -5,13 +5,16 @@ pub mod file;
 pub mod headers;
 pub mod host;
 mod limits;
+mod prompt;
 pub mod source;
+mod substitutes;
 mod text;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use crate::{
-    dialect::settle::Unsupported,
+    completion::PromptAs,
+    dialect::{settle::Unsupported, substitute::Substitutes},
     provider::{Base, Provider, Row, place::Place, table::ROWS},
     route::Models,
 };
@@ -27,12 +30,15 @@ pub struct Config {
     pub default: Defaults,
     pub providers: BTreeMap<String, Arc<Provider>>,
     pub models: Models,
+    pub substitutes: Substitutes,
     /// Hosts that a client may choose by `x-portkey-custom-host`. Empty: none.
     pub allowed_hosts: Vec<AllowedHost>,
     pub limits: Limits,
     pub timeouts: Timeouts,
     /// What becomes of a parameter that neither the provider nor the gateway can carry.
     pub unsupported: Unsupported,
+    /// How prompts are put to models that answer messages, where neither the client nor their provider's row says.
+    pub prompt_as: PromptAs,
     pub emulator: Option<Emulator>,
 }
 
@@ -139,10 +145,12 @@ impl Default for Config {
                 .map(|row| (row.name.to_owned(), Arc::new(built_in(row))))
                 .collect(),
             models: Models::default(),
+            substitutes: Substitutes::default(),
             allowed_hosts: Vec::new(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             unsupported: Unsupported::default(),
+            prompt_as: PromptAs::default(),
             emulator: None,
         }
     }
@@ -190,7 +198,9 @@ fn built_in(row: &'static Row) -> Provider {
         scheme: row.scheme,
         credential: None,
         headers: Vec::new(),
-        refuses: row.refuses,
+        refuses: row.refuses.into(),
+        prefill: row.prefill,
+        prompt_as: None,
         default_model: None,
     }
 }

@@ -27,6 +27,23 @@ impl Source<'_> {
         }
     }
 
+    /// An error at `key` of a list's entry; the first has place 0.
+    pub fn entry_error(
+        &self,
+        list: &[&str],
+        place: usize,
+        key: &str,
+        message: String,
+    ) -> ConfigError {
+        let start = line_of(self.text, list);
+        let line = line_in_entry(self.text.lines().skip(start), place, key);
+        ConfigError {
+            line: line.map_or(start, |line| start + line),
+            path: format!("{}[{place}].{key}", list.join(".")),
+            ..self.error(list, message)
+        }
+    }
+
     /// The parser's own message is `path: what at line L column C`.
     pub fn syntax_error(&self, error: &serde_yaml::Error) -> ConfigError {
         let text = error.to_string();
@@ -42,10 +59,11 @@ impl Source<'_> {
             Some((path, message)) if !path.contains(' ') => (path, message),
             _ => ("", text),
         };
-        // The parser names the mapping; the key at fault stands on the line.
+        // The parser names the mapping; the key at fault stands on the line, unless that is where a list's entry starts.
         let line_text = line
             .checked_sub(1)
-            .and_then(|before| self.text.lines().nth(before));
+            .and_then(|before| self.text.lines().nth(before))
+            .filter(|text| !text.trim_start().starts_with('-'));
         let key = line_text
             .and_then(|text| text.split_once(':'))
             .map(|(key, _)| key.trim());
@@ -155,6 +173,38 @@ fn without_value(message: &str) -> String {
         }
         _ => message.to_owned(),
     }
+}
+
+/// The line of `key` in a block list's entry, or where the entry starts; 1 is the first of `lines`, which begin below the
+/// list's own name.
+fn line_in_entry<'l>(
+    lines: impl Iterator<Item = &'l str>,
+    place: usize,
+    key: &str,
+) -> Option<usize> {
+    let depth = |line: &str| line.len() - line.trim_start().len();
+    let (mut list, mut seen, mut found) = (None, 0, None);
+    for (number, line) in (1..).zip(lines) {
+        let text = line.trim_start();
+        if text.is_empty() || text.starts_with('#') {
+            continue;
+        }
+        let list = *list.get_or_insert(depth(line));
+        let starts = text.starts_with('-') && depth(line) == list;
+        if depth(line) < list || depth(line) == list && !starts || starts && found.is_some() {
+            break;
+        }
+        seen += usize::from(starts);
+        if seen != place + 1 {
+            continue;
+        }
+        found = found.or(Some(number));
+        let mut words = text.split([' ', '{', ',', '-']);
+        if words.any(|word| word.strip_suffix(':') == Some(key)) {
+            return Some(number);
+        }
+    }
+    found
 }
 
 /// The line on which the deepest part of `path` stands that can be found. Block style only; a flow mapping counts by the

@@ -8,6 +8,7 @@ use serde::{
 };
 
 use crate::{
+    completion::Parameter,
     config::AllowedHost,
     dialect::{self, Dialect},
     provider::{Auth, Base},
@@ -30,6 +31,14 @@ text!(BaseText, Base, |text: &str| Base::try_new(text, "base_url")
     .map_err(|error| error.message().to_owned()));
 text!(HostText, AllowedHost, AllowedHost::try_new);
 text!(DurationText, Duration, read_duration);
+text!(ParameterText, Parameter, |text: &str| {
+    let mut all = Parameter::ALL.into_iter();
+    all.find(|parameter| parameter.title() == text)
+        .ok_or_else(|| {
+            let titles = Parameter::ALL.map(Parameter::title);
+            format!("unknown parameter, expected one of {}", titles.join(", "))
+        })
+});
 text!(DialectText, &'static dyn Dialect, |text: &str| {
     // What stands there is not said again: it can be a key in the wrong place.
     dialect::by_name(text).ok_or_else(|| {

@@ -4,6 +4,10 @@
 //! [errors](https://docs.anthropic.com/en/api/errors). The prompt becomes one user message, the reply's text blocks become
 //! `text`; thoughts and tool calls are left out. The page's default of 16 tokens holds here too, although the API has none.
 //!
+//! The start of the answer can be given as its last message, in text that does not end with whitespace
+//! ([prefill](https://docs.anthropic.com/en/docs/build-with-claude/prompt-engineering/prefill-claudes-response)). Claude 4.6 and
+//! later [refuse it](https://platform.claude.com/docs/en/about-claude/models/migration-guide), and so does thinking.
+//!
 //! The API's `metadata` is not taken from a client: its one field is what the page calls `user`, and OpenAI gives the same
 //! name another meaning.
 
@@ -16,11 +20,14 @@ use serde_json::value::RawValue;
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
+        Choice, Completion, CompletionRequest, Finish, Mark, Parameter, Partial, Support, Usage,
     },
     dialect::{
-        Dialect, Extras, Step, UpstreamRequest, extras, join, not_the_shape, openai::learn_head,
-        openai_error::read_error, positive_max_tokens, to_body,
+        Dialect, Extras, Step, UpstreamRequest, extras, join, not_the_shape,
+        openai::learn_head,
+        openai_error::read_error,
+        positive_max_tokens, to_body,
+        turns::{Said, Words, check_trailing_space, instruction, turns},
     },
     error::Error,
     wire::{Form, Frame, Framing},
@@ -70,6 +77,10 @@ impl Dialect for Anthropic {
 
     fn extras(&self) -> Extras {
         Extras::Only(EXTRAS)
+    }
+
+    fn prefill(&self, _told: Option<Mark>, _model: Option<&str>) -> Option<Mark> {
+        Some(Mark::Role)
     }
 
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {
@@ -152,7 +163,9 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     anthropic_version: Option<&'static str>,
     max_tokens: u64,
-    messages: [Message<'a>; 1],
+    messages: Vec<Said<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system: Option<Words<'a>>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     stop_sequences: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -165,12 +178,6 @@ struct Body<'a> {
     stream: bool,
     #[serde(flatten)]
     extra: BTreeMap<&'a str, &'a RawValue>,
-}
-
-#[derive(Serialize)]
-struct Message<'a> {
-    role: &'static str,
-    content: &'a RawValue,
 }
 
 #[derive(Serialize)]
@@ -194,14 +201,13 @@ impl<'a> Body<'a> {
                 "`stop` must hold more than whitespace for this provider.",
             ));
         }
+        check_trailing_space(request)?;
         Ok(Self {
             model: None,
             anthropic_version: None,
             max_tokens: positive_max_tokens(request)?,
-            messages: [Message {
-                role: "user",
-                content: request.sole_text()?,
-            }],
+            messages: turns(request)?.into_iter().map(Said::from).collect(),
+            system: instruction(request, "system")?,
             stop_sequences: &request.stop,
             temperature: request.temperature,
             // Some models refuse the two together; 1 cuts nothing off.

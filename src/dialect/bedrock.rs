@@ -4,7 +4,9 @@
 //! [ConverseStream](https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStream.html), and the counts of
 //! [prompt caching](https://docs.aws.amazon.com/bedrock/latest/userguide/prompt-caching.html). The prompt becomes one user message,
 //! the reply's text blocks become `text`; thoughts and tool calls are left out. It speaks to every model that takes messages;
-//! [`bedrock_invoke`](crate::dialect::bedrock_invoke) sends a prompt raw to those that take one.
+//! [`bedrock_invoke`](crate::dialect::bedrock_invoke) sends a prompt raw to those that take one. The start of the answer is
+//! documented as a last message for
+//! [Claude](https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters-anthropic-claude-messages.html) alone.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -14,12 +16,13 @@ use serde_json::value::RawValue;
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
+        Choice, Completion, CompletionRequest, Finish, Mark, Parameter, Partial, Support, Usage,
     },
     dialect::{
         Dialect, Extras, Step, UpstreamRequest,
         aws_error::{read_error, read_message},
         extras, join, not_the_shape, positive_max_tokens, to_body,
+        turns::{Turn, Words, check_trailing_space, instruction, turns},
     },
     error::Error,
     wire::{Frame, Framing},
@@ -50,6 +53,12 @@ impl Dialect for Bedrock {
 
     fn extras(&self) -> Extras {
         Extras::Only(EXTRAS)
+    }
+
+    /// An inference profile of the user's own tells no model, and counts as none of these.
+    fn prefill(&self, _told: Option<Mark>, model: Option<&str>) -> Option<Mark> {
+        let takes = model.is_none_or(|model| model.contains("anthropic.claude"));
+        takes.then_some(Mark::Role)
     }
 
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {
@@ -155,7 +164,9 @@ pub(super) fn check(request: &CompletionRequest) -> Result<u64, Error> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Body<'a> {
-    messages: [Message<'a>; 1],
+    messages: Vec<Message<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system: Option<[Content<'a>; 1]>,
     inference_config: InferenceConfig<'a>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     additional_model_request_fields: Fields<'a>,
@@ -171,9 +182,18 @@ struct Message<'a> {
     content: [Content<'a>; 1],
 }
 
+impl<'a> From<Turn<'a>> for Message<'a> {
+    fn from(turn: Turn<'a>) -> Self {
+        Self {
+            role: turn.speaker.role(),
+            content: [Content { text: turn.words }],
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Content<'a> {
-    text: &'a RawValue,
+    text: Words<'a>,
 }
 
 #[derive(Serialize)]
@@ -201,13 +221,10 @@ impl<'a> Body<'a> {
                 format!("`{name}` has its place in `{MODEL_FIELDS}` where that is given.");
             return Err(Error::invalid((*name).to_owned(), message));
         }
+        check_trailing_space(request)?;
         Ok(Self {
-            messages: [Message {
-                role: "user",
-                content: [Content {
-                    text: request.sole_text()?,
-                }],
-            }],
+            messages: turns(request)?.into_iter().map(Message::from).collect(),
+            system: instruction(request, "system")?.map(|text| [Content { text }]),
             inference_config: InferenceConfig {
                 max_tokens,
                 temperature: request.temperature,

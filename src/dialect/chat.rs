@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Parameter, Partial, Support,
+        Choice, Completion, CompletionRequest, Mark, Parameter, Partial, Support,
         logprobs::behind_thoughts,
     },
     dialect::{
@@ -34,6 +34,8 @@ pub struct Chat {
     pub(super) stream_usage: StreamUsage,
     logprobs: Support,
     extras: Extras,
+    /// Its own way; `None`: each provider's.
+    prefill: Option<Mark>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -55,16 +57,19 @@ pub static CHAT: Chat = Chat {
     stream_usage: StreamUsage::OnRequest,
     logprobs: Support::Native,
     extras: Extras::Pass,
+    prefill: None,
 };
 
 /// Mistral's chat: `random_seed`, counts in every stream, no log-probabilities, unknown fields refused by its server too.
-/// Source: <https://docs.mistral.ai/api/#operation/createChatCompletion>.
+/// Source: <https://docs.mistral.ai/api/#operation/createChatCompletion>. A [prefix](https://docs.mistral.ai/guides/prefix/) stands
+/// in the answer too.
 pub static MISTRAL_CHAT: Chat = Chat {
     name: "mistral-chat",
     seed: Seed::RandomSeed,
     stream_usage: StreamUsage::Always,
     logprobs: Support::Refused,
     extras: Extras::Pass,
+    prefill: Some(Mark::RepeatedPrefix),
 };
 
 impl Dialect for Chat {
@@ -101,6 +106,10 @@ impl Dialect for Chat {
 
     fn extras(&self) -> Extras {
         self.extras
+    }
+
+    fn prefill(&self, told: Option<Mark>, _model: Option<&str>) -> Option<Mark> {
+        self.prefill.or(told)
     }
 
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {

@@ -10,6 +10,7 @@ use crate::{
     completion::{CompletionRequest, request::StreamOptions},
     dialect::{
         chat::{Chat, Seed, StreamUsage},
+        chat_turns::{Message, goes_on, messages},
         openai::stream_options,
         to_body,
         token_logprobs::alternatives,
@@ -50,12 +51,12 @@ impl Chat {
     fn body<'a>(&self, request: &'a CompletionRequest) -> Result<Body<'a>, Error> {
         let top_logprobs = alternatives(request, MAX_TOP_LOGPROBS)?;
         let seed = |name: Seed| request.seed.filter(|_| self.seed == name);
+        let goes_on = goes_on(request)?;
         Ok(Body {
             model: request.model(),
-            messages: [Message {
-                role: "user",
-                content: request.sole_text()?,
-            }],
+            messages: messages(request)?,
+            continue_final_message: goes_on,
+            add_generation_prompt: goes_on.then_some(false),
             max_tokens: request.max_tokens(),
             temperature: request.temperature,
             top_p: request.top_p,
@@ -80,7 +81,11 @@ impl Chat {
 #[derive(Serialize)]
 struct Body<'a> {
     model: &'a str,
-    messages: [Message<'a>; 1],
+    messages: Vec<Message<'a>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    continue_final_message: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    add_generation_prompt: Option<bool>,
     max_tokens: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
@@ -112,12 +117,6 @@ struct Body<'a> {
     top_logprobs: Option<u32>,
     #[serde(flatten)]
     extra: &'a BTreeMap<String, Box<RawValue>>,
-}
-
-#[derive(Serialize)]
-struct Message<'a> {
-    role: &'static str,
-    content: &'a RawValue,
 }
 
 /// Mistral's word for `seed`.

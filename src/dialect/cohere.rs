@@ -21,8 +21,12 @@ use crate::{
         Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
     },
     dialect::{
-        Dialect, Extras, Step, UpstreamRequest, extras, join, not_the_shape, openai::learn_head,
-        openai_error::read_error, positive_max_tokens, to_body, unsigned_seed,
+        Dialect, Extras, Step, UpstreamRequest, extras, join, not_the_shape,
+        openai::learn_head,
+        openai_error::read_error,
+        positive_max_tokens, to_body,
+        turns::{Said, Words, instruction},
+        unsigned_seed,
     },
     error::{Error, Kind},
     wire::{Form, Frame, Framing},
@@ -136,7 +140,7 @@ impl Dialect for Cohere {
 #[derive(Serialize)]
 struct Body<'a> {
     model: &'a str,
-    messages: [UserMessage<'a>; 1],
+    messages: Vec<Said<'a>>,
     max_tokens: u64,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     stop_sequences: &'a [String],
@@ -156,10 +160,11 @@ struct Body<'a> {
     extra: BTreeMap<&'a str, &'a RawValue>,
 }
 
-#[derive(Serialize)]
-struct UserMessage<'a> {
-    role: &'static str,
-    content: &'a RawValue,
+fn messages(request: &CompletionRequest) -> Result<Vec<Said<'_>>, Error> {
+    let system = instruction(request, "messages")?.map(|words| ("system", words));
+    let user = ("user", Words::Prompt(request.sole_text()?));
+    let said = system.into_iter().chain([user]);
+    Ok(said.map(|(role, content)| Said { role, content }).collect())
 }
 
 impl<'a> Body<'a> {
@@ -174,10 +179,7 @@ impl<'a> Body<'a> {
         within("frequency_penalty", frequency_penalty, 0.0, 1.0)?;
         Ok(Self {
             model: request.model(),
-            messages: [UserMessage {
-                role: "user",
-                content: request.sole_text()?,
-            }],
+            messages: messages(request)?,
             max_tokens: positive_max_tokens(request)?,
             stop_sequences: &request.stop,
             temperature: request.temperature,

@@ -2,6 +2,8 @@
 //!
 //! Source: <https://docs.mistral.ai/api/endpoint/fim>. A true text completion, with a suffix or without one; it is answered
 //! in the form of Mistral's chat. Only the Codestral models take it.
+//!
+//! A client of [the same endpoint](crate::completion::fim) speaks this API already: its bytes pass, and so does the answer.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -10,9 +12,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    completion::{Completion, CompletionRequest, Parameter, Partial, Support},
+    completion::{Completion, CompletionRequest, Parameter, Partial, Shape, Support},
     dialect::{
-        Dialect, Extras, PromptForm, Step, UpstreamRequest, chat::MISTRAL_CHAT, extras,
+        Dialect, Extras, PromptForm, Step, Tap, UpstreamRequest, chat::MISTRAL_CHAT, extras,
         positive_max_tokens, to_body,
     },
     error::Error,
@@ -21,9 +23,16 @@ use crate::{
 
 /// Mistral's fill-in-the-middle.
 #[derive(Debug)]
-pub struct Fim;
+pub struct Fim {
+    client: Shape,
+}
 
-pub static FIM: Fim = Fim;
+pub static FIM: Fim = Fim {
+    client: Shape::Text,
+};
+
+/// The same for clients that speak it themselves.
+pub static VERBATIM: Fim = Fim { client: Shape::Fim };
 
 impl Dialect for Fim {
     fn name(&self) -> &'static str {
@@ -58,33 +67,39 @@ impl Dialect for Fim {
     }
 
     fn extras(&self) -> Extras {
-        Extras::Only(&["metadata", "min_tokens"])
+        match self.client {
+            Shape::Text => Extras::Only(&["metadata", "min_tokens"]),
+            // What its own clients say is between them and Mistral.
+            Shape::Fim => Extras::Pass,
+        }
     }
 
     fn prompt_form(&self) -> PromptForm {
         PromptForm::Text
     }
 
+    fn for_request(&self, request: &CompletionRequest) -> Option<&'static dyn Dialect> {
+        (request.shape == Shape::Fim).then_some(&VERBATIM)
+    }
+
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {
+        let body = match request.fim_source().filter(|_| self.client == Shape::Fim) {
+            Some(source) => source.clone(),
+            None => to_body(&self.body(request)?)?,
+        };
         Ok(UpstreamRequest {
             path: Cow::Borrowed("/fim/completions"),
             headers: &[],
-            body: to_body(&Body {
-                model: request.model(),
-                prompt: request.sole_text()?,
-                suffix: request
-                    .suffix
-                    .as_deref()
-                    .filter(|suffix| !suffix.is_empty()),
-                max_tokens: positive_max_tokens(request)?,
-                temperature: request.temperature,
-                top_p: request.top_p,
-                stop: &request.stop,
-                random_seed: request.seed,
-                stream: request.stream,
-                extra: extras(request).collect(),
-            })?,
+            body,
         })
+    }
+
+    fn tap_reply(&self, body: &[u8], partial: &mut Partial) -> Tap {
+        if self.client != Shape::Fim {
+            return Tap::Translate;
+        }
+        let read = MISTRAL_CHAT.read_reply(body, partial);
+        read.map_or(Tap::Translate, |reply| pass(&reply))
     }
 
     fn read_reply<'b>(
@@ -93,6 +108,18 @@ impl Dialect for Fim {
         partial: &mut Partial,
     ) -> Result<Completion<'b>, Error> {
         MISTRAL_CHAT.read_reply(body, partial)
+    }
+
+    fn tap(&self, frame: &Frame, partial: &mut Partial) -> Tap {
+        if self.client != Shape::Fim {
+            return Tap::Translate;
+        }
+        match MISTRAL_CHAT.read_frame(frame, partial) {
+            Ok(Step::Chunk(chunk) | Step::Last(chunk)) => pass(&chunk),
+            Ok(Step::Skip) => Tap::Pass { finished: 0 },
+            Ok(Step::Done) => Tap::Done,
+            Err(_) => Tap::Translate,
+        }
     }
 
     fn read_frame<'f>(&self, frame: &'f Frame, partial: &mut Partial) -> Result<Step<'f>, Error> {
@@ -104,13 +131,42 @@ impl Dialect for Fim {
     }
 }
 
+impl Fim {
+    fn body<'a>(&self, request: &'a CompletionRequest) -> Result<Body<'a>, Error> {
+        // A client of this very API that names no limit gets the API's own.
+        let own_limit = self.client == Shape::Fim && request.max_tokens.is_none();
+        let limit = (!own_limit).then(|| positive_max_tokens(request));
+        let suffix = request.suffix.as_deref();
+        Ok(Body {
+            model: request.model(),
+            prompt: request.sole_text()?,
+            suffix: suffix.filter(|suffix| !suffix.is_empty()),
+            max_tokens: limit.transpose()?,
+            temperature: request.temperature,
+            top_p: request.top_p,
+            stop: &request.stop,
+            random_seed: request.seed,
+            stream: request.stream,
+            extra: extras(request).collect(),
+        })
+    }
+}
+
+fn pass(told: &Completion<'_>) -> Tap {
+    let finished = told.choices.iter().filter(|choice| choice.finish.is_some());
+    Tap::Pass {
+        finished: u32::try_from(finished.count()).unwrap_or(u32::MAX),
+    }
+}
+
 #[derive(Serialize)]
 struct Body<'a> {
     model: &'a str,
     prompt: &'a RawValue,
     #[serde(skip_serializing_if = "Option::is_none")]
     suffix: Option<&'a str>,
-    max_tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_tokens: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -6,7 +6,7 @@
 use http::StatusCode;
 
 use crate::{
-    completion::{Completion, CompletionRequest, Parameter, Partial, Support},
+    completion::{Completion, CompletionRequest, Mark, Parameter, Partial, Support},
     dialect::{Dialect, Extras, Step, UpstreamRequest, chat::MISTRAL_CHAT, fim::FIM},
     error::Error,
     wire::{Frame, Framing},
@@ -24,7 +24,8 @@ impl Dialect for Mistral {
     }
 
     fn for_request(&self, request: &CompletionRequest) -> Option<&'static dyn Dialect> {
-        request.asks(Parameter::Suffix).then_some(&FIM)
+        let gap: Option<&'static dyn Dialect> = request.asks(Parameter::Suffix).then_some(&FIM);
+        FIM.for_request(request).or(gap)
     }
 
     fn framing(&self) -> Framing {
@@ -40,6 +41,10 @@ impl Dialect for Mistral {
 
     fn extras(&self) -> Extras {
         MISTRAL_CHAT.extras()
+    }
+
+    fn prefill(&self, told: Option<Mark>, model: Option<&str>) -> Option<Mark> {
+        MISTRAL_CHAT.prefill(told, model)
     }
 
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {

@@ -10,9 +10,11 @@ pub mod bedrock_invoke;
 mod bedrock_invoke_request;
 pub mod chat;
 mod chat_request;
+mod chat_turns;
 pub mod cohere;
 pub mod fim;
 pub mod gemini;
+mod gemini_request;
 mod gemini_tokens;
 mod google_error;
 mod lenient;
@@ -28,11 +30,13 @@ mod reasons;
 pub mod replicate;
 pub mod sagemaker;
 pub mod settle;
+pub mod substitute;
 pub mod tgi;
 mod tgi_request;
 mod tgi_tokens;
 mod token_logprobs;
 pub mod triton;
+mod turns;
 pub mod vertex;
 pub mod watsonx;
 pub mod workers_ai;
@@ -46,8 +50,8 @@ use serde_json::value::RawValue;
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Finish, FinishReason, Parameter, Partial, Support,
-        Usage,
+        Approach, Choice, Completion, CompletionRequest, Finish, FinishReason, Mark, Parameter,
+        Partial, Support, Usage,
     },
     error::{Error, Kind},
     wire::{Frame, Framing},
@@ -80,6 +84,12 @@ pub trait Dialect: Debug + Send + Sync {
     /// What the provider's model gets to see of the prompt.
     fn prompt_form(&self) -> PromptForm {
         PromptForm::Chat
+    }
+
+    /// How it takes a prompt as the start of `model`'s own message, `None`: of any model's. `told`: what the provider's row
+    /// or the conf says of an API that its providers differ in.
+    fn prefill(&self, _told: Option<Mark>, _model: Option<&str>) -> Option<Mark> {
+        None
     }
 
     /// Writes the upstream's request. Only called with what [`settle`] let through.
@@ -183,6 +193,15 @@ impl PromptForm {
         match self {
             Self::Text => "text",
             Self::Chat => "chat",
+        }
+    }
+
+    /// The same, with the way a prompt took.
+    pub fn sent_as(self, approach: Approach) -> &'static str {
+        match (self, approach) {
+            (Self::Text, _) | (Self::Chat, Approach::Message) => self.as_str(),
+            (Self::Chat, Approach::Continue) => "chat-continue",
+            (Self::Chat, Approach::Prefill(_)) => "chat-prefill",
         }
     }
 }

@@ -8,7 +8,10 @@ use serde_json::{Number, value::RawValue};
 
 use crate::{
     completion::CompletionRequest,
-    dialect::{extras, positive_max_tokens, to_body},
+    dialect::{
+        extras, positive_max_tokens, to_body,
+        turns::{Words, instruction},
+    },
     error::Error,
 };
 
@@ -68,10 +71,13 @@ impl<'a> ServingMode<'a> {
 struct ChatRequest<'a> {
     api_format: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    messages: Option<[Message<'a>; 1]>,
+    messages: Option<Vec<Message<'a>>>,
     /// The same in `COHERE`.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a RawValue>,
+    /// What a system message is there, in `COHERE`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preamble_override: Option<Words<'a>>,
     max_tokens: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
@@ -113,7 +119,14 @@ struct Message<'a> {
 struct Part<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
-    text: &'a RawValue,
+    text: Words<'a>,
+}
+
+impl<'a> Message<'a> {
+    fn of(role: &'static str, text: Words<'a>) -> Self {
+        let content = [Part { kind: "TEXT", text }];
+        Self { role, content }
+    }
 }
 
 #[derive(Serialize)]
@@ -133,12 +146,17 @@ impl<'a> ChatRequest<'a> {
             Format::Generic => (request.stop.as_slice(), [].as_slice()),
             Format::Cohere => ([].as_slice(), request.stop.as_slice()),
         };
-        let content = [Part { kind: "TEXT", text }];
-        let role = "USER";
+        let system = instruction(request, PREAMBLE)?;
+        let messages = || {
+            let system = system.map(|words| Message::of("SYSTEM", words));
+            let user = Message::of("USER", Words::Prompt(text));
+            system.into_iter().chain([user]).collect()
+        };
         Ok(Self {
             api_format: if generic { "GENERIC" } else { "COHERE" },
-            messages: generic.then_some([Message { role, content }]),
+            messages: generic.then(messages),
             message: Some(text).filter(|_| !generic),
+            preamble_override: system.filter(|_| !generic),
             max_tokens: positive_max_tokens(request)?,
             temperature: request.temperature,
             top_p: request.top_p,
@@ -188,6 +206,7 @@ fn check_cohere(request: &CompletionRequest) -> Result<(), Error> {
 }
 
 const COMPARTMENT: &str = "compartmentId";
+const PREAMBLE: &str = "preambleOverride";
 /// Fields of the formats that the page lacks and that leave the answer a text; and the compartment, which stands beside.
 const GENERIC_EXTRAS: &[&str] = &[
     COMPARTMENT,
@@ -200,7 +219,7 @@ const GENERIC_EXTRAS: &[&str] = &[
 const COHERE_EXTRAS: &[&str] = &[
     COMPARTMENT,
     "isRawPrompting",
-    "preambleOverride",
+    PREAMBLE,
     "responseFormat",
     "safetyMode",
     "topK",

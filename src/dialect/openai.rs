@@ -12,8 +12,8 @@ use serde_json::{Number, value::RawValue};
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Logprobs, Parameter, Partial, Prompt, Support,
-        request::StreamOptions,
+        Choice, Completion, CompletionRequest, Logprobs, Parameter, Partial, Prompt, Shape,
+        Support, request::StreamOptions,
     },
     dialect::{
         Dialect, Extras, PromptForm, Step, Tap, UpstreamRequest,
@@ -86,7 +86,10 @@ impl Dialect for OpenAi {
     }
 
     fn tap_reply(&self, body: &[u8], partial: &mut Partial) -> Tap {
-        openai_page::tap_reply(body, partial)
+        match partial.shape {
+            Shape::Text => openai_page::tap_reply(body, partial),
+            Shape::Fim => Tap::Translate,
+        }
     }
 
     fn read_reply<'b>(
@@ -108,6 +111,7 @@ impl Dialect for OpenAi {
 
     fn tap(&self, frame: &Frame, partial: &mut Partial) -> Tap {
         match &*frame.data {
+            _ if partial.shape != Shape::Text => Tap::Translate,
             _ if frame.form == Form::Comment => Tap::Pass { finished: 0 },
             _ if &*frame.event == b"error" => Tap::Translate,
             b"[DONE]" => Tap::Done,

@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 
 use crate::{
-    completion::{Completion, CompletionRequest, Parameter, Partial, Support},
+    completion::{Completion, CompletionRequest, Mark, Parameter, Partial, Support},
     dialect::{
         Dialect, Extras, PromptForm, Step, Tap, UpstreamRequest, aws_error, chat::CHAT,
         openai::OPENAI, tgi::TGI_INVOCATIONS,
@@ -69,6 +69,10 @@ impl Dialect for Sagemaker {
 
     fn prompt_form(&self) -> PromptForm {
         self.container.prompt_form()
+    }
+
+    fn prefill(&self, told: Option<Mark>, model: Option<&str>) -> Option<Mark> {
+        self.container.prefill(told, model)
     }
 
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {

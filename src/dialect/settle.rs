@@ -5,9 +5,12 @@
 
 use serde::Deserialize;
 
-use super::{Dialect, extras};
+use super::{Dialect, PromptForm, extras};
 use crate::{
-    completion::{CompletionRequest, Parameter, Prompt, Support},
+    completion::{
+        Approach, CompletionRequest, Mark, Parameter, Prompt, PromptAs, Support,
+        approach::PROMPT_AS,
+    },
     error::Error,
 };
 
@@ -31,6 +34,10 @@ pub struct Terms<'a> {
     /// For the errors.
     pub provider: &'a str,
     pub unsupported: Unsupported,
+    /// How a prompt is to be put to a model that answers messages.
+    pub prompt_as: PromptAs,
+    /// See [`Dialect::prefill`].
+    pub prefill: Option<Mark>,
 }
 
 /// What the provider does not do of what a request asks.
@@ -40,6 +47,7 @@ pub struct Settled {
     pub emulated: Vec<Parameter>,
     /// The fields that were left out.
     pub dropped: Vec<String>,
+    pub approach: Approach,
     /// The choice among candidates that the gateway makes.
     pub best: Option<Best>,
 }
@@ -77,17 +85,24 @@ pub fn settle(request: &mut CompletionRequest, terms: Terms<'_>) -> Result<Settl
             Support::Emulated | Support::Refused if !request.asks(parameter) => {
                 request.leave_out(parameter);
             }
-            Support::Emulated => settled.emulated.push(parameter),
-            Support::Refused if terms.may_drop(parameter) => {
+            // Only a prompt can say it there: what is left of it would be lost.
+            Support::Emulated if parameter != Parameter::Suffix => {
+                settled.emulated.push(parameter);
+            }
+            Support::Emulated | Support::Refused if terms.may_drop(parameter) => {
                 request.forget(parameter);
                 settled.dropped.push(parameter.field().to_owned());
             }
-            Support::Refused => return Err(terms.unsupported(parameter.field())),
+            Support::Emulated | Support::Refused => {
+                return Err(terms.unsupported(request.field(parameter)));
+            }
         }
     }
     settle_stream_options(request, terms, &mut settled)?;
     settle_extras(request, terms, &mut settled)?;
     check_prompt(request, terms)?;
+    settled.approach = terms.approach(request.model())?;
+    request.approach = settled.approach;
     check_together(request, terms, &settled)?;
     Ok(settled)
 }
@@ -108,6 +123,33 @@ impl Terms<'_> {
 
     fn unsupported(&self, field: impl Into<String>) -> Error {
         Error::unsupported(field.into(), self.provider)
+    }
+
+    /// A text is continued whatever is asked for. A way that the provider has not is never changed for another one.
+    fn approach(&self, model: &str) -> Result<Approach, Error> {
+        match (self.dialect.prompt_form(), self.prompt_as) {
+            (PromptForm::Text, _) | (PromptForm::Chat, PromptAs::Message) => Ok(Approach::Message),
+            (PromptForm::Chat, PromptAs::Continue) => Ok(Approach::Continue),
+            (PromptForm::Chat, PromptAs::Prefill) => self
+                .dialect
+                .prefill(self.prefill, Some(model))
+                .map(Approach::Prefill)
+                .ok_or_else(|| self.no_prefill(model)),
+        }
+    }
+
+    fn no_prefill(&self, model: &str) -> Error {
+        let of_others = self.dialect.prefill(self.prefill, None).is_some();
+        let model = if of_others {
+            format!(" for the model {model}")
+        } else {
+            String::new()
+        };
+        let message = format!(
+            "{} documents no way to have the model's own message begin with the prompt{model}; `continue` and `message` are other ways.",
+            self.provider
+        );
+        Error::invalid(PROMPT_AS, message)
     }
 
     /// Without its prompt, or whole in place of streamed, a request is another one.
@@ -224,6 +266,10 @@ fn check_together(
     if settled.emulates(Parameter::Stop) && logprobs {
         return together(Parameter::Stop, "`logprobs`");
     }
+    if settled.approach.repeats_prompt() && logprobs {
+        // They are of the repeated prompt's tokens too.
+        return together(Parameter::Logprobs, "a prompt that its answer repeats");
+    }
     Ok(())
 }
 
@@ -231,6 +277,14 @@ fn check_together(
 pub fn support(dialect: &dyn Dialect, refused: &[Parameter], parameter: Parameter) -> Support {
     match own_support(dialect, refused, parameter) {
         Support::Refused if is_emulated(parameter) => Support::Emulated,
+        // Where prompts go raw, one with control tokens can say what a suffix would.
+        Support::Refused
+            if parameter == Parameter::Suffix
+                && refused.contains(&parameter)
+                && dialect.prompt_form() == PromptForm::Text =>
+        {
+            Support::Emulated
+        }
         // The best of several is the one whose tokens are the likeliest.
         Support::Refused
             if parameter == Parameter::BestOf
@@ -285,6 +339,8 @@ pub fn settle_alone(
         refused,
         provider,
         unsupported: Unsupported::Reject,
+        prompt_as: PromptAs::Message,
+        prefill: None,
     };
     let mut lacking = Parameter::ALL.iter().filter(|&&parameter| {
         own_support(dialect, refused, parameter) == Support::Refused && request.asks(parameter)

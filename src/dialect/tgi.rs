@@ -77,12 +77,11 @@ impl Dialect for Tgi {
             | Parameter::BestOf
             | Parameter::Logprobs
             | Parameter::Seed => Support::Native,
-            Parameter::StreamOptions => Support::Emulated,
+            Parameter::Suffix | Parameter::StreamOptions => Support::Emulated,
             Parameter::Prompts
             | Parameter::TokenIds
             | Parameter::N
             | Parameter::PresencePenalty
-            | Parameter::Suffix
             | Parameter::User
             | Parameter::LogitBias => Support::Refused,
         }

@@ -61,11 +61,10 @@ impl Dialect for Triton {
             | Parameter::FrequencyPenalty
             | Parameter::Echo
             | Parameter::Seed => Support::Native,
-            Parameter::StreamOptions => Support::Emulated,
+            Parameter::Suffix | Parameter::StreamOptions => Support::Emulated,
             Parameter::Prompts
             | Parameter::TokenIds
             | Parameter::N
-            | Parameter::Suffix
             | Parameter::BestOf
             | Parameter::Logprobs
             | Parameter::User

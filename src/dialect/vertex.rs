@@ -19,12 +19,13 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use crate::{
-    completion::{Completion, CompletionRequest, Parameter, Partial, Support},
+    completion::{Completion, CompletionRequest, Mark, Parameter, Partial, Support},
     dialect::{
         Dialect, Extras, Step, UpstreamRequest,
         anthropic::{self, ANTHROPIC},
         chat::{CHAT, MISTRAL_CHAT},
         gemini::{self, GEMINI},
+        gemini_request,
         google_error::{ToldError, read_told_error},
     },
     error::Error,
@@ -75,7 +76,11 @@ impl Dialect for Vertex {
     }
 
     fn support(&self, parameter: Parameter) -> Support {
-        self.own().support(parameter)
+        match parameter {
+            // Mistral's own address for it is not among Google's.
+            Parameter::Suffix => Support::Refused,
+            other => self.own().support(other),
+        }
     }
 
     fn carries(&self, parameter: Parameter, request: &CompletionRequest) -> bool {
@@ -84,6 +89,14 @@ impl Dialect for Vertex {
 
     fn extras(&self) -> Extras {
         self.own().extras()
+    }
+
+    /// Some of the publishers' models take it; which, the model says.
+    fn prefill(&self, _told: Option<Mark>, model: Option<&str>) -> Option<Mark> {
+        match model {
+            None => Some(Mark::Role),
+            Some(_) => self.own().prefill(None, model),
+        }
     }
 
     fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {
@@ -156,7 +169,7 @@ impl Vertex {
 
     fn body(&self, request: &CompletionRequest, name: &str) -> Result<Bytes, Error> {
         match self.publisher {
-            Publisher::Google => gemini::write_body(request),
+            Publisher::Google => gemini_request::write_body(request),
             Publisher::Anthropic => anthropic::write_cloud_body(request, ANTHROPIC_VERSION),
             // The body names the model without the version that its address may have: `mistral-small@2503`.
             Publisher::Mistral => {

@@ -61,13 +61,12 @@ impl Dialect for Watsonx {
             | Parameter::Stop
             | Parameter::Logprobs
             | Parameter::Seed => Support::Native,
-            Parameter::StreamOptions => Support::Emulated,
+            Parameter::Suffix | Parameter::StreamOptions => Support::Emulated,
             Parameter::Prompts
             | Parameter::TokenIds
             | Parameter::N
             | Parameter::PresencePenalty
             | Parameter::FrequencyPenalty
-            | Parameter::Suffix
             | Parameter::Echo
             | Parameter::BestOf
             | Parameter::User

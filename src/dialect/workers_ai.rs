@@ -53,12 +53,11 @@ impl Dialect for WorkersAi {
             | Parameter::PresencePenalty
             | Parameter::FrequencyPenalty
             | Parameter::Seed => Support::Native,
-            Parameter::StreamOptions => Support::Emulated,
+            Parameter::Suffix | Parameter::StreamOptions => Support::Emulated,
             Parameter::Prompts
             | Parameter::TokenIds
             | Parameter::N
             | Parameter::Stop
-            | Parameter::Suffix
             | Parameter::Echo
             | Parameter::BestOf
             | Parameter::Logprobs

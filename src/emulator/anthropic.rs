@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     Ask, Vendor,
-    chat::{Message, said},
+    chat::{Message, One, begun, said, write},
     player::{Reply, Script, Whole},
     text::{Ending, Text, count},
 };
@@ -64,13 +64,19 @@ impl Anthropic {
         let request: Request = serde_json::from_slice(ask.body)
             .map_err(|error| self.error(400, &error.to_string()))?;
         self.check(&request)?;
-        let prompt = said(request.messages.as_deref().unwrap_or_default());
+        let messages = request.messages.unwrap_or_default();
         let stops = request.stop_sequences.unwrap_or_default();
+        let one = One {
+            choice: 0,
+            limit: request.max_tokens,
+            stops: &stops,
+            knobs: &ask.knobs,
+        };
         let answer = Answer {
             id: format!("msg_{:024x}", ask.now),
             model: request.model.unwrap_or_default(),
-            input_tokens: count(&prompt),
-            text: Text::write(&prompt, 0, request.max_tokens, &stops, &ask.knobs).into_chat(),
+            input_tokens: count(&said(&messages)),
+            text: write(&messages, &one),
         };
         Ok(if ask.streams(request.stream == Some(true)) {
             Reply::Stream(answer.script())
@@ -100,8 +106,22 @@ impl Anthropic {
         if request.model.is_none() {
             return wrong("model: Field required");
         }
-        if request.messages.as_ref().is_none_or(Vec::is_empty) {
+        let messages = request.messages.as_deref().unwrap_or_default();
+        if messages.is_empty() {
             return wrong("messages: at least one message is required");
+        }
+        if let Some(last) = begun(messages) {
+            let model = request.model.as_deref().unwrap_or_default();
+            if NO_PREFILL.iter().any(|name| model.contains(name)) {
+                return wrong(
+                    "This model does not support assistant message prefill. The conversation must end with a user message.",
+                );
+            }
+            if last.text().ends_with(char::is_whitespace) {
+                return wrong(
+                    "messages: final assistant content cannot end with trailing whitespace",
+                );
+            }
         }
         match request.max_tokens {
             None => return wrong("max_tokens: Field required"),
@@ -121,6 +141,8 @@ impl Anthropic {
         Ok(())
     }
 }
+
+const NO_PREFILL: [&str; 2] = ["opus-4-6", "sonnet-4-6"];
 
 struct Answer {
     id: String,

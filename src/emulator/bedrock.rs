@@ -46,12 +46,15 @@ impl Vendor for Bedrock {
             Operation::Converse => self.read_converse(ask)?,
             Operation::Invoke => self.read_invoke(ask, &model)?,
         };
+        let text = Text::write(&asked.prompt, 0, asked.limit, &asked.stops, &ask.knobs);
         let answer = Answer {
             style: asked.style,
             input_tokens: count(&asked.prompt),
-            text: Text::write(&asked.prompt, 0, asked.limit, &asked.stops, &ask.knobs),
+            text: match asked.style {
+                Style::Converse if !asked.begun => text.into_chat(),
+                Style::Converse | Style::Llama | Style::Mistral | Style::Titan => text,
+            },
         };
-        let answer = answer.in_its_style();
         Ok(if ask.streams(ask.path.ends_with("-stream")) {
             Reply::Framed(answer.script())
         } else {
@@ -101,6 +104,7 @@ impl Bedrock {
         }
         #[derive(Deserialize)]
         struct Message {
+            role: String,
             content: Vec<Content>,
         }
         #[derive(Deserialize)]
@@ -108,13 +112,24 @@ impl Bedrock {
             text: String,
         }
         let request: Request = self.read(ask)?;
-        let content = request.messages.iter().flat_map(|message| &message.content);
+        let starts = request.messages.first().map(|message| &*message.role);
+        if starts != Some("user") {
+            let message = "A conversation must start with a user message. Try again with a conversation that starts with a user message.";
+            return Err(self.error(400, message));
+        }
+        // A message that the model has begun is gone on with.
+        let begun = |message: &&Message| message.role == "assistant";
+        let begun = request.messages.last().filter(begun);
+        let asked = begun.map_or(request.messages.as_slice(), std::slice::from_ref);
+        let content = asked.iter().flat_map(|message| &message.content);
         let prompt: String = content.map(|content| content.text.as_str()).collect();
         if prompt.trim().is_empty() {
             let message = "The text field in the ContentBlock object at messages.0.content.0 is blank. Add text to the text field, and try again.";
             return Err(self.error(400, message));
         }
-        self.asked(Style::Converse, prompt, request.inference_config)
+        let begun = begun.is_some();
+        let asked = self.asked(Style::Converse, prompt, request.inference_config)?;
+        Ok(Asked { begun, ..asked })
     }
 
     fn read_invoke(&self, ask: &Ask<'_>, model: &str) -> Result<Asked, Whole> {
@@ -180,6 +195,7 @@ impl Bedrock {
         Ok(Asked {
             style,
             prompt,
+            begun: false,
             limit: config.limit,
             stops: config.stops,
         })
@@ -205,6 +221,8 @@ struct Config {
 struct Asked {
     style: Style,
     prompt: String,
+    /// Whether the prompt is the start of the model's own message.
+    begun: bool,
     limit: Option<u64>,
     stops: Vec<String>,
 }
@@ -224,16 +242,6 @@ struct Answer {
 }
 
 impl Answer {
-    fn in_its_style(self) -> Self {
-        match self.style {
-            Style::Converse => Self {
-                text: self.text.into_chat(),
-                ..self
-            },
-            Style::Llama | Style::Mistral | Style::Titan => self,
-        }
-    }
-
     fn reason(&self) -> &'static str {
         match (self.style, &self.text.ending) {
             (Style::Converse, Ending::Stop | Ending::Own) => "end_turn",

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     Ask, Vendor,
-    chat::{Message, said},
+    chat::{Message, One, said, write},
     player::{Reply, Script, Whole},
     text::{Ending, Text, count},
 };
@@ -47,12 +47,18 @@ impl Vendor for Cohere {
         let request: Request = serde_json::from_slice(ask.body)
             .map_err(|error| self.error(400, &format!("invalid request: {error}")))?;
         self.check(&request)?;
-        let prompt = said(request.messages.as_deref().unwrap_or_default());
+        let messages = request.messages.unwrap_or_default();
         let stops = request.stop_sequences.unwrap_or_default();
+        let one = One {
+            choice: 0,
+            limit: request.max_tokens,
+            stops: &stops,
+            knobs: &ask.knobs,
+        };
         let answer = Answer {
             id: format!("00000000-0000-4000-8000-{:012x}", ask.now),
-            input_tokens: count(&prompt),
-            text: Text::write(&prompt, 0, request.max_tokens, &stops, &ask.knobs).into_chat(),
+            input_tokens: count(&said(&messages)),
+            text: write(&messages, &one),
         };
         Ok(if ask.streams(request.stream == Some(true)) {
             Reply::Stream(answer.script())

@@ -7,7 +7,7 @@ use super::{
     Ask, Vendor,
     chat::Answer,
     openai::{Stop, check_key},
-    player::{Reply, Whole},
+    player::{Reply, Script, Whole},
     text::{Text, count},
 };
 
@@ -56,10 +56,11 @@ impl Vendor for Fim {
             texts: vec![text],
             prompt_tokens: count(&around),
             says: "content",
+            lead: None,
             top_logprobs: None,
         };
         Ok(if ask.streams(request.stream == Some(true)) {
-            Reply::Stream(answer.script(true))
+            Reply::Stream(script(&answer))
         } else {
             Reply::Whole(Whole::json(200, &answer.whole()))
         })
@@ -74,4 +75,17 @@ impl Vendor for Fim {
         let body = json!({"object": "error", "message": message, "type": kind, "param": null, "code": "1500"});
         Whole::json(status, &body)
     }
+}
+
+/// Chat's events, but for the last: Mistral counts beside the finish reason.
+fn script(answer: &Answer) -> Script {
+    let mut script = answer.script(false);
+    if let Some(last) = script.events.get_mut(script.finish) {
+        let data = last.trim_start_matches("data: ");
+        let mut event: Value = serde_json::from_str(data).unwrap_or_default();
+        event["choices"][0]["delta"] = json!({"content": ""});
+        event["usage"] = answer.usage();
+        *last = format!("data: {event}\n\n");
+    }
+    script
 }

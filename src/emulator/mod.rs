@@ -460,6 +460,50 @@ mod tests {
     }
 
     #[test]
+    fn a_message_that_is_begun_is_gone_on_with_as_its_vendor_documents() {
+        let begun = |mark: Value| {
+            let mut last = json!({"role": "assistant", "content": PROMPT});
+            last.as_object_mut()
+                .unwrap()
+                .extend(mark.as_object().unwrap().clone());
+            json!([{"role": "user", "content": "x"}, last])
+        };
+        let rest = " Sweet treats for every occasion!";
+        let chat = |model: &str, mark: Value, more: Value| {
+            let mut body = json!({"model": model, "messages": begun(mark)});
+            body.as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
+            let (status, reply) = whole(ask("/v1/chat/completions", BEARER, &body));
+            (status, reply["choices"][0]["message"]["content"].clone())
+        };
+        assert_eq!(chat("m", json!({}), json!({})), (200, json!(rest)));
+        let again = json!(format!("{PROMPT}{rest}"));
+        let prefix = json!({"prefix": true});
+        assert_eq!(chat("mistral-small", prefix, json!({})), (200, again));
+        assert_eq!(chat("mistral-small", json!({}), json!({})).0, 400);
+        let both = json!({"continue_final_message": true});
+        assert_eq!(chat("m", json!({}), both).0, 400);
+        let claude = |model: &str| {
+            let body = json!({"model": model, "max_tokens": 9, "messages": begun(json!({}))});
+            whole(ask("/v1/messages", ("x-api-key", "k"), &body))
+        };
+        assert_eq!(claude("claude-sonnet-4-5").1["content"][0]["text"], rest);
+        let (status, error) = claude("claude-opus-4-6");
+        assert_eq!(
+            (status, &error["error"]["type"]),
+            (400, &json!("invalid_request_error"))
+        );
+        let path = "/model/anthropic.claude-3-5-haiku-20241022-v1%3A0/converse";
+        let last = json!({"role": "assistant", "content": [{"text": PROMPT}]});
+        let first = json!({"role": "user", "content": [{"text": "x"}]});
+        let (_, reply) = whole(ask(path, BEARER, &json!({"messages": [first, last]})));
+        assert_eq!(reply["output"]["message"]["content"][0]["text"], rest);
+        let (status, _) = whole(ask(path, BEARER, &json!({"messages": [last]})));
+        assert_eq!(status, 400);
+    }
+
+    #[test]
     fn sagemaker_wants_a_signature_and_speaks_for_its_container() {
         let key = (
             "authorization",

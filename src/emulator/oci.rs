@@ -69,6 +69,7 @@ struct StreamOptions {
 
 #[derive(Deserialize)]
 struct Message {
+    role: String,
     content: Vec<Part>,
 }
 
@@ -162,7 +163,8 @@ impl ChatRequest {
                     .messages
                     .as_ref()
                     .filter(|messages| !messages.is_empty())?;
-                let parts = messages.iter().flat_map(|message| &message.content);
+                let asked = messages.iter().filter(|message| message.role != "SYSTEM");
+                let parts = asked.flat_map(|message| &message.content);
                 Some(
                     parts
                         .filter(|part| part.kind == "TEXT")

@@ -18,6 +18,7 @@ struct Request {
     model: Option<String>,
     #[serde(default)]
     prompt: Prompt,
+    suffix: Option<String>,
     max_tokens: Option<u64>,
     n: Option<u64>,
     best_of: Option<u64>,
@@ -213,6 +214,8 @@ impl Answer {
         let stops = Stop::list(request.stop.as_ref());
         let limit = Some(request.max_tokens.unwrap_or(16));
         let prompts = request.prompts();
+        // The words between depend on what stands on both sides.
+        let suffix = request.suffix.as_deref().unwrap_or_default();
         let mut choices = Vec::new();
         for prompt in &prompts {
             for choice in 0..request.n.unwrap_or(1) {
@@ -220,7 +223,13 @@ impl Answer {
                 choices.push(Written {
                     echo: if echo { prompt.clone() } else { String::new() },
                     offset: if echo { 0 } else { prompt.chars().count() },
-                    text: Text::write(prompt, choice, limit, &stops, &ask.knobs),
+                    text: Text::write(
+                        &format!("{prompt}{suffix}"),
+                        choice,
+                        limit,
+                        &stops,
+                        &ask.knobs,
+                    ),
                 });
             }
         }
@@ -229,7 +238,10 @@ impl Answer {
             created: ask.now,
             model,
             choices,
-            prompt_tokens: prompts.iter().map(|prompt| count(prompt)).sum(),
+            prompt_tokens: prompts
+                .iter()
+                .map(|prompt| count(prompt) + count(suffix))
+                .sum(),
             logprobs: request.logprobs,
         }
     }

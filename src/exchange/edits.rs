@@ -1,11 +1,13 @@
 //! What the gateway itself does to an answer's choices on their way to the client, where the provider does not: it ends a
-//! text at a stop sequence, puts the echoed prompt before it, and gives each choice its place in the client's answer.
+//! text at a stop sequence, puts the echoed prompt before it, takes one off that nobody asked for, and gives each choice its
+//! place in the client's answer.
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use crate::{
     completion::{
         Choice, Finish, Finished,
+        repeat::RepeatScan,
         stop::{Scanned, StopScan},
     },
     error::Error,
@@ -27,6 +29,8 @@ pub struct Plan {
     pub shift: u32,
     /// How many choices it brings.
     pub choices: u32,
+    /// The prompt, which each text begins with, to be taken off.
+    pub repeated: Option<Arc<str>>,
     /// The prompt, to be put before each text.
     pub echo: Option<Arc<str>>,
     /// The sequences that end a text here.
@@ -45,6 +49,7 @@ pub enum Role {
 
 #[derive(Clone, Debug)]
 struct State {
+    repeat: Option<RepeatScan>,
     scan: StopScan,
     echo: Option<Arc<str>>,
     stopped: bool,
@@ -53,7 +58,10 @@ struct State {
 impl Plan {
     /// Whether the answer can pass as it came.
     pub fn is_empty(&self) -> bool {
-        self.echo.is_none() && self.stops.is_empty() && self.role == Role::Whole
+        self.repeated.is_none()
+            && self.echo.is_none()
+            && self.stops.is_empty()
+            && self.role == Role::Whole
     }
 }
 
@@ -106,6 +114,7 @@ impl Edits {
     fn edit<'a>(&mut self, index: u32, mut choice: Choice<'a>) -> Option<Choice<'a>> {
         let plan = &self.plan;
         let state = self.states.entry(index).or_insert_with(|| State {
+            repeat: plan.repeated.clone().map(RepeatScan::new),
             scan: StopScan::new(plan.stops.clone()),
             echo: plan.echo.clone(),
             stopped: false,
@@ -114,6 +123,7 @@ impl Edits {
             return None;
         }
         choice.index = plan.shift.saturating_add(index);
+        state.take_off(&mut choice);
         state.scan(&mut choice);
         self.stopped |= state.stopped;
         let brings =
@@ -129,6 +139,17 @@ impl Edits {
 }
 
 impl State {
+    fn take_off(&mut self, choice: &mut Choice<'_>) {
+        let Some(repeat) = &mut self.repeat else {
+            return;
+        };
+        let text = repeat.push(std::mem::take(&mut choice.text));
+        choice.text = match choice.finish {
+            Some(_) => text + Cow::Owned(repeat.end()),
+            None => text,
+        };
+    }
+
     fn scan(&mut self, choice: &mut Choice<'_>) {
         let text = match self.scan.push(std::mem::take(&mut choice.text)) {
             Scanned::Open(text) if choice.finish.is_some() => match self.scan.end() {

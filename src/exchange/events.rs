@@ -153,6 +153,7 @@ impl Relay {
         if self.wishes.counts != Counts::None && !self.partial.usage_told {
             self.partial.write_usage(out);
         }
+        self.partial.write_end(out);
         out.extend_from_slice(b"data: [DONE]\n\n");
     }
 
@@ -324,6 +325,30 @@ mod tests {
                 let out = feed(relay(dialect, plan), &[first, second]);
                 let wanted = "an END one ENtwo é ".to_owned();
                 assert_eq!(read(&out), (wanted, vec!["stop".to_owned()]), "{cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn at_every_cut_a_prompt_that_is_said_again_is_taken_off() {
+        for (dialect, stream) in STREAMS {
+            for (prompt, left) in [
+                ("one ENtwo", " é "),
+                ("one EN ", "two é "),
+                ("one", " ENtwo é "),
+                ("another", "one ENtwo é "),
+            ] {
+                for cut in 0..=stream.len() {
+                    let (first, second) = stream.as_bytes().split_at(cut);
+                    let plan = Plan {
+                        repeated: Some(Arc::from(prompt)),
+                        echo: Some(Arc::from("it: ")),
+                        ..plan(&["END"])
+                    };
+                    let out = feed(relay(dialect, plan), &[first, second]);
+                    let wanted = (format!("it: {left}"), vec!["stop".to_owned()]);
+                    assert_eq!(read(&out), wanted, "{prompt} {cut}");
+                }
             }
         }
     }

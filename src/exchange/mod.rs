@@ -359,6 +359,7 @@ fn seeded(request: &CompletionRequest, seed: Seed) -> Partial {
         tail: Tail::new(&request.stop),
         limit: request.max_tokens(),
         logprobs: Running::of(request),
+        shape: request.shape,
         ..Partial::default()
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::edits::{Plan, Role};
 use crate::{
-    completion::{CompletionRequest, Parameter, Prompt},
+    completion::{CompletionRequest, Parameter, Prompt, request::MAX_STOPS},
     dialect::settle::Settled,
     error::Error,
 };
@@ -44,6 +44,7 @@ pub fn split(
         } else {
             prompts.saturating_mul(n)
         },
+        repeated: None,
         echo: None,
         stops: take_stops(&mut request, settled),
         role: if calls > 1 || settled.best.is_some() {
@@ -58,14 +59,20 @@ pub fn split(
     let echo = take_echo(&mut request, settled);
     let mut shares = Vec::new();
     for request in each(request, apart) {
-        let echo = echo.then(|| text(&request.prompt)).transpose()?;
-        let plan = Plan {
-            echo,
-            ..plan.clone()
-        };
+        let plan = around(&request, echo, plan.clone())?;
         repeat(request, &plan, repeats, &mut shares);
     }
     Ok(shares)
+}
+
+/// The plan for the answer to one prompt, which that answer may have to begin with, or not to.
+fn around(request: &CompletionRequest, echo: Option<Parameter>, plan: Plan) -> Result<Plan, Error> {
+    let prompt = || text(&request.prompt);
+    Ok(Plan {
+        repeated: request.approach.repeats_prompt().then(prompt).transpose()?,
+        echo: echo.map(|_| prompt()).transpose()?,
+        ..plan
+    })
 }
 
 /// The request for each of its prompts, if they are asked for apart.
@@ -133,19 +140,28 @@ fn check_calls(request: &CompletionRequest, calls: u32, max_calls: u32) -> Resul
     Ok(())
 }
 
+/// The sequences that end a text here: those that the provider does not take, and those beyond what it takes.
 fn take_stops(request: &mut CompletionRequest, settled: &Settled) -> Arc<[String]> {
-    if !settled.emulates(Parameter::Stop) {
+    let native = if settled.emulates(Parameter::Stop) {
+        0
+    } else {
+        MAX_STOPS
+    };
+    if request.stop.len() <= native {
         return Arc::default();
     }
-    let stops = std::mem::take(&mut request.stop);
+    let mut upstream = std::mem::take(&mut request.stop);
     request.forget(Parameter::Stop);
-    stops.into()
+    let ours = upstream.split_off(native);
+    request.stop = upstream;
+    ours.into()
 }
 
-fn take_echo(request: &mut CompletionRequest, settled: &Settled) -> bool {
-    let echo = settled.emulates(Parameter::Echo);
-    if echo {
-        request.forget(Parameter::Echo);
+/// `Some` if the gateway is to echo.
+fn take_echo(request: &mut CompletionRequest, settled: &Settled) -> Option<Parameter> {
+    let echo = Some(Parameter::Echo).filter(|echo| settled.emulates(*echo));
+    if let Some(echo) = echo {
+        request.forget(echo);
     }
     echo
 }
@@ -162,7 +178,7 @@ fn text(prompt: &Prompt) -> Result<Arc<str>, Error> {
         // A lone surrogate, say: JSON can write it, text cannot hold it.
         Error::invalid(
             "prompt",
-            "`prompt` holds what is no Unicode text and cannot be echoed.",
+            "`prompt` holds what is no Unicode text and cannot be echoed, or told from what follows it.",
         )
     })
 }

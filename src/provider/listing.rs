@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fmt::Write};
 use serde::Serialize;
 
 use crate::{
-    completion::{Parameter, Support},
-    dialect::settle::support,
+    completion::{Parameter, PromptAs, Support},
+    dialect::{PromptForm, settle::support},
     provider::{
         Auth, Row,
         place::{Default, Place, Slot},
@@ -70,6 +70,14 @@ pub fn markdown() -> String {
     table
 }
 
+fn ways(row: &Row) -> Vec<&'static str> {
+    let is_text = row.dialect.prompt_form() == PromptForm::Text;
+    let takes_prefill = is_text || row.dialect.prefill(row.prefill, None).is_some();
+    let has = |way: &PromptAs| takes_prefill || *way != PromptAs::Prefill;
+    let ways = PromptAs::ALL.into_iter().filter(has);
+    ways.map(PromptAs::as_str).collect()
+}
+
 fn auth(row: &Row) -> String {
     match (row.auth.title(), row.scheme.title()) {
         (key, "") => key,
@@ -93,6 +101,8 @@ struct Entry {
     dialect: &'static str,
     /// `text`, or `chat` where the prompt becomes a user's message.
     prompt: &'static str,
+    /// The ways in which a prompt can be put: see `x-completions-prompt-as`. A text is continued in all of them.
+    prompt_as: Vec<&'static str>,
     auth: String,
     /// With `{name}` for each option; `null`: a conf or the client names it.
     base_url: Option<&'static str>,
@@ -147,6 +157,7 @@ impl From<&'static Row> for Entry {
             name: row.name,
             dialect: row.dialect.name(),
             prompt: row.dialect.prompt_form().as_str(),
+            prompt_as: ways(row),
             auth: auth(row),
             base_url: match row.place {
                 Place::At(_) | Place::With(_) => Some(place(row)),

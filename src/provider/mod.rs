@@ -21,12 +21,12 @@ pub mod table;
 pub mod target;
 mod templates;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use http::{HeaderName, HeaderValue};
 
 use crate::{
-    completion::{CompletionRequest, Parameter},
+    completion::{CompletionRequest, Mark, Parameter, PromptAs},
     dialect::Dialect,
     error::Error,
 };
@@ -52,6 +52,8 @@ pub struct Row {
     pub scheme: Scheme,
     /// What this provider lacks of its dialect.
     pub refuses: &'static [Parameter],
+    /// See [`Dialect::prefill`].
+    pub prefill: Option<Mark>,
 }
 
 /// A provider as the gateway calls it: a row, with the conf's word over it.
@@ -74,7 +76,11 @@ pub struct Provider {
     pub credential: Option<Credential>,
     /// Sent with every call.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    pub refuses: &'static [Parameter],
+    pub refuses: Cow<'static, [Parameter]>,
+    /// See [`Dialect::prefill`].
+    pub prefill: Option<Mark>,
+    /// How prompts are put where the client does not say; `None`: as the conf says of all.
+    pub prompt_as: Option<PromptAs>,
     /// For requests that name no model.
     pub default_model: Option<String>,
 }
@@ -111,7 +117,7 @@ impl Provider {
         if let Some(speech) = speech.filter(|_| !self.is_redefined) {
             let provider = Arc::make_mut(&mut self);
             provider.dialect = speech.dialect;
-            provider.refuses = speech.refuses;
+            provider.refuses = Cow::Borrowed(speech.refuses);
         }
         Ok(self)
     }

@@ -10,9 +10,12 @@ use std::sync::LazyLock;
 use http::HeaderName;
 
 use crate::{
-    completion::Parameter::{
-        self, BestOf, Echo, FrequencyPenalty, LogitBias, Logprobs, N, PresencePenalty, Prompts,
-        Seed, Stop, Suffix, TokenIds, User,
+    completion::{
+        Mark,
+        Parameter::{
+            self, BestOf, Echo, FrequencyPenalty, LogitBias, Logprobs, N, PresencePenalty, Prompts,
+            Seed, Stop, Suffix, TokenIds, User,
+        },
     },
     dialect::{
         Dialect,
@@ -45,7 +48,8 @@ use crate::{
     },
 };
 
-/// Sorted by name.
+/// Sorted by name. How the start of an answer is given is told for rows of text completions too: a conf can have them speak
+/// `chat`. The pages it is documented on stand in `dialect/chat_turns.rs`.
 #[rustfmt::skip] // A table: one provider a line.
 pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
     vec![
@@ -65,18 +69,18 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         row("cohere", At("https://api.cohere.com/v2"), &COHERE, Auth::Bearer, &[]),
         chat("cometapi", "https://api.cometapi.com/v1", &[]),
         row("cortex", With(CORTEX), &CHAT, Auth::Bearer, &[N, Seed, LogitBias, User, Logprobs]),
-        chat("dashscope", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1", &[LogitBias, User]),
+        chat("dashscope", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1", &[LogitBias, User]).prefilled(Mark::Partial),
         own_chat("databricks"),
         chat("deepbricks", "https://api.deepbricks.ai/v1", &[]),
         text("deepinfra", "https://api.deepinfra.com/v1/openai", &[Prompts, Suffix, BestOf, LogitBias]),
         // Its text completions stand under /beta alone.
-        text("deepseek", "https://api.deepseek.com/beta", &[Prompts, TokenIds, N, BestOf, User, Seed, LogitBias]),
+        text("deepseek", "https://api.deepseek.com/beta", &[Prompts, TokenIds, N, BestOf, User, Seed, LogitBias]).prefilled(Mark::Prefix).prefilled(Mark::Prefix),
         text("featherless-ai", "https://api.featherless.ai/v1", &[Suffix, BestOf]),
         text("fireworks-ai", "https://api.fireworks.ai/inference/v1", &[Suffix, BestOf]),
         chat("friendliai", "https://api.friendli.ai/serverless/v1", &[N, LogitBias, User]),
         chat("github", "https://models.github.ai/inference", &[]),
         row("google", At("https://generativelanguage.googleapis.com/v1beta"), &GEMINI, X_GOOG_API_KEY, &[]),
-        chat("groq", "https://api.groq.com/openai/v1", &[N, PresencePenalty, FrequencyPenalty, LogitBias, Logprobs]),
+        chat("groq", "https://api.groq.com/openai/v1", &[N, PresencePenalty, FrequencyPenalty, LogitBias, Logprobs]).prefilled(Mark::Role),
         row("huggingface", With(HUGGINGFACE), &CHAT, Auth::Bearer, &[]),
         row("huggingface-tgi", With(HUGGINGFACE_TGI), &TGI, Auth::Bearer, &[]),
         text("hyperbolic", "https://api.hyperbolic.xyz/v1", &[Prompts, TokenIds, Suffix, Echo, BestOf]),
@@ -95,7 +99,7 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         row("mistral-ai", With(MISTRAL_AI), &MISTRAL, Auth::Bearer, &[User, LogitBias]),
         own("modal", &[Suffix, BestOf]),
         chat("monsterapi", "https://llm.monsterapi.ai/v1", &[N, Seed, LogitBias, User, Logprobs]),
-        chat("moonshot", "https://api.moonshot.cn/v1", &[Seed, LogitBias, User, Logprobs]),
+        chat("moonshot", "https://api.moonshot.cn/v1", &[Seed, LogitBias, User, Logprobs]).prefilled(Mark::Partial),
         chat("ncompass", "https://api.ncompass.tech/v1", &[N]),
         text("nebius", "https://api.tokenfactory.nebius.com/v1", &[Suffix, BestOf]),
         text("nextbit", "https://api.nextbit256.com/v1", &[]),
@@ -104,7 +108,7 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         chat("nvidia", "https://integrate.api.nvidia.com/v1", &[N, User, LogitBias]),
         own("ollama", &[Prompts, TokenIds, N, Echo, BestOf, Logprobs, LogitBias]),
         text("openai", "https://api.openai.com/v1", &[]),
-        text("openrouter", "https://openrouter.ai/api/v1", &[Prompts, TokenIds, N, Suffix, Echo, BestOf, Logprobs]),
+        text("openrouter", "https://openrouter.ai/api/v1", &[Prompts, TokenIds, N, Suffix, Echo, BestOf, Logprobs]).prefilled(Mark::Role).prefilled(Mark::Role),
         row("oracle", With(ORACLE), &OCI, Auth::None, &[]).with(Scheme::Oci),
         text("ovhcloud", "https://oai.endpoints.kepler.ai.cloud.ovh.net/v1", &[Suffix, BestOf]),
         closed("palm", "palm was shut down in 2024. Its successor is the provider google."),
@@ -119,7 +123,7 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         chat("sambanova", "https://api.sambanova.ai/v1", &[N, PresencePenalty, FrequencyPenalty, Seed, LogitBias, User, Logprobs]),
         // It tells the chosen tokens without their alternatives.
         chat("scaleway", "https://api.scaleway.ai/v1", &[N, FrequencyPenalty, LogitBias, User, Logprobs]),
-        own("sglang", &[Suffix, BestOf]),
+        own("sglang", &[Suffix, BestOf]).prefilled(Mark::ContinueFinalMessage),
         chat("siliconflow", "https://api.siliconflow.cn/v1", &[Seed, LogitBias, User, Logprobs]),
         own("tensorrt-llm", &[Suffix, Echo, BestOf]),
         own("tgi", TGI_LACKS),
@@ -128,7 +132,7 @@ pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
         row("triton", Own("/v2/models/ensemble"), &TRITON, Auth::None, &[]),
         chat("upstage", "https://api.upstage.ai/v1/solar", &[N, Seed, LogitBias, User, Logprobs]),
         row("vertex-ai", With(VERTEX_AI), &VERTEX, Auth::Bearer, &[]).with(Scheme::Google),
-        own("vllm", &[Suffix, BestOf]),
+        own("vllm", &[Suffix, BestOf]).prefilled(Mark::ContinueFinalMessage).prefilled(Mark::ContinueFinalMessage),
         row("watsonx", With(WATSONX), &TEXT_GENERATION, Auth::Bearer, &[]),
         row("workers-ai", With(WORKERS_AI), &WORKERS, Auth::Bearer, &[]),
         chat("x-ai", "https://api.x.ai/v1", &[LogitBias]),
@@ -173,10 +177,19 @@ const fn row(
         auth,
         scheme: Scheme::Key,
         refuses,
+        prefill: None,
     }
 }
 
 impl Row {
+    /// The same row, in whose chat the start of the answer can be given.
+    fn prefilled(self, mark: Mark) -> Self {
+        Self {
+            prefill: Some(mark),
+            ..self
+        }
+    }
+
     /// The same row, with credentials of several parts.
     fn with(self, scheme: Scheme) -> Self {
         Self { scheme, ..self }

@@ -1,19 +1,11 @@
-"""The gateway before a server that nobody here wrote: llama.cpp's answers, through it and without it, are the same.
-
-`TINY_MODEL` in the environment names another model than that of `tiny_model.py`.
-"""
+"""The gateway before a server that nobody here wrote: llama.cpp's answers, through it and without it, are the same."""
 
 import http.client
 import json
-import os
-import subprocess
-import sys
 import time
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import openai
-import processes
 import pytest
 
 GREEDY = {"model": "tiny", "prompt": "The License", "temperature": 0, "max_tokens": 24}
@@ -42,23 +34,6 @@ ASKED = {
     "penalties": {**GREEDY, "presence_penalty": 1.5, "frequency_penalty": 0.5, "top_p": 0.5},
     "a parameter of its own": {**GREEDY, "repeat_penalty": 1.5, "top_k": 5},
 }
-
-
-@pytest.fixture(scope="module")
-def direct(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("llama")
-    model = os.environ.get("TINY_MODEL") or folder / "tiny.gguf"
-    if "TINY_MODEL" not in os.environ:
-        maker = [sys.executable, processes.HERE / "tiny_model.py", processes.ROOT / "LICENSE", model]
-        subprocess.run(maker, check=True, timeout=20)
-    with processes.llama_cpp(folder, Path(model)) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def through(direct, tmp_path_factory):
-    with processes.before(direct, tmp_path_factory.mktemp("gateway")) as url:
-        yield url
 
 
 @pytest.fixture(params=ASKED)

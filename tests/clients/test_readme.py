@@ -1,35 +1,43 @@
 """README's own examples, run as they stand there but for the demo's address."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 
 import page
 import pytest
-from processes import CLIENTS, ROOT
+from processes import APPS, CLIENTS, OFFLINE, ROOT
 
 ADDRESS = "127.0.0.1:8787"
-SECTION = re.search(r"^## Ask it$(.*?)^## ", (ROOT / "README.md").read_text(), re.M | re.S)[1]
-SNIPPETS = re.findall(r"^```(\w+)\n(.*?)^```$", SECTION, re.M | re.S)
+README = (ROOT / "README.md").read_text()
+# Those are `run-heavy`'s.
+HEAVY = ("guidellm ", "vllm ")
 
 
-def run(base: str, snippet: str, command: list) -> str:
+def snippets(section: str) -> list[tuple[str, str]]:
+    text = re.search(rf"^## {section}$(.*?)^## ", README, re.M | re.S)[1]
+    return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.M | re.S)
+
+
+ASK_IT, CLIENT = snippets("Ask it"), snippets("Clients")
+
+
+def run(base: str, snippet: str, command: list, **more) -> str:
     assert ADDRESS in snippet
     script = snippet.replace(ADDRESS, base.removeprefix("http://").removesuffix("/v1"))
-    # Where Node looks for modules.
-    folder = CLIENTS / "node"
-    done = subprocess.run(command, cwd=folder, input=script, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, **more, input=script, capture_output=True, text=True, timeout=50)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def of(language: str) -> list[str]:
-    return [snippet for found, snippet in SNIPPETS if found == language]
+def of(language: str, found=ASK_IT) -> list[str]:
+    return [snippet for written, snippet in found if written == language]
 
 
 def test_the_examples_are_one_for_curl_two_for_python_and_one_for_javascript():
-    assert [language for language, _ in SNIPPETS] == ["sh", "python", "python", "javascript"]
+    assert [language for language, _ in ASK_IT] == ["sh", "python", "python", "javascript"]
 
 
 @pytest.mark.parametrize("snippet", of("sh"), ids=["curl"])
@@ -44,4 +52,24 @@ def test_the_python_examples_print_a_completion(base, snippet):
 
 @pytest.mark.parametrize("snippet", of("javascript"), ids=["openai"])
 def test_the_javascript_example_prints_a_completion(base, snippet):
-    assert run(base, snippet, ["node", "--input-type=module", "-"]).strip()
+    # Where Node looks for modules.
+    folder = CLIENTS / "node"
+    assert run(base, snippet, ["node", "--input-type=module", "-"], cwd=folder).strip()
+
+
+@pytest.mark.parametrize("snippet", of("python", CLIENT), ids=["langchain", "llama-index", "litellm"])
+def test_the_clients_in_python_print_a_completion(base, snippet):
+    assert run(base, snippet, [APPS / "python", "-"], env=OFFLINE).strip() == page.TAGLINE.strip()
+
+
+LIGHT = [snippet for snippet in of("sh", CLIENT) if not snippet.startswith(HEAVY)]
+
+
+PRINTED = [page.TAGLINE.strip(), "exact_match"]
+
+
+@pytest.mark.parametrize("snippet, printed", [*zip(LIGHT, PRINTED, strict=True)], ids=["llm", "lm-eval"])
+def test_the_clients_commands_print_what_they_should(base, snippet, printed, tmp_path):
+    path = f"{APPS}:{os.environ['PATH']}"
+    environment = {**OFFLINE, "PATH": path, "LLM_USER_PATH": str(tmp_path)}
+    assert printed in run(base, snippet, ["sh", "-e"], cwd=ROOT, env=environment)

@@ -117,6 +117,17 @@ def test_mistrals_sdk_reads_a_stream(emulator):
     assert [event.usage.completion_tokens for event in events if event.usage] == [COUNTS[1]]
 
 
+def test_mistrals_sdk_sends_a_prefix_and_reads_it_again(emulator):
+    begun = {"role": "assistant", "content": PROMPT, "prefix": True}
+    messages = [{"role": "user", "content": "Continue the text."}, begun]
+    asked = dict(model="mistral-small-latest", messages=messages)
+    answer = mistral(emulator).chat.complete(**asked)
+    text = answer.choices[0].message.content
+    assert text.startswith(PROMPT) and len(text) > len(PROMPT)
+    events = [event.data for event in mistral(emulator).chat.stream(**asked)]
+    assert "".join(event.choices[0].delta.content or "" for event in events if event.choices) == text
+
+
 def cohere_client(emulator, key="sk-demo"):
     return cohere.ClientV2(api_key=key, base_url=emulator)
 

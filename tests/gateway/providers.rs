@@ -49,6 +49,16 @@ fn call(gateway: &Gateway, provider: &Value, key: &str, stream: bool) -> Answer 
 }
 
 pub fn send(gateway: &Gateway, provider: &Value, key: &str, fields: &str) -> Answer {
+    send_with(gateway, provider, key, fields, &[])
+}
+
+pub fn send_with(
+    gateway: &Gateway,
+    provider: &Value,
+    key: &str,
+    fields: &str,
+    more: &[(&str, &str)],
+) -> Answer {
     let (model, needed) = (model(provider), needed(provider));
     let body = format!(r#"{{"model":"{model}",{fields}{needed}}}"#);
     let bearer = format!("Bearer {key}");
@@ -60,6 +70,7 @@ pub fn send(gateway: &Gateway, provider: &Value, key: &str, fields: &str) -> Ans
         ("x-portkey-forward-headers", "x-emulator"),
         ("x-emulator", key),
     ];
+    headers.extend(more);
     let pem = include_str!("../fixtures/credentials/rsa.pem").replace('\n', "\\n");
     if name == "oracle" {
         headers.extend([
@@ -81,18 +92,18 @@ pub fn send(gateway: &Gateway, provider: &Value, key: &str, fields: &str) -> Ans
     ask(&gateway.address, &headers, &body)
 }
 
-/// A model's name in the form that the provider wants; its `model`, where it has one.
+/// A model's name in the form that the provider wants, its `model` where it has one; one that fills gaps, where there is one.
 fn model(provider: &Value) -> &str {
     if let Some(model) = provider["model"].as_str() {
         return model;
     }
     match provider["dialect"].as_str().unwrap() {
         "mistral" | "fim" => "codestral-latest",
-        "workers-ai" => "@cf/meta/llama-3.1-8b-instruct",
+        "workers-ai" => "@cf/qwen/qwen2.5-coder-32b-instruct",
         "bedrock" => "anthropic.claude-3-5-haiku-20241022-v1:0",
         "bedrock-invoke" => "mistral.mistral-7b-instruct-v0:2",
         "replicate" => "meta/meta-llama-3-8b",
-        _ => "emulated-1",
+        _ => "qwen2.5-coder-7b",
     }
 }
 
@@ -529,6 +540,10 @@ fn the_table_says_what_happens_on_the_wire() {
                         .contains(r#""stream_options":{"include_usage":true"#)
                 }),
                 "native" => told.is_some() && told != plain,
+                "emulated" if field == "suffix" => told.is_some_and(|(_, body)| {
+                    let body = String::from_utf8_lossy(&body);
+                    body.contains("<|fim_prefix|>a<|fim_suffix|>b<|fim_middle|>")
+                }),
                 "emulated" => told.is_some(),
                 "refused" => {
                     told.is_none()
