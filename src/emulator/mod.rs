@@ -6,6 +6,7 @@
 
 mod anthropic;
 mod bedrock;
+mod bedrock_answer;
 mod chat;
 mod cohere;
 mod fim;
