@@ -30,7 +30,7 @@ pub struct Context {
     pub(crate) failure: Option<Error>,
     /// The upstream's head, kept where an error takes its place.
     pub(crate) refused: Option<Box<ResponseHeader>>,
-    /// A stream's head, until there is something to send behind it.
+    /// The client's head, until there is something to send behind it.
     pub(crate) held: Option<Box<ResponseHeader>>,
     /// Bytes that a stream still gets although its call was stopped.
     pub(crate) last_words: Option<Bytes>,

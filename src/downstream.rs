@@ -132,8 +132,16 @@ pub async fn write_whole(
 }
 
 /// Writes a held head from a filter that cannot wait. It is small, and the client's connection takes it at once, unless it
-/// is still full of an earlier answer that the client does not read.
-pub fn write_head_now(session: &mut Session, head: Box<ResponseHeader>) -> Result<(), Error> {
+/// is still full of an earlier answer that the client does not read. `refusal`: the status of an error that the answer turned
+/// out to be, which an error inside it may have changed.
+pub fn write_head_now(
+    session: &mut Session,
+    mut head: Box<ResponseHeader>,
+    refusal: Option<StatusCode>,
+) -> Result<(), Error> {
+    if let Some(status) = refusal {
+        head.set_status(status).map_err(|_| Error::gone())?;
+    }
     let client = session.as_downstream_mut();
     let writing = tokio::task::unconstrained(client.write_response_header(head));
     let polled = pin!(writing).poll(&mut Context::from_waker(Waker::noop()));

@@ -7,6 +7,7 @@ use std::{borrow::Cow, fmt};
 
 use http::StatusCode;
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 /// What went wrong, which status the client sees, and the parameter or target at fault.
 #[derive(Clone, Debug)]
@@ -19,6 +20,7 @@ struct Inner {
     param: Option<Cow<'static, str>>,
     code: Option<Cow<'static, str>>,
     api_type: Option<String>,
+    inner: Option<Box<RawValue>>,
     provider: Option<String>,
 }
 
@@ -82,6 +84,7 @@ impl Error {
             param: None,
             code: None,
             api_type: None,
+            inner: None,
             provider: None,
         }))
     }
@@ -130,6 +133,17 @@ impl Error {
         self
     }
 
+    /// The upstream's own account of what is behind the error: Azure's `innererror`, which says what its filter found. One
+    /// of more than 4 KiB is left out.
+    pub fn with_inner(mut self, inner: &RawValue) -> Self {
+        // One line: it may become a part of an event. JSON strings hold no bare line ends.
+        let line = inner.get().replace(['\r', '\n'], " ");
+        if line.len() <= MAX_INNER_BYTES {
+            self.0.inner = RawValue::from_string(line).ok();
+        }
+        self
+    }
+
     /// The provider whose answer this is: told beside `error`, as Portkey does.
     pub fn with_provider(mut self, provider: &str) -> Self {
         self.0.provider = Some(provider.to_owned());
@@ -147,6 +161,7 @@ impl Error {
             param,
             code,
             api_type,
+            inner,
             ..
         } = &mut *self.0;
         for text in [Some(message), param.as_mut(), code.as_mut()] {
@@ -159,6 +174,8 @@ impl Error {
         if let Some(clean) = api_type.as_deref().and_then(redacted) {
             *api_type = Some(clean);
         }
+        // A piece of JSON may hold it in another spelling of its characters, but no vendor echoes a key there.
+        inner.take_if(|inner| redacted(inner.get()).is_some());
         self
     }
 
@@ -263,6 +280,7 @@ impl Error {
                 .unwrap_or_else(|| self.openai_type()),
             param: self.0.param.as_deref(),
             code: self.0.code.as_deref().or_else(|| self.openai_code()),
+            innererror: self.0.inner.as_deref(),
         }
     }
 
@@ -328,8 +346,12 @@ struct Object<'a> {
     api_type: &'a str,
     param: Option<&'a str>,
     code: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    innererror: Option<&'a RawValue>,
 }
 
+/// Azure's accounts of its filters have a few hundred bytes.
+const MAX_INNER_BYTES: usize = 4 << 10;
 /// nginx's word in a log for "the client closed the connection".
 pub(crate) const CLIENT_GONE: u16 = 499;
 
@@ -372,6 +394,7 @@ mod tests {
             .with_type("sk-abc")
             .with_code("no sk-abc")
             .with_param("sk-abc")
+            .with_inner(&RawValue::from_string("{\n\"a\":\"sk-abc\"}".to_owned()).unwrap())
             .without("sk-abc");
         assert_eq!(error.message(), "bad key [redacted]");
         let body = String::from_utf8(error.body()).unwrap();

@@ -241,11 +241,9 @@ impl ProxyHttp for Gateway {
         };
         *head = downstream::client_head(session, head, exchange)?;
         context.ticket.stamp(head)?;
-        if exchange.is_streaming() {
-            // Its status is not known before its first events are. Of an interim head nothing is written.
-            let interim = ResponseHeader::build(StatusCode::EARLY_HINTS, None)?;
-            context.held = Some(Box::new(std::mem::replace(head, interim)));
-        }
+        // Its status is not known before its first events are, or its error. Of an interim head nothing is written.
+        let interim = ResponseHeader::build(StatusCode::EARLY_HINTS, None)?;
+        context.held = Some(Box::new(std::mem::replace(head, interim)));
         Ok(())
     }
 
@@ -287,8 +285,10 @@ impl ProxyHttp for Gateway {
         } else {
             *body = Some(out).filter(|out| !out.is_empty());
         }
+        let refusal = relay.failure().filter(|_| !relay.is_stream());
+        let refusal = refusal.map(Error::status);
         match context.held.take_if(|_| body.is_some()) {
-            Some(head) => downstream::write_head_now(session, head)
+            Some(head) => downstream::write_head_now(session, head, refusal)
                 .map(|()| None)
                 .map_err(|error| context.stop(error)),
             None => Ok(None),

@@ -29,6 +29,15 @@ impl Finished {
         }
     }
 
+    /// Whether choice `index` is among them.
+    pub fn contains(&self, index: u32) -> bool {
+        if index < u128::BITS {
+            self.low >> index & 1 == 1
+        } else {
+            self.high.contains(&index)
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.low == 0 && self.high.is_empty()
     }
@@ -94,6 +103,12 @@ mod tests {
         let mut both = finished([0, 7, 7, 500]);
         both.join(&finished([7, 8, 500, 501]));
         assert_eq!((both.count(), both.is_empty()), (5, false));
+        assert!([0, 7, 8, 500].iter().all(|&index| both.contains(index)));
+        assert!(
+            [1, 127, 128, 499]
+                .iter()
+                .all(|&index| !both.contains(index))
+        );
         assert!(finished([]).is_empty());
     }
 

@@ -47,6 +47,21 @@ pub struct Choice<'a> {
     pub finish: Option<Finish<'a>>,
 }
 
+impl Choice<'_> {
+    /// The same, apart from the bytes it was read from, among which its log-probabilities stay.
+    pub fn into_owned(self) -> Choice<'static> {
+        Choice {
+            index: self.index,
+            text: Cow::Owned(self.text.into_owned()),
+            logprobs: None,
+            finish: self.finish.map(|finish| Finish {
+                reason: finish.reason,
+                native: Cow::Owned(finish.native.into_owned()),
+            }),
+        }
+    }
+}
+
 /// Why a choice ended: the page's word, and the provider's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finish<'a> {
@@ -71,6 +86,14 @@ impl<'a> Finish<'a> {
         native: Cow::Borrowed(""),
     };
 
+    /// Of a text that a filter has ended, or taken the place of.
+    pub fn filtered(native: impl Into<Cow<'a, str>>) -> Self {
+        Self {
+            reason: FinishReason::ContentFilter,
+            native: native.into(),
+        }
+    }
+
     /// Maps a provider's own word. What no table knows counts as `stop`: the text ended, and nothing says it was cut.
     pub fn from_native(native: impl Into<Cow<'a, str>>) -> Self {
         let native = native.into();
@@ -83,20 +106,26 @@ impl<'a> Finish<'a> {
             | "ERROR_LIMIT"
             | "model_context_window_exceeded"
             | "token_limit"
-            | "time_limit" => FinishReason::Length,
+            | "time_limit"
+            | "CONTINUATION" => FinishReason::Length,
             "content_filter"
+            | "sensitive"
             | "CONTENT_FILTER"
             | "content_filtered"
             | "guardrail_intervened"
             | "refusal"
             | "CONTENT_FILTERED"
-            | "ERROR_TOXIC" => FinishReason::ContentFilter,
+            | "ERROR_TOXIC"
+            | "INTERVENED" => FinishReason::ContentFilter,
             "SAFETY"
             | "RECITATION"
             | "LANGUAGE"
             | "BLOCKLIST"
             | "PROHIBITED_CONTENT"
             | "SPII"
+            | "MODEL_ARMOR"
+            | "ESCALATION"
+            | "PUP_LIMITED_DISABLED"
             | "IMAGE_SAFETY"
             | "IMAGE_PROHIBITED_CONTENT"
             | "IMAGE_RECITATION" => FinishReason::ContentFilter,
@@ -151,6 +180,8 @@ pub struct Partial {
     pub usage: Option<Usage>,
     /// Choices whose finish reason has been seen.
     pub finished: Finished,
+    /// Choices that are a refusal, or the words of a guardrail, whatever reason they tell.
+    pub refused: Finished,
     /// The provider's end marker has been seen.
     pub done: bool,
     /// `id`, `created` and `model` are the upstream's.
@@ -177,6 +208,15 @@ pub enum Compliance {
 }
 
 impl Partial {
+    /// Why choice `index` ended: a refusal is a filter's work, also where the provider calls it a stop.
+    pub fn judge<'a>(&self, index: u32, finish: Finish<'a>) -> Finish<'a> {
+        if self.refused.contains(index) {
+            Finish::filtered(finish.native)
+        } else {
+            finish
+        }
+    }
+
     /// Appends a whole reply as one JSON object.
     pub fn write_reply(&self, reply: &Completion<'_>, how: Compliance, out: &mut Vec<u8>) {
         match self.shape {

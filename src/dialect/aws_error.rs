@@ -71,6 +71,7 @@ fn status_of(name: &str) -> StatusCode {
 /// "HTTP Status Code" of each exception. Those of SageMaker's streams have none: a model's failure counts as its `ModelError`.
 const STATUSES: &[(&str, u16)] = &[
     ("AccessDeniedException", 403),
+    ("ConflictException", 400),
     ("InternalServerException", 500),
     ("InternalStreamFailure", 500),
     ("ModelErrorException", 424),

@@ -14,8 +14,7 @@ use std::borrow::Cow;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, StatusCode};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde::Deserialize;
 
 use crate::{
     completion::{
@@ -24,9 +23,11 @@ use crate::{
     dialect::{
         Dialect, Extras, PromptForm, Step, UpstreamRequest,
         aws_error::{read_error, read_message},
-        bedrock, extras, not_the_shape, to_body,
+        bedrock,
+        bedrock_invoke_request::Body,
+        not_the_shape, to_body,
     },
-    error::{Error, Kind},
+    error::Error,
     wire::{Frame, Framing},
 };
 
@@ -86,7 +87,8 @@ impl Dialect for BedrockInvoke {
         partial: &mut Partial,
     ) -> Result<Completion<'b>, Error> {
         let reply: Reply<'b> = serde_json::from_slice(body).map_err(not_the_shape)?;
-        let choices = reply.into_choices(partial);
+        let mut choices = reply.into_choices(partial);
+        end_refused(&mut choices, partial);
         if choices.is_empty() || choices.iter().any(|choice| choice.finish.is_none()) {
             return Err(Error::broken(
                 "The provider's answer holds no text or no stop reason.",
@@ -106,7 +108,10 @@ impl Dialect for BedrockInvoke {
         let reply: Reply<'_> = serde_json::from_slice(&decoded).map_err(not_the_shape)?;
         let is_last = reply.metrics.is_some();
         let choices = reply.into_choices(partial);
-        let choices: Vec<_> = choices.into_iter().map(into_owned).collect();
+        let mut choices: Vec<_> = choices.into_iter().map(Choice::into_owned).collect();
+        if is_last {
+            end_refused(&mut choices, partial);
+        }
         Ok(if is_last && !partial.finished.is_empty() {
             Step::Last(Completion { choices })
         } else {
@@ -116,125 +121,6 @@ impl Dialect for BedrockInvoke {
 
     fn read_error(&self, status: StatusCode, body: &[u8]) -> Error {
         read_error(status, body)
-    }
-}
-
-/// The families of models that take a prompt as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Family {
-    Llama,
-    Mistral,
-    Titan,
-}
-
-impl Family {
-    /// An id's family stands before its name, and behind the region of an inference profile. An ARN holds the id behind its last
-    /// `/`; that of an application's own profile names no model.
-    fn of(model: &str) -> Result<Self, Error> {
-        let id = model.rsplit('/').next().unwrap_or(model);
-        let in_region = |prefix: &&str| id.strip_prefix(*prefix);
-        let id = REGIONS.iter().find_map(in_region).unwrap_or(id);
-        FAMILIES
-            .iter()
-            .find(|(start, _)| id.starts_with(start))
-            .map(|&(_, family)| family)
-            .ok_or_else(|| {
-                let message = "`model` must be of meta.llama, mistral or amazon.titan-text: no other takes a prompt as it is.";
-                Error::invalid("model", message)
-            })
-    }
-
-    /// What the body of one family lacks, and the others have.
-    fn check(self, request: &CompletionRequest) -> Result<(), Error> {
-        if self == Self::Llama && !request.stop.is_empty() {
-            return Err(self.lacks("stop"));
-        }
-        match extras(request).next() {
-            Some((name, _)) if self != Self::Mistral => Err(self.lacks(name)),
-            _ => Ok(()),
-        }
-    }
-
-    fn lacks(self, param: &str) -> Error {
-        let message = format!("`{param}` is not supported by {self:?} models of this provider.");
-        Error::new(Kind::Unsupported, message).with_param(param.to_owned())
-    }
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Body<'a> {
-    Llama {
-        prompt: &'a RawValue,
-        max_gen_len: u64,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        temperature: Option<f64>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        top_p: Option<f64>,
-    },
-    Mistral {
-        prompt: &'a RawValue,
-        max_tokens: u64,
-        #[serde(skip_serializing_if = "<[String]>::is_empty")]
-        stop: &'a [String],
-        #[serde(skip_serializing_if = "Option::is_none")]
-        temperature: Option<f64>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        top_p: Option<f64>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        top_k: Option<&'a RawValue>,
-    },
-    #[serde(rename_all = "camelCase")]
-    Titan {
-        input_text: &'a RawValue,
-        text_generation_config: TitanConfig<'a>,
-    },
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct TitanConfig<'a> {
-    max_token_count: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    temperature: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    top_p: Option<f64>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    stop_sequences: &'a [String],
-}
-
-impl<'a> Body<'a> {
-    fn try_new(request: &'a CompletionRequest) -> Result<Self, Error> {
-        let family = Family::of(request.model())?;
-        family.check(request)?;
-        let prompt = request.sole_text()?;
-        let max_tokens = bedrock::check(request)?;
-        let (temperature, top_p) = (request.temperature, request.top_p);
-        Ok(match family {
-            Family::Llama => Self::Llama {
-                prompt,
-                max_gen_len: max_tokens,
-                temperature,
-                top_p,
-            },
-            Family::Mistral => Self::Mistral {
-                prompt,
-                max_tokens,
-                stop: &request.stop,
-                temperature,
-                top_p,
-                top_k: extras(request).next().map(|(_, top_k)| top_k),
-            },
-            Family::Titan => Self::Titan {
-                input_text: prompt,
-                text_generation_config: TitanConfig {
-                    max_token_count: max_tokens,
-                    temperature,
-                    top_p,
-                    stop_sequences: &request.stop,
-                },
-            },
-        })
     }
 }
 
@@ -267,6 +153,9 @@ struct Reply<'a> {
     /// Bedrock's, in the last message of a stream.
     #[serde(default, rename = "amazon-bedrock-invocationMetrics")]
     metrics: Option<Metrics>,
+    /// "INTERVENED | NONE": the text may be a guardrail's, whatever reason the model tells.
+    #[serde(borrow, default, rename = "amazon-bedrock-guardrailAction")]
+    guardrail: Option<Cow<'a, str>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -303,6 +192,9 @@ impl<'a> Reply<'a> {
                 partial,
             );
         }
+        if self.guardrail.as_deref() == Some(INTERVENED) {
+            partial.refused.end(0);
+        }
         let llama = Piece::told(self.generation, self.stop_reason);
         let titan = Piece::told(self.output_text, self.completion_reason);
         let mistral = self.outputs.unwrap_or_default();
@@ -332,21 +224,24 @@ impl<'a> Piece<'a> {
         Choice {
             index,
             text: self.text,
-            finish: reason.map(Finish::from_native),
+            finish: reason.map(|reason| partial.judge(index, Finish::from_native(reason))),
             ..Choice::default()
         }
     }
 }
 
-/// The same choice, apart from the message it was decoded from.
-fn into_owned(choice: Choice<'_>) -> Choice<'static> {
-    Choice {
-        index: choice.index,
-        text: Cow::Owned(choice.text.into_owned()),
-        logprobs: None,
-        finish: choice.finish.map(|finish| Finish {
-            reason: finish.reason,
-            native: Cow::Owned(finish.native.into_owned()),
+/// A text that is a guardrail's may tell no reason of the model's.
+fn end_refused(choices: &mut Vec<Choice<'_>>, partial: &mut Partial) {
+    if !partial.refused.contains(0) || !partial.finished.is_empty() {
+        return;
+    }
+    partial.finished.end(0);
+    let finish = Some(Finish::filtered(INTERVENED));
+    match choices.last_mut() {
+        Some(choice) => choice.finish = finish,
+        None => choices.push(Choice {
+            finish,
+            ..Choice::default()
         }),
     }
 }
@@ -372,27 +267,17 @@ fn decode(data: &[u8]) -> Result<Vec<u8>, Error> {
         .map_err(|_| Error::broken("The provider's stream holds a message that is no base64."))
 }
 
+const INTERVENED: &str = "INTERVENED";
 /// Of a whole reply: the one place where counts of Mistral's models stand.
 const INPUT_COUNT: &str = "x-amzn-bedrock-input-token-count";
 const OUTPUT_COUNT: &str = "x-amzn-bedrock-output-token-count";
-
-/// What the ids of inference profiles begin with:
-/// <https://docs.aws.amazon.com/bedrock/latest/userguide/inference-profiles-support.html>.
-const REGIONS: &[&str] = &[
-    "apac.", "au.", "ca.", "eu.", "global.", "jp.", "us-gov.", "us.",
-];
-const FAMILIES: &[(&str, Family)] = &[
-    ("amazon.titan-text", Family::Titan),
-    ("meta.llama", Family::Llama),
-    ("mistral.", Family::Mistral),
-];
 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::{completion::FinishReason, dialect::settle, wire::Form};
+    use crate::{completion::FinishReason, dialect::settle, error::Kind, wire::Form};
 
     fn write(model: &str, fields: &str) -> Result<(String, String), Error> {
         let body = format!(r#"{{"model":"{model}","prompt":"a\n\u00e9",{fields}}}"#);
@@ -477,40 +362,6 @@ mod tests {
         ] {
             let error = write(model, fields).expect_err(fields);
             assert_eq!((error.param(), error.status().as_u16()), (Some(param), 400));
-        }
-    }
-
-    #[test]
-    fn a_family_is_found_behind_regions_and_in_arns() {
-        for (model, family) in [
-            (LLAMA, Family::Llama),
-            ("meta.llama4-scout-17b-instruct-v1:0", Family::Llama),
-            ("eu.mistral.mistral-large-2402-v1:0", Family::Mistral),
-            (TITAN, Family::Titan),
-            (
-                "arn:aws:bedrock:us-east-1::foundation-model/amazon.titan-text-lite-v1",
-                Family::Titan,
-            ),
-            (
-                "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.meta.llama3-3-70b-instruct-v1:0",
-                Family::Llama,
-            ),
-        ] {
-            assert_eq!(Family::of(model).unwrap(), family, "{model}");
-        }
-        for model in [
-            "",
-            "us.",
-            "amazon.titan-embed-text-v1",
-            "amazon.nova-pro-v1:0",
-            "xmeta.llama3",
-            "us.us.meta.llama3",
-        ] {
-            assert_eq!(
-                Family::of(model).unwrap_err().param(),
-                Some("model"),
-                "{model}"
-            );
         }
     }
 

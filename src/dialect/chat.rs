@@ -3,27 +3,24 @@
 //! Source: <https://platform.openai.com/docs/api-reference/chat>. The prompt becomes one user message, the message's content
 //! becomes `text`. The model answers the prompt rather than continuing it: that is what chat models do.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::borrow::Cow;
 
-use bytes::Bytes;
 use http::StatusCode;
-use serde::{Deserialize, Serialize};
-use serde_json::{Number, value::RawValue};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Finish, Mark, Parameter, Partial, Support,
-        logprobs::behind_thoughts, request::StreamOptions,
+        Choice, Completion, CompletionRequest, Mark, Parameter, Partial, Support,
+        logprobs::behind_thoughts,
     },
     dialect::{
         Dialect, Extras, Step, UpstreamRequest,
-        chat_turns::{Message, goes_on, messages},
         lenient::{Field, Map, Text, learn, read_object},
         not_the_shape,
-        openai::stream_options,
-        openai_error::{read_error, read_error_event, read_stream_error},
-        read_usage, to_body,
-        token_logprobs::{alternatives, read_content_tokens},
+        openai_error::{read_error, read_error_event, read_finish, read_told_error},
+        read_usage,
+        token_logprobs::read_said_tokens,
     },
     error::Error,
     wire::{Form, Frame, Framing},
@@ -33,8 +30,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Chat {
     name: &'static str,
-    seed: Seed,
-    stream_usage: StreamUsage,
+    pub(super) seed: Seed,
+    pub(super) stream_usage: StreamUsage,
     logprobs: Support,
     extras: Extras,
     /// Its own way; `None`: each provider's.
@@ -42,14 +39,14 @@ pub struct Chat {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Seed {
+pub(super) enum Seed {
     Seed,
     RandomSeed,
 }
 
 /// Whether a stream's token counts have to be asked for.
 #[derive(Debug, PartialEq, Eq)]
-enum StreamUsage {
+pub(super) enum StreamUsage {
     OnRequest,
     Always,
 }
@@ -129,6 +126,9 @@ impl Dialect for Chat {
         partial: &mut Partial,
     ) -> Result<Completion<'b>, Error> {
         let reply: Event<'b> = read_object(body)?;
+        if let Some(error) = read_told_error(reply.error, reply.object, body) {
+            return Err(error);
+        }
         reply.check_whole()?;
         let choices = reply.read(partial)?;
         if choices.is_empty() {
@@ -148,114 +148,15 @@ impl Dialect for Chat {
             return Ok(Step::Done);
         }
         let event: Event<'f> = read_object(&frame.data)?;
+        if let Some(error) = read_told_error(event.error, event.object, &frame.data) {
+            return Err(error);
+        }
         event.read(partial).map(Step::from)
     }
 
     fn read_error(&self, status: StatusCode, body: &[u8]) -> Error {
         read_error(status, body)
     }
-}
-
-impl Chat {
-    /// The body, with the model under the name that its address knows.
-    pub(super) fn write_body(
-        &self,
-        request: &CompletionRequest,
-        model: &str,
-    ) -> Result<Bytes, Error> {
-        if request.extra.contains_key("messages") {
-            return Err(Error::invalid(
-                "messages",
-                "`messages` belongs to chat completions; send `prompt`.",
-            ));
-        }
-        let seeds = (request.seed, request.extra.contains_key(RANDOM_SEED));
-        if let (Some(_), true) = seeds
-            && self.seed == Seed::RandomSeed
-        {
-            let message = format!("`{RANDOM_SEED}` and `seed` name the same figure; send one.");
-            return Err(Error::invalid(RANDOM_SEED, message));
-        }
-        if request.logprobs.is_some() && request.extra.contains_key(TOP_LOGPROBS) {
-            let message = format!("`{TOP_LOGPROBS}` is chat's word for `logprobs`; send one.");
-            return Err(Error::invalid(TOP_LOGPROBS, message));
-        }
-        to_body(&Body {
-            model,
-            ..self.body(request)?
-        })
-    }
-
-    fn body<'a>(&self, request: &'a CompletionRequest) -> Result<Body<'a>, Error> {
-        let top_logprobs = alternatives(request, MAX_TOP_LOGPROBS)?;
-        let seed = |name: Seed| request.seed.filter(|_| self.seed == name);
-        let goes_on = goes_on(request)?;
-        Ok(Body {
-            model: request.model(),
-            messages: messages(request)?,
-            continue_final_message: goes_on,
-            add_generation_prompt: goes_on.then_some(false),
-            max_tokens: request.max_tokens(),
-            temperature: request.temperature,
-            top_p: request.top_p,
-            n: request.n.filter(|&n| n > 1),
-            stream: request.stream,
-            stream_options: stream_options(request)
-                .map(StreamOptions::without_running_counts)
-                .filter(|_| self.stream_usage == StreamUsage::OnRequest),
-            stop: &request.stop,
-            presence_penalty: request.presence_penalty.filter(|&p| p != 0.0),
-            frequency_penalty: request.frequency_penalty.filter(|&p| p != 0.0),
-            user: &request.user,
-            seed: seed(Seed::Seed),
-            random_seed: seed(Seed::RandomSeed),
-            logit_bias: request.logit_bias.as_ref().filter(|bias| !bias.is_empty()),
-            logprobs: top_logprobs.is_some(),
-            top_logprobs: top_logprobs.filter(|&count| count > 0),
-            extra: &request.extra,
-        })
-    }
-}
-
-#[derive(Serialize)]
-struct Body<'a> {
-    model: &'a str,
-    messages: Vec<Message<'a>>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    continue_final_message: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    add_generation_prompt: Option<bool>,
-    max_tokens: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    temperature: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    top_p: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    n: Option<u32>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    stream: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stream_options: Option<StreamOptions>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    stop: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    presence_penalty: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    frequency_penalty: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user: &'a Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    seed: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    random_seed: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    logit_bias: Option<&'a BTreeMap<String, Number>>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    logprobs: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    top_logprobs: Option<u32>,
-    #[serde(flatten)]
-    extra: &'a BTreeMap<String, Box<RawValue>>,
 }
 
 /// A whole reply or one event; an error in its place is read too.
@@ -267,6 +168,8 @@ struct Event<'a> {
     created: Field<'a>,
     #[serde(borrow, default)]
     model: Field<'a>,
+    #[serde(borrow, default)]
+    object: Field<'a>,
     #[serde(borrow, default)]
     choices: Option<Vec<Map<EventChoice<'a>>>>,
     #[serde(borrow, default)]
@@ -294,22 +197,18 @@ struct EventChoice<'a> {
     finish_reason: Field<'a>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Content<'a> {
     #[serde(borrow, default)]
     content: Option<&'a RawValue>,
+    /// "The refusal message generated by the model", in place of a content.
+    #[serde(borrow, default)]
+    refusal: Field<'a>,
     /// Thoughts, which are left out, under either name that servers have for them.
     #[serde(borrow, default)]
     reasoning: Field<'a>,
     #[serde(borrow, default)]
     reasoning_content: Field<'a>,
-}
-
-impl Content<'_> {
-    fn thinks(&self) -> bool {
-        let mut thoughts = [self.reasoning, self.reasoning_content].into_iter();
-        thoughts.any(|thought| thought.told().is_some_and(|told| told.get() != "\"\""))
-    }
 }
 
 /// One part of a content list; reasoning models send thoughts beside the text.
@@ -324,15 +223,12 @@ impl<'a> Event<'a> {
     fn check_whole(&self) -> Result<(), Error> {
         let mut choices = self.choices.iter().flatten().map(|Map(choice)| choice);
         match choices.find(|choice| choice.message.is_none() && choice.delta.is_none()) {
-            Some(_) if self.error.is_none() => Err(Error::broken(NO_MESSAGE)),
-            _ => Ok(()),
+            Some(_) => Err(Error::broken(NO_MESSAGE)),
+            None => Ok(()),
         }
     }
 
     fn read(self, partial: &mut Partial) -> Result<Vec<Choice<'a>>, Error> {
-        if let Some(error) = self.error {
-            return Err(read_stream_error(error));
-        }
         learn(partial, self.id, self.created, self.model);
         partial.usage = read_usage(self.usage).or(partial.usage);
         let choices = self.choices.into_iter().flatten();
@@ -355,15 +251,15 @@ impl<'a> EventChoice<'a> {
             partial.finished.end(index);
         }
         let said = self.message.or(self.delta);
-        let thinks = said.as_ref().is_some_and(Content::thinks);
-        let content = match said {
-            Some(holder) => holder.content,
-            None if self.text.told().is_some() => return Err(Error::broken(NO_MESSAGE)),
-            None => None,
-        };
-        let text = content.map_or(Ok(Cow::Borrowed("")), read_content)?;
+        if said.is_none() && self.text.told().is_some() {
+            return Err(Error::broken(NO_MESSAGE));
+        }
+        let finish = finish.map(read_finish).transpose()?;
+        let said = said.unwrap_or_default();
+        let thinks = said.thinks();
+        let text = said.read(index, partial)?;
         let tokens = || {
-            let tokens = self.logprobs.object().and_then(read_content_tokens)?;
+            let tokens = self.logprobs.object().and_then(read_said_tokens)?;
             Some(match thinks {
                 true => behind_thoughts(tokens, &text),
                 false => tokens,
@@ -373,7 +269,26 @@ impl<'a> EventChoice<'a> {
             index,
             logprobs: partial.logprobs.place(index, &text, tokens),
             text,
-            finish: finish.map(Finish::from_native),
+            finish: finish.map(|finish| partial.judge(index, finish)),
+        })
+    }
+}
+
+impl<'a> Content<'a> {
+    fn thinks(&self) -> bool {
+        let mut thoughts = [self.reasoning, self.reasoning_content].into_iter();
+        thoughts.any(|thought| thought.told().is_some_and(|told| told.get() != "\"\""))
+    }
+
+    /// What is said. A refusal is an answer too: it is the text, and a content filter its reason, as a text client knows it.
+    fn read(self, index: u32, partial: &mut Partial) -> Result<Cow<'a, str>, Error> {
+        let text = self.content.map_or(Ok(Cow::Borrowed("")), read_content)?;
+        Ok(match self.refusal.word().filter(|text| !text.is_empty()) {
+            Some(refusal) => {
+                partial.refused.end(index);
+                text + refusal
+            }
+            None => text,
         })
     }
 }
@@ -392,16 +307,13 @@ fn read_content(content: &RawValue) -> Result<Cow<'_, str>, Error> {
     Ok(text.unwrap_or_default().0)
 }
 
-/// Mistral's word for `seed`.
-const RANDOM_SEED: &str = "random_seed";
-const TOP_LOGPROBS: &str = "top_logprobs";
-/// "An integer between 0 and 20".
-const MAX_TOP_LOGPROBS: u32 = 20;
 const NO_MESSAGE: &str =
     "The provider's answer is no chat completion: a choice of it has no message.";
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::{completion::logprobs::Running, dialect::settle};
 

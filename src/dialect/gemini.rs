@@ -17,8 +17,8 @@ use serde_json::value::RawValue;
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Finish, FinishReason, Parameter, Partial, Support,
-        Usage, logprobs::Running,
+        Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
+        logprobs::Running,
     },
     dialect::{
         Dialect, Extras, Step, UpstreamRequest,
@@ -220,9 +220,8 @@ impl<'a> Reply<'a> {
         let mut choices: Vec<_> = choices.collect();
         // "If set, the prompt was blocked and no candidates are returned."
         if let Some(native) = blocked.filter(|_| choices.is_empty()) {
-            let reason = FinishReason::ContentFilter;
             choices.push(Choice {
-                finish: Some(Finish { reason, native }),
+                finish: Some(Finish::filtered(native)),
                 ..Choice::default()
             });
         }
@@ -280,7 +279,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::{dialect::settle, error::Kind};
+    use crate::{completion::FinishReason, dialect::settle, error::Kind};
 
     fn request(model: &str, fields: &str) -> CompletionRequest {
         let body = format!(r#"{{"model":"{model}","prompt":"a\n\u00e9",{fields}}}"#);

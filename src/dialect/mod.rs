@@ -7,7 +7,9 @@ pub mod anthropic;
 mod aws_error;
 pub mod bedrock;
 pub mod bedrock_invoke;
+mod bedrock_invoke_request;
 pub mod chat;
+mod chat_request;
 mod chat_turns;
 pub mod cohere;
 pub mod fim;
@@ -23,6 +25,8 @@ pub mod ollama;
 pub mod openai;
 mod openai_error;
 mod openai_page;
+#[cfg(test)]
+mod reasons;
 pub mod replicate;
 pub mod sagemaker;
 pub mod settle;
@@ -46,7 +50,8 @@ use serde_json::value::RawValue;
 
 use crate::{
     completion::{
-        Approach, Choice, Completion, CompletionRequest, Mark, Parameter, Partial, Support, Usage,
+        Approach, Choice, Completion, CompletionRequest, Finish, FinishReason, Mark, Parameter,
+        Partial, Support, Usage,
     },
     error::{Error, Kind},
     wire::{Frame, Framing},
@@ -297,6 +302,20 @@ fn join<'a>(pieces: impl Iterator<Item = Cow<'a, str>>) -> Cow<'a, str> {
     pieces
         .reduce(|text, piece| text + piece)
         .unwrap_or_default()
+}
+
+/// Why a text has ended whose provider does not say it: its counts tell whether `max_tokens` has cut it off.
+fn untold_finish(partial: &mut Partial) -> Finish<'static> {
+    partial.finished.end(0);
+    let said = partial.usage.map_or(0, |usage| usage.completion_tokens);
+    if partial.limit > 0 && said >= partial.limit {
+        Finish {
+            reason: FinishReason::Length,
+            ..Finish::UNTOLD
+        }
+    } else {
+        Finish::UNTOLD
+    }
 }
 
 /// Reads OpenAI's `usage` object. Odd figures count as absent rather than fail the answer.

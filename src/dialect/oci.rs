@@ -204,6 +204,9 @@ struct Event<'a> {
 struct Said<'a> {
     #[serde(borrow, default)]
     content: Option<Vec<Piece<'a>>>,
+    /// "The refusal message by the assistant."
+    #[serde(borrow, default)]
+    refusal: Option<Cow<'a, str>>,
 }
 
 /// A piece of content; what is no text has none.
@@ -226,21 +229,30 @@ impl<'a> Event<'a> {
             partial.finished.end(self.index);
         }
         let said = self.message.map(read_message).transpose()?;
+        let (said, refused) = said.unzip();
+        if refused == Some(true) {
+            partial.refused.end(self.index);
+        }
         let text = said.or(self.text).unwrap_or_default();
         let tokens = || self.logprobs.object().and_then(read_tokens);
         Ok(Choice {
             index: self.index,
             logprobs: partial.logprobs.place(self.index, &text, tokens),
             text,
-            finish: finish.map(Finish::from_native),
+            finish: finish.map(|reason| partial.judge(self.index, Finish::from_native(reason))),
         })
     }
 }
 
-fn read_message(message: &RawValue) -> Result<Cow<'_, str>, Error> {
+/// What a message says, and whether that is a refusal.
+fn read_message(message: &RawValue) -> Result<(Cow<'_, str>, bool), Error> {
     let said: Option<Said<'_>> = serde_json::from_str(message.get()).map_err(not_the_shape)?;
-    let pieces = said.and_then(|said| said.content).unwrap_or_default();
-    Ok(join(pieces.into_iter().filter_map(|piece| piece.text)))
+    let (pieces, refusal) = said.map_or((None, None), |said| (said.content, said.refusal));
+    let refusal = refusal.filter(|text| !text.is_empty());
+    let refused = refusal.is_some();
+    let pieces = pieces.into_iter().flatten();
+    let text = join(pieces.filter_map(|piece| piece.text).chain(refusal));
+    Ok((text, refused))
 }
 
 /// Reads the type `Logprobs`: the page's lists under names of its own, the figures of one of them in quotes. Its offsets

@@ -12,16 +12,16 @@ use serde_json::{Number, value::RawValue};
 
 use crate::{
     completion::{
-        Choice, Completion, CompletionRequest, Finish, Logprobs, Parameter, Partial, Prompt, Shape,
+        Choice, Completion, CompletionRequest, Logprobs, Parameter, Partial, Prompt, Shape,
         Support, request::StreamOptions,
     },
     dialect::{
         Dialect, Extras, PromptForm, Step, Tap, UpstreamRequest,
         lenient::{Field, Map, Text, learn, read_object},
         not_the_shape,
-        openai_error::{nameless_error, read_error, read_error_event, read_stream_error},
+        openai_error::{read_error, read_error_event, read_finish, read_told_error},
         openai_page, read_usage, to_body,
-        token_logprobs::read_content_tokens,
+        token_logprobs::read_said_tokens,
     },
     error::Error,
     wire::{Form, Frame, Framing},
@@ -98,6 +98,9 @@ impl Dialect for OpenAi {
         partial: &mut Partial,
     ) -> Result<Completion<'b>, Error> {
         let reply: Event<'b> = read_object(body)?;
+        if let Some(error) = read_told_error(reply.error, reply.object, body) {
+            return Err(error);
+        }
         reply.check_whole()?;
         let choices = reply.read(partial)?;
         if choices.is_empty() {
@@ -128,6 +131,9 @@ impl Dialect for OpenAi {
             return Ok(Step::Skip);
         }
         let event: Event<'f> = read_object(&frame.data)?;
+        if let Some(error) = read_told_error(event.error, event.object, &frame.data) {
+            return Err(error);
+        }
         let choices = event.read(partial)?;
         Ok(if choices.is_empty() {
             Step::Skip
@@ -240,8 +246,6 @@ struct Event<'a> {
     usage: Option<&'a RawValue>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    message: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -271,21 +275,14 @@ struct Delta<'a> {
 impl<'a> Event<'a> {
     /// A whole reply without the field for its text has it elsewhere. An event may be a finish reason alone.
     fn check_whole(&self) -> Result<(), Error> {
-        let told = self.error.is_some() || self.object.word().as_deref() == Some("error");
         let mut choices = self.choices.iter().flatten().map(|Map(choice)| choice);
         match choices.find(|choice| choice.text.is_absent() && choice.delta.is_none()) {
-            Some(_) if !told => Err(Error::broken(NO_TEXT)),
-            _ => Ok(()),
+            Some(_) => Err(Error::broken(NO_TEXT)),
+            None => Ok(()),
         }
     }
 
     fn read(self, partial: &mut Partial) -> Result<Vec<Choice<'a>>, Error> {
-        if let Some(error) = self.error {
-            return Err(read_stream_error(error));
-        }
-        if self.object.word().as_deref() == Some("error") {
-            return Err(self.message.map_or_else(nameless_error, read_stream_error));
-        }
         learn(partial, self.id, self.created, self.model);
         partial.usage = read_usage(self.usage).or(partial.usage);
         let choices = self.choices.into_iter().flatten();
@@ -320,13 +317,13 @@ impl<'a> EventChoice<'a> {
         let text = text.unwrap_or_default().0;
         let logprobs = self.logprobs.object();
         // llama.cpp's server tells them in the form of chat.
-        let tokens = logprobs.and_then(read_content_tokens);
+        let tokens = logprobs.and_then(read_said_tokens);
         let page = logprobs.filter(|_| tokens.is_none()).map(Logprobs::Page);
         Ok(Choice {
             index,
             logprobs: page.or_else(|| partial.logprobs.place(index, &text, || tokens)),
             text,
-            finish: finish.map(Finish::from_native),
+            finish: finish.map(read_finish).transpose()?,
         })
     }
 }
@@ -340,7 +337,9 @@ pub(super) fn learn_head(
     created: Option<u64>,
     model: Option<Cow<'_, str>>,
 ) {
-    if partial.headed {
+    // Azure's first event, which tells of its filters alone, has a head of empty fields.
+    let is_blank = |text: &Option<Cow<'_, str>>| text.as_deref().is_none_or(str::is_empty);
+    if partial.headed || (id.is_some() && is_blank(&id) && is_blank(&model)) {
         return;
     }
     partial.headed = true;
@@ -350,7 +349,7 @@ pub(super) fn learn_head(
     if let Some(model) = model.filter(|model| !model.is_empty()) {
         partial.model = model.into_owned();
     }
-    partial.created = created.unwrap_or(partial.created);
+    partial.created = created.filter(|&time| time > 0).unwrap_or(partial.created);
 }
 
 #[cfg(test)]

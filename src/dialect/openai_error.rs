@@ -8,6 +8,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
+    completion::Finish,
+    depth::is_too_deep,
     dialect::{
         lenient::{Field, Text},
         unreadable_error,
@@ -15,6 +17,18 @@ use crate::{
     error::{Error, Kind},
     wire::sse::Events,
 };
+
+/// The error that an answer is: `{"error":…}`, or `{"object":"error",…}` as older servers of the open models write it.
+pub fn read_told_error(
+    error: Option<&RawValue>,
+    object: Field<'_>,
+    answer: &[u8],
+) -> Option<Error> {
+    match error {
+        Some(error) => Some(read_stream_error(error)),
+        None => (object.word()? == "error").then(|| read_error_event(answer)),
+    }
+}
 
 /// Reads what stands in place of a completion: an error inside a 200, whole or streamed. It counts as the HTTP error it
 /// stands for where it names one, else as a failure of the provider.
@@ -26,8 +40,19 @@ pub fn read_stream_error(error: &RawValue) -> Error {
     read_error_value(status, error.get()).unwrap_or_else(nameless_error)
 }
 
-pub fn nameless_error() -> Error {
+fn nameless_error() -> Error {
     unreadable_error(StatusCode::BAD_GATEWAY)
+}
+
+/// Reads why a choice ended. `Err`: it has failed. Its text is a fragment: a client that took it for complete would never
+/// try again.
+pub fn read_finish(native: Cow<'_, str>) -> Result<Finish<'_>, Error> {
+    let failed = FAILURES.iter().find(|(word, _)| *word == native);
+    let Some(status) = failed.and_then(|&(_, status)| StatusCode::from_u16(status).ok()) else {
+        return Ok(Finish::from_native(native));
+    };
+    let message = format!("The provider's generation ended with the reason `{native}`.");
+    Err(Error::new(Kind::Upstream(status), message).with_code(native.into_owned()))
 }
 
 /// Reads an event that is named `error`, whose data is the error or holds it.
@@ -113,6 +138,10 @@ fn read_error_value(status: StatusCode, value: &str) -> Option<Error> {
     if let Some(param) = object.param() {
         error = error.with_param(param.into_owned());
     }
+    let inner = object.innererror.object();
+    if let Some(inner) = inner.filter(|inner| !is_too_deep(inner.get().as_bytes())) {
+        error = error.with_inner(inner);
+    }
     match (object.code.word(), object.code.figure::<i64>()) {
         (Some(word), _) => Some(error.with_code(word.into_owned())),
         (None, Some(number)) => Some(error.with_code(number.to_string())),
@@ -187,12 +216,28 @@ struct Object<'a> {
     param: Field<'a>,
     #[serde(borrow, default)]
     code: Field<'a>,
+    #[serde(borrow, default)]
+    innererror: Field<'a>,
+    #[serde(borrow, default, alias = "http_status_code", alias = "raw_status_code")]
+    status_code: Field<'a>,
 }
 
 impl<'a> Object<'a> {
+    /// The status that an error inside a 200 stands for: in figures, else by its code or its type.
     fn status(&self) -> Option<StatusCode> {
-        let status = StatusCode::from_u16(self.code.figure()?).ok()?;
-        (status.is_client_error() || status.is_server_error()).then_some(status)
+        let told = |field: Field<'_>| {
+            let status = StatusCode::from_u16(field.figure()?).ok()?;
+            (status.is_client_error() || status.is_server_error()).then_some(status)
+        };
+        let named = |field: Field<'_>| {
+            let word = field.word()?;
+            let (_, status) = STATUSES.iter().find(|(known, _)| *known == word)?;
+            StatusCode::from_u16(*status).ok()
+        };
+        told(self.code)
+            .or_else(|| told(self.status_code))
+            .or_else(|| named(self.code))
+            .or_else(|| named(self.api_type))
     }
 
     /// The parameter at fault; the first, where it is a list of them.
@@ -205,6 +250,32 @@ impl<'a> Object<'a> {
     }
 }
 
+/// Finish reasons that tell a failure, and the status it stands for: Mistral's and OpenRouter's `error`, DeepSeek's and
+/// Zhipu's own, what vLLM and SGLang say when their engine drops a request, TensorRT-LLM's `cancelled` and `timeout`.
+const FAILURES: &[(&str, u16)] = &[
+    ("error", 502),
+    ("network_error", 502),
+    ("insufficient_system_resource", 503),
+    ("abort", 503),
+    ("cancelled", 503),
+    ("timeout", 504),
+];
+/// OpenAI's error codes and types, and the statuses they come with outside a stream:
+/// <https://platform.openai.com/docs/guides/error-codes>.
+const STATUSES: &[(&str, u16)] = &[
+    ("content_filter", 400),
+    ("invalid_request_error", 400),
+    ("invalid_api_key", 401),
+    ("authentication_error", 401),
+    ("permission_error", 403),
+    ("insufficient_quota", 429),
+    ("rate_limit_error", 429),
+    ("rate_limit_exceeded", 429),
+    ("server_error", 500),
+    ("server_is_overloaded", 503),
+    ("service_unavailable_error", 503),
+    ("slow_down", 429),
+];
 /// Enough for a sentence of a proxy's.
 const MAX_SENTENCE_BYTES: usize = 256;
 
@@ -287,6 +358,30 @@ mod tests {
         ] {
             let error = read_error(status, body);
             assert!(error.message().contains("no readable error"), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn azures_account_of_its_filter_passes_as_one_line() {
+        let filters = r#"{"code":"ResponsibleAIPolicyViolation","content_filter_result":{"jailbreak":{"filtered":true}}}"#;
+        let told = |inner: &str| {
+            let body = format!(r#"{{"error":{{"message":"no","innererror":{inner}}}}}"#);
+            let error = read_error(StatusCode::BAD_REQUEST, body.as_bytes());
+            String::from_utf8(error.event()).unwrap()
+        };
+        let event = told(&filters.replace(",", ",\r\n\n  "));
+        assert_eq!(event.matches('\n').count(), 2, "{event}");
+        assert!(event.contains(r#""innererror":{"code":"ResponsibleAIPolicyViolation","#));
+        let deep = "{\"a\":".repeat(200) + "1" + &"}".repeat(200);
+        for odd in [
+            &deep,
+            "null",
+            "7",
+            "\"a\"",
+            "[]",
+            &format!("{{\"a\":\"{}\"}}", "b".repeat(5000)),
+        ] {
+            assert!(!told(odd).contains("innererror"), "{odd}");
         }
     }
 

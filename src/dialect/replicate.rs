@@ -11,7 +11,8 @@
 //!   that wants a stream gets the whole output as one.
 //! * "Synchronous predictions hold the request open for … 60 seconds": what takes longer is answered with 504, and goes on
 //!   running at Replicate.
-//! * No reason is told for the end of a text: it is told as `stop`, even where `max_tokens` has cut it.
+//! * No reason is told for the end of a text: a model that counts shows whether `max_tokens` has cut it, and what another
+//!   has cut is told as `stop` too.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -20,12 +21,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    completion::{
-        Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support, Usage,
-    },
+    completion::{Choice, Completion, CompletionRequest, Parameter, Partial, Support, Usage},
     dialect::{
         Dialect, Extras, PromptForm, Step, UpstreamRequest, extras, join, lenient::Text,
         not_the_shape, openai::learn_head, openai_error::read_error, positive_max_tokens, to_body,
+        untold_finish,
     },
     error::{Error, Kind},
     wire::{Frame, Framing},
@@ -102,11 +102,11 @@ impl Dialect for Replicate {
         let output = prediction.output()?;
         learn_head(partial, prediction.id, None, prediction.model);
         partial.usage = prediction.metrics.and_then(read_usage);
-        partial.finished.end(0);
+        let finish = Some(untold_finish(partial));
         Ok(Completion {
             choices: vec![Choice {
                 text: read_output(output)?,
-                finish: Some(Finish::UNTOLD),
+                finish,
                 ..Choice::default()
             }],
         })
@@ -261,18 +261,27 @@ impl<'a> Prediction<'a> {
                 .output
                 .ok_or_else(|| Error::broken("The provider's answer holds no output.")),
             "starting" | "processing" => Err(unfinished()),
-            "failed" => {
-                let told = self.error.map(RawValue::get).map(serde_json::from_str);
-                let told: Option<String> = told.and_then(Result::ok);
-                let message = told.map_or("The provider's prediction failed.".into(), Cow::Owned);
-                let status = StatusCode::INTERNAL_SERVER_ERROR;
-                Err(Error::new(Kind::Upstream(status), message))
-            }
+            "failed" => Err(self.failure()),
             // `canceled`, `aborted`, and no status at all.
             _ => Err(Error::broken(
                 "The provider's prediction was neither finished nor failed.",
             )),
         }
+    }
+}
+
+impl Prediction<'_> {
+    /// A failure has a sentence and no status. What a filter has refused would fail again: it is told as OpenAI's clouds
+    /// tell it.
+    fn failure(&self) -> Error {
+        let told = self.error.map(RawValue::get).map(serde_json::from_str);
+        let told: Option<String> = told.and_then(Result::ok);
+        let message = told.map_or("The provider's prediction failed.".into(), Cow::Owned);
+        if FILTERED.iter().any(|mark| message.contains(mark)) {
+            return Error::new(Kind::Upstream(StatusCode::BAD_REQUEST), message)
+                .with_code("content_filter");
+        }
+        Error::new(Kind::Upstream(StatusCode::INTERNAL_SERVER_ERROR), message)
     }
 }
 
@@ -306,6 +315,8 @@ fn read_usage(metrics: &RawValue) -> Option<Usage> {
     ))
 }
 
+/// How the sentences of models that filter are known: <https://github.com/pollinations/pollinations/pull/10801>.
+const FILTERED: &[&str] = &["(E005)", "flagged as sensitive"];
 /// "The 64-character version ID."
 const VERSION: usize = 64;
 

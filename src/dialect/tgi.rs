@@ -307,6 +307,8 @@ const STATUSES: &[(&str, u16)] = &[
     ("generation", 424),
     ("overloaded", 429),
     ("incomplete_generation", 500),
+    ("incomplete_generation_stream", 500),
+    ("stream_serialization_error", 500),
 ];
 
 /// Parameters of the API that the page lacks and that leave the answer a text.

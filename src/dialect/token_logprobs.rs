@@ -34,15 +34,22 @@ pub fn read_tokens(list: &RawValue) -> Option<Vec<Token<'_>>> {
     Some(tokens.collect())
 }
 
-/// The tokens of the text; those of a refusal, which stand beside them, are of no text here.
-pub fn read_content_tokens(logprobs: &RawValue) -> Option<Vec<Token<'_>>> {
+/// The tokens of the text, and those of a refusal, which is the text where there is one.
+pub fn read_said_tokens(logprobs: &RawValue) -> Option<Vec<Token<'_>>> {
     #[derive(Deserialize)]
     struct Logprobs<'a> {
         #[serde(borrow, default)]
         content: Field<'a>,
+        #[serde(borrow, default)]
+        refusal: Field<'a>,
     }
     let logprobs: Logprobs<'_> = serde_json::from_str(logprobs.get()).ok()?;
-    logprobs.content.told().and_then(read_tokens)
+    let content = logprobs.content.told().and_then(read_tokens);
+    let refusal = logprobs.refusal.told().and_then(read_tokens);
+    match (content, refusal) {
+        (Some(content), Some(refusal)) => Some(content.into_iter().chain(refusal).collect()),
+        (content, refusal) => content.or(refusal),
+    }
 }
 
 /// The number of alternatives that was asked for, where the API takes at most `most`.

@@ -7,9 +7,13 @@
 //!
 //! * **The stream has neither a finish reason nor an end marker.** A clean end of its body after at least one event is its
 //!   completion, told as `stop`; there is nothing else that could be. A body that breaks off is an error here as anywhere,
-//!   but a server, or a proxy before it, that ends the body early and cleanly cannot be told from one that was done. A text
-//!   cut at `max_tokens` is told as `stop` too.
-//! * No tokens are counted, so that there is no `usage`.
+//!   but a server, or a proxy before it, that ends the body early and cleanly cannot be told from one that was done.
+//! * Tokens are counted on request, by models of 2025 and later
+//!   ([inputs and outputs](https://github.com/NVIDIA/TensorRT-LLM/blob/main/triton_backend/all_models/inflight_batcher_llm/ensemble/config.pbtxt)).
+//!   A stream's events count what each brings, as NVIDIA's own OpenAI front end
+//!   [adds them up](https://github.com/triton-inference-server/server/blob/main/python/openai/openai_frontend/engine/utils/triton.py).
+//!   An older model takes the request for parameters that mean nothing: there is no `usage` then, and a text cut at
+//!   `max_tokens` is told as `stop`.
 //! * The text comes without the prompt if the model knows `exclude_input_in_output`; one that does not echoes it as it is
 //!   configured to.
 //! * Some models leave the stop sequence that ended a text in it; it is taken off here.
@@ -21,10 +25,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    completion::{Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support},
+    completion::{Choice, Completion, CompletionRequest, Parameter, Partial, Support, Usage},
     dialect::{
-        Dialect, Extras, PromptForm, Step, UpstreamRequest, extras, not_the_shape,
+        Dialect, Extras, PromptForm, Step, UpstreamRequest, extras, lenient::Field, not_the_shape,
         openai::learn_head, openai_error::read_error, positive_max_tokens, to_body, unsigned_seed,
+        untold_finish,
     },
     error::Error,
     wire::{Form, Frame, Framing},
@@ -136,6 +141,8 @@ struct Body<'a> {
     text_input: &'a RawValue,
     max_tokens: u64,
     exclude_input_in_output: bool,
+    return_num_input_tokens: bool,
+    return_num_output_tokens: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -171,6 +178,8 @@ impl<'a> Body<'a> {
             text_input: request.sole_text()?,
             max_tokens: positive_max_tokens(request)?,
             exclude_input_in_output: !echo,
+            return_num_input_tokens: true,
+            return_num_output_tokens: true,
             temperature: request.temperature,
             top_p: request.top_p.or(sampled),
             stop_words: &request.stop,
@@ -191,6 +200,10 @@ struct Reply<'a> {
     #[serde(borrow, default)]
     text_output: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
+    num_input_tokens: Field<'a>,
+    #[serde(borrow, default)]
+    num_output_tokens: Field<'a>,
+    #[serde(borrow, default)]
     error: Option<&'a RawValue>,
 }
 
@@ -203,15 +216,21 @@ fn read_text<'a>(data: &'a [u8], partial: &mut Partial) -> Result<Cow<'a, str>, 
     let missing = || Error::broken("The provider's answer holds no text.");
     let text = reply.text_output.ok_or_else(missing)?;
     learn_head(partial, None, None, reply.model_name);
+    if let (Some(prompt), Some(said)) = (
+        reply.num_input_tokens.figure(),
+        reply.num_output_tokens.figure::<u64>(),
+    ) {
+        let before = partial.usage.map_or(0, |usage| usage.completion_tokens);
+        partial.usage = Some(Usage::new(prompt, before.saturating_add(said)));
+    }
     Ok(text)
 }
 
 fn finished<'a>(text: Cow<'a, str>, partial: &mut Partial) -> Completion<'a> {
-    partial.finished.end(0);
     Completion {
         choices: vec![Choice {
             text,
-            finish: Some(Finish::UNTOLD),
+            finish: Some(untold_finish(partial)),
             ..Choice::default()
         }],
     }
@@ -234,7 +253,11 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::{completion::Tail, dialect::settle, error::Kind};
+    use crate::{
+        completion::{Finish, FinishReason, Tail},
+        dialect::settle,
+        error::Kind,
+    };
 
     fn write(fields: &str) -> Result<(String, String), Error> {
         let body = format!(r#"{{"model":"m","prompt":"a\n\u00e9",{fields}}}"#);
@@ -255,7 +278,7 @@ mod tests {
         assert_eq!(
             body,
             concat!(
-                r#"{"text_input":"a\n\u00e9","max_tokens":9,"exclude_input_in_output":true,"temperature":0.5,"top_p":1.0,"#,
+                r#"{"text_input":"a\n\u00e9","max_tokens":9,"exclude_input_in_output":true,"return_num_input_tokens":true,"return_num_output_tokens":true,"temperature":0.5,"top_p":1.0,"#,
                 r#""stop_words":["\n\nQ:","END"],"presence_penalty":0.5,"frequency_penalty":-0.5,"random_seed":7,"stream":true,"#,
                 r#""bad_words":["x"],"top_k":4}"#,
             )
@@ -277,7 +300,7 @@ mod tests {
         let neutral = r#""n":1,"best_of":1,"echo":false,"presence_penalty":0,"frequency_penalty":0,"logit_bias":{},"suffix":"","stop":null,"top_k":null"#;
         assert_eq!(
             write(neutral).unwrap().1,
-            r#"{"text_input":"a\n\u00e9","max_tokens":16,"exclude_input_in_output":true}"#
+            r#"{"text_input":"a\n\u00e9","max_tokens":16,"exclude_input_in_output":true,"return_num_input_tokens":true,"return_num_output_tokens":true}"#
         );
     }
 
@@ -316,6 +339,25 @@ mod tests {
             assert_eq!(reply.choices[0].finish, Some(Finish::UNTOLD));
             assert_eq!((partial.finished.count(), partial.usage), (1, None));
             assert_eq!(partial.model, "ensemble");
+        }
+    }
+
+    #[test]
+    fn counts_of_a_streams_events_add_up_and_show_a_cut() {
+        for (limit, reason) in [(3, FinishReason::Length), (4, FinishReason::Stop)] {
+            let mut partial = Partial {
+                limit,
+                ..Partial::default()
+            };
+            for said in [1, 2] {
+                let event = format!(
+                    r#"{{"text_output":"a","num_input_tokens":5,"num_output_tokens":{said}}}"#
+                );
+                read_text(event.as_bytes(), &mut partial).unwrap();
+            }
+            let end = TRITON.read_end(&mut partial).unwrap();
+            assert_eq!(end.choices[0].finish.as_ref().unwrap().reason, reason);
+            assert_eq!(partial.usage, Some(Usage::new(5, 3)));
         }
     }
 

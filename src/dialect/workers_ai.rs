@@ -17,15 +17,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    completion::{
-        Choice, Completion, CompletionRequest, Finish, FinishReason, Parameter, Partial, Support,
-    },
+    completion::{Choice, Completion, CompletionRequest, Finish, Parameter, Partial, Support},
     dialect::{
         Dialect, Extras, PromptForm, Step, UpstreamRequest, extras,
         lenient::Text,
         not_the_shape,
         openai_error::{read_error, read_stream_error},
-        positive_max_tokens, read_usage, to_body,
+        positive_max_tokens, read_usage, to_body, untold_finish,
     },
     error::{Error, Kind},
     wire::{Form, Frame, Framing},
@@ -100,7 +98,7 @@ impl Dialect for WorkersAi {
         let result = result.ok_or_else(|| Error::broken("The provider's answer holds no text."))?;
         let mut choices = result.read(partial)?;
         for choice in &mut choices {
-            choice.finish.get_or_insert_with(|| finish(partial));
+            choice.finish.get_or_insert_with(|| untold_finish(partial));
         }
         Ok(Completion { choices })
     }
@@ -220,6 +218,8 @@ struct EventChoice<'a> {
 struct Content<'a> {
     #[serde(borrow, default)]
     content: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    refusal: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -263,12 +263,19 @@ impl<'a> EventChoice<'a> {
         if finish.is_some() {
             partial.finished.end(self.index);
         }
-        let content = self.message.and_then(|message| message.content);
+        let (content, refusal) = self
+            .message
+            .map_or((None, None), |message| (message.content, message.refusal));
+        let refusal = refusal.filter(|text| !text.is_empty());
+        if refusal.is_some() {
+            partial.refused.end(self.index);
+        }
+        let text = self.text.or(content).unwrap_or_default();
         Choice {
             index: self.index,
-            text: self.text.or(content).unwrap_or_default(),
+            text: text + refusal.unwrap_or_default(),
             logprobs: None,
-            finish: finish.map(Finish::from_native),
+            finish: finish.map(|reason| partial.judge(self.index, Finish::from_native(reason))),
         }
     }
 }
@@ -290,27 +297,13 @@ fn end<'f>(partial: &mut Partial) -> Step<'f> {
     if !partial.finished.is_empty() {
         return Step::Done;
     }
-    let finish = Some(finish(partial));
+    let finish = Some(untold_finish(partial));
     Step::Last(Completion {
         choices: vec![Choice {
             finish,
             ..Choice::default()
         }],
     })
-}
-
-/// Why a text has ended whose provider does not say it.
-fn finish(partial: &mut Partial) -> Finish<'static> {
-    partial.finished.end(0);
-    let said = partial.usage.map_or(0, |usage| usage.completion_tokens);
-    if partial.limit > 0 && said >= partial.limit {
-        Finish {
-            reason: FinishReason::Length,
-            ..Finish::UNTOLD
-        }
-    } else {
-        Finish::UNTOLD
-    }
 }
 
 /// An error inside a 200: it counts as the HTTP error that its code comes with elsewhere.
@@ -347,6 +340,8 @@ const STATUSES: &[(u64, u16)] = &[
     (3008, 408),
     (3036, 429),
     (3040, 429),
+    // Not on the page.
+    (3043, 500),
 ];
 
 /// Fields of the API that the page lacks and that leave the answer a text.
@@ -355,7 +350,7 @@ const EXTRAS: &[&str] = &["lora", "repetition_penalty", "top_k"];
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::settle;
+    use crate::{completion::FinishReason, dialect::settle};
 
     const MODEL: &str = "@cf/meta/llama-3.1-8b-instruct";
 

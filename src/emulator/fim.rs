@@ -55,6 +55,7 @@ impl Vendor for Fim {
             model: request.model,
             texts: vec![text],
             prompt_tokens: count(&around),
+            says: "content",
             lead: None,
             top_logprobs: None,
         };

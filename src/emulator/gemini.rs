@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Ask, Vendor,
+    Ask, Fault, Vendor,
     player::{Reply, Script, Whole},
     text::{Ending, Text, candidates, count, logprob},
 };
@@ -90,8 +90,11 @@ impl Gemini {
                 .collect(),
         };
         let streamed = ask.path.ends_with(":streamGenerateContent");
+        let blocked = ask.knobs.fault == Some(Fault::Blocked);
         Ok(
             match (ask.streams(streamed), ask.query.contains("alt=sse")) {
+                (true, true) if blocked => Reply::Stream(ended(vec![answer.blocked()])),
+                (false, _) if blocked => Reply::Whole(Whole::json(200, &answer.blocked())),
                 (true, true) => Reply::Stream(answer.script()),
                 (true, false) => Reply::Whole(Whole::json(200, &json!([answer.whole()]))),
                 (false, _) => Reply::Whole(Whole::json(200, &answer.whole())),
@@ -133,6 +136,13 @@ impl Answer {
         json!({"candidates": candidates, "usageMetadata": usage, "modelVersion": self.model, "responseId": "emulated"})
     }
 
+    /// "If set, the prompt was blocked and no candidates are returned."
+    fn blocked(&self) -> Value {
+        let usage =
+            json!({"promptTokenCount": self.prompt_tokens, "totalTokenCount": self.prompt_tokens});
+        json!({"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}, "usageMetadata": usage, "modelVersion": self.model, "responseId": "emulated"})
+    }
+
     fn with_tokens(&self, mut candidate: Value, tokens: &[String]) -> Value {
         let Some(top) = self.logprobs else {
             return candidate;
@@ -163,7 +173,6 @@ impl Answer {
         self.event(&candidates.into(), tokens)
     }
 
-    /// The vendor ends lines with CRLF and has no end marker.
     fn script(&self) -> Script {
         let mut events = Vec::new();
         let mut ends = Vec::new();
@@ -171,22 +180,29 @@ impl Answer {
             for (count, token) in text.tokens.iter().enumerate() {
                 let candidate = candidate(index, token, None);
                 let candidate = self.with_tokens(candidate, std::slice::from_ref(token));
-                let event = self.event(&json!([candidate]), count + 1);
-                events.push(format!("data: {event}\r\n\r\n"));
+                events.push(self.event(&json!([candidate]), count + 1));
             }
             let end = candidate(index, "", Some(&text.ending));
-            let event = self.event(&json!([end]), text.tokens.len());
-            ends.push(format!("data: {event}\r\n\r\n"));
+            ends.push(self.event(&json!([end]), text.tokens.len()));
         }
         let finish = events.len();
         events.extend(ends);
-        let error = error(503, "The model is overloaded. Please try again later.");
         Script {
             finish,
-            done: events.len(),
-            events,
-            error: format!("data: {error}\r\n\r\n"),
+            ..ended(events)
         }
+    }
+}
+
+/// The vendor ends lines with CRLF and has no end marker.
+fn ended(events: Vec<Value>) -> Script {
+    let sse = |event: &Value| format!("data: {event}\r\n\r\n");
+    let error = error(503, "The model is overloaded. Please try again later.");
+    Script {
+        finish: 0,
+        done: events.len(),
+        events: events.iter().map(sse).collect(),
+        error: sse(&error),
     }
 }
 

@@ -36,6 +36,8 @@ pub enum Fault {
     Sse,
     /// An error event after half of the stream.
     ErrorEvent,
+    /// An error event before anything else.
+    ErrorFirst,
     /// The connection closes after half of the answer.
     Cut,
     /// The connection closes inside an event.
@@ -58,6 +60,10 @@ pub enum Fault {
     Comments,
     /// The text ends by the vendor's content filter.
     Filter,
+    /// The text is a refusal of the model's; the same where the vendor has no other word for it.
+    Refusal,
+    /// The prompt is refused; the same where the vendor has no other way to.
+    Blocked,
     /// The text ends by a reason of the vendor's own.
     Eos,
 }
@@ -83,6 +89,7 @@ const NAMES: &[(&str, Fault)] = &[
     ("json", Fault::Json),
     ("sse", Fault::Sse),
     ("error-event", Fault::ErrorEvent),
+    ("error-first", Fault::ErrorFirst),
     ("cut", Fault::Cut),
     ("cut-event", Fault::CutEvent),
     ("no-done", Fault::NoDone),
@@ -94,6 +101,9 @@ const NAMES: &[(&str, Fault)] = &[
     ("crlf", Fault::Crlf),
     ("comments", Fault::Comments),
     ("filter", Fault::Filter),
+    ("content-filter", Fault::Filter),
+    ("refusal", Fault::Refusal),
+    ("blocked", Fault::Blocked),
     ("eos", Fault::Eos),
 ];
 

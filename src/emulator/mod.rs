@@ -6,6 +6,7 @@
 
 mod anthropic;
 mod bedrock;
+mod bedrock_answer;
 mod chat;
 mod cohere;
 mod fim;
@@ -370,6 +371,35 @@ mod tests {
         assert_eq!(
             (status, &error["error"]),
             (400, &json!("model is required"))
+        );
+    }
+
+    #[test]
+    fn refusals_and_blocked_prompts_have_the_form_of_each_vendor() {
+        let turned = |fault: &str| format!("Bearer sk-emulator?fault={fault}");
+        let messages = json!([{"role": "user", "content": PROMPT}]);
+        let chat = json!({"model": "m", "messages": messages});
+        let path = "/v1/chat/completions";
+        let (_, refused) = whole(ask(path, ("authorization", &turned("refusal")), &chat));
+        let choice = &refused["choices"][0];
+        assert_eq!(choice["message"]["content"], Value::Null);
+        assert_eq!(
+            choice["message"]["refusal"],
+            "Sweet treats for every occasion!"
+        );
+        assert_eq!(choice["finish_reason"], "stop");
+        let (status, blocked) = whole(ask(path, ("authorization", &turned("blocked")), &chat));
+        assert_eq!(
+            (status, &blocked["error"]["code"]),
+            (400, &json!("content_filter"))
+        );
+        let contents = json!({"contents": [{"parts": [{"text": PROMPT}]}]});
+        let key = ("x-goog-api-key", "sk-emulator?fault=blocked");
+        let (status, blocked) = whole(ask("/v1beta/models/g:generateContent", key, &contents));
+        assert_eq!((status, &blocked["candidates"]), (200, &Value::Null));
+        assert_eq!(
+            blocked["promptFeedback"]["blockReason"],
+            "PROHIBITED_CONTENT"
         );
     }
 

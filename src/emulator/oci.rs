@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Ask, Vendor,
+    Ask, Fault, Vendor,
     player::{Reply, Script, Whole},
     text::{Ending, Text, candidates, count, logprob},
 };
@@ -190,6 +190,7 @@ struct Answer {
     prompt: String,
     texts: Vec<Text>,
     cohere: bool,
+    refuses: bool,
     log_probs: Option<u64>,
 }
 
@@ -207,6 +208,7 @@ impl Answer {
             prompt: prompt.to_owned(),
             texts,
             cohere: chat.api_format == "COHERE",
+            refuses: ask.knobs.fault == Some(Fault::Refusal),
             log_probs: chat.log_probs,
         }
     }
@@ -226,12 +228,27 @@ impl Answer {
             None => {
                 let choices: Vec<Value> = (0_u64..)
                     .zip(&self.texts)
-                    .map(|(index, text)| json!({"index": index, "message": message(&text.joined()), "finishReason": reason(&text.ending), "logprobs": self.logprobs(&text.tokens)}))
+                    .map(|(index, text)| json!({"index": index, "message": self.message(&text.joined()), "finishReason": self.reason(text), "logprobs": self.logprobs(&text.tokens)}))
                     .collect();
                 json!({"apiFormat": "GENERIC", "timeCreated": "2025-03-05T10:00:00.000Z", "choices": choices, "usage": self.usage()})
             }
         };
         json!({"modelId": self.model, "modelVersion": "1.0.0", "chatResponse": response})
+    }
+
+    fn message(&self, text: &str) -> Value {
+        if self.refuses {
+            return json!({"role": "ASSISTANT", "content": null, "refusal": text});
+        }
+        json!({"role": "ASSISTANT", "content": [{"type": "TEXT", "text": text}]})
+    }
+
+    /// A refusal is a stop of the model's own.
+    fn reason(&self, text: &Text) -> &'static str {
+        if self.refuses {
+            return "stop";
+        }
+        reason(&text.ending)
     }
 
     /// The type `Logprobs`, whose alternatives have their figures in quotes. Nothing is in it that was not asked for.
@@ -265,7 +282,7 @@ impl Answer {
         let mut events = Vec::new();
         for (index, text) in (0_u64..).zip(&self.texts) {
             for token in &text.tokens {
-                let mut said = json!({"index": index, "message": message(token)});
+                let mut said = json!({"index": index, "message": self.message(token)});
                 if self.log_probs.is_some() {
                     said["logprobs"] = self.logprobs(std::slice::from_ref(token));
                 }
@@ -274,7 +291,7 @@ impl Answer {
         }
         let finish = events.len();
         for (index, text) in (0_u64..).zip(&self.texts) {
-            events.push(event(json!({"index": index, "message": message(""), "finishReason": reason(&text.ending)})));
+            events.push(event(json!({"index": index, "message": self.message(""), "finishReason": self.reason(text)})));
         }
         if include_usage {
             events.push(event(json!({"usage": self.usage()})));
@@ -315,10 +332,6 @@ fn event(mut data: Value) -> String {
 
 fn stream_error() -> String {
     format!("data: {}\n\n", error(429, "The model is busy."))
-}
-
-fn message(text: &str) -> Value {
-    json!({"role": "ASSISTANT", "content": [{"type": "TEXT", "text": text}]})
 }
 
 fn reason(ending: &Ending) -> &'static str {

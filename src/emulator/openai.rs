@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Ask, Vendor,
+    Ask, Fault, Vendor,
     player::{Reply, Script, Whole},
     text::{Ending, Text, candidates, count, logprob},
 };
@@ -77,6 +77,9 @@ impl Vendor for OpenAi {
 impl OpenAi {
     /// The answer to whoever asks.
     pub fn complete(&self, ask: &Ask<'_>) -> Result<Reply, Whole> {
+        if ask.knobs.fault == Some(Fault::Blocked) {
+            return Err(blocked());
+        }
         let request: Request = read(ask)?;
         let model = request
             .model
@@ -119,6 +122,15 @@ pub fn read<'de, T: Deserialize<'de>>(ask: &Ask<'de>) -> Result<T, Whole> {
             None,
         )
     })
+}
+
+/// A prompt that Azure's filter does not let through.
+pub fn blocked() -> Whole {
+    let filters = json!({"violence": {"filtered": true, "severity": "medium"}});
+    let inner = json!({"code": "ResponsibleAIPolicyViolation", "content_filter_result": filters});
+    let message = "The response was filtered due to the prompt triggering Azure OpenAI's content management policy. Please modify your prompt and retry.";
+    let error = json!({"message": message, "type": null, "param": "prompt", "code": "content_filter", "status": 400, "innererror": inner});
+    Whole::json(400, &json!({"error": error}))
 }
 
 pub fn error(status: u16, message: &str, param: Option<&str>) -> Whole {

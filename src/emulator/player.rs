@@ -212,6 +212,7 @@ fn staged(framed: Framed, fault: Option<Fault>) -> (Vec<Vec<u8>>, Curtain) {
             frames.truncate(half);
             frames.push(framed.error);
         }
+        Some(Fault::ErrorFirst) => frames = vec![framed.error],
         Some(Fault::Cut) => {
             frames.truncate(half.max(1));
             end = Curtain::Torn;

@@ -33,7 +33,7 @@ impl Text {
     ) -> Self {
         let mut tokens = words(prompt, choice, knobs.length());
         let mut ending = match knobs.fault {
-            Some(Fault::Filter) => Ending::Filter,
+            Some(Fault::Filter | Fault::Refusal | Fault::Blocked) => Ending::Filter,
             Some(Fault::Eos) => Ending::Own,
             _ => Ending::Stop,
         };

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     Ask, Vendor,
     player::{Reply, Script, Whole},
-    text::{Ending, Text},
+    text::{Ending, Text, count},
 };
 
 pub struct Triton;
@@ -22,6 +22,10 @@ struct Request {
     stream: bool,
     #[serde(default)]
     exclude_input_in_output: bool,
+    #[serde(default)]
+    return_num_input_tokens: bool,
+    #[serde(default)]
+    return_num_output_tokens: bool,
 }
 
 /// The empty string stands for none.
@@ -59,15 +63,23 @@ impl Vendor for Triton {
         if let Ending::Sequence(stop) = &text.ending {
             text.tokens.push(stop.clone());
         }
-        if !request.exclude_input_in_output {
-            text.tokens.insert(0, prompt.to_owned());
-        }
-        let model = model(&ask.path);
+        let counted = request.return_num_input_tokens && request.return_num_output_tokens;
+        let answer = Answer {
+            model: model(&ask.path),
+            prompt: prompt.to_owned(),
+            echoes: !request.exclude_input_in_output,
+            counted,
+        };
         let streamed = ask.path.ends_with("/generate_stream");
+        let tokens = text.tokens.len();
+        let whole = answer.output(&text.joined(), tokens);
         Ok(match (ask.streams(streamed), request.stream) {
-            (true, true) => Reply::Stream(script(model, &text.tokens)),
-            (true, false) => Reply::Stream(script(model, &[text.joined()])),
-            (false, _) => Reply::Whole(Whole::json(200, &output(model, &text.joined()))),
+            (true, true) => {
+                let pieces = text.tokens.iter().map(|token| answer.output(token, 1));
+                Reply::Stream(script(pieces.collect()))
+            }
+            (true, false) => Reply::Stream(script(vec![whole])),
+            (false, _) => Reply::Whole(Whole::json(200, &whole)),
         })
     }
 
@@ -81,16 +93,37 @@ fn model(path: &str) -> &str {
     rest.split('/').next().unwrap_or_default()
 }
 
-fn output(model: &str, text: &str) -> Value {
-    json!({
-        "model_name": model, "model_version": "1", "sequence_start": false, "sequence_id": 0, "sequence_end": false, "text_output": text,
-    })
+struct Answer<'a> {
+    model: &'a str,
+    prompt: String,
+    echoes: bool,
+    counted: bool,
+}
+
+impl Answer<'_> {
+    /// An event counts what it brings, and the prompt anew each time. Each of them echoes the prompt, if any does.
+    fn output(&self, text: &str, tokens: usize) -> Value {
+        let echo = if self.echoes {
+            self.prompt.as_str()
+        } else {
+            ""
+        };
+        let mut output = json!({
+            "model_name": self.model, "model_version": "1", "sequence_start": false, "sequence_id": 0, "sequence_end": false,
+            "text_output": format!("{echo}{text}"),
+        });
+        if self.counted {
+            output["num_input_tokens"] = count(&self.prompt).into();
+            output["num_output_tokens"] = tokens.into();
+        }
+        output
+    }
 }
 
 /// No event tells the end.
-fn script(model: &str, pieces: &[String]) -> Script {
-    let events = pieces.iter().map(|piece| output(model, piece));
-    let events: Vec<String> = events.map(|event| format!("data: {event}\n\n")).collect();
+fn script(outputs: Vec<Value>) -> Script {
+    let events = outputs.iter().map(|event| format!("data: {event}\n\n"));
+    let events: Vec<String> = events.collect();
     let error = json!({"error": "Failed to process the request: out of memory"});
     Script {
         finish: events.len(),

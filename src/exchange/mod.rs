@@ -20,6 +20,8 @@ mod output;
 pub mod relay;
 pub mod reply;
 pub mod split;
+#[cfg(test)]
+mod vendor_errors;
 mod wishes;
 mod work;
 

@@ -8,6 +8,7 @@ import botocore.exceptions
 import cohere
 import mistralai.client
 import ollama
+import openai
 import pytest
 from google import genai
 from google.genai import errors as google_errors
@@ -186,6 +187,38 @@ def test_boto3_reads_an_invoked_model_streamed(emulator):
     pieces = [json.loads(event["chunk"]["bytes"]) for event in answer["body"]]
     assert "".join(piece["generation"] for piece in pieces).strip() == ANSWER
     assert pieces[-1]["stop_reason"] == "stop"
+
+
+FILTER, REFUSAL, BLOCKED = (f"sk-emulator?fault={fault}" for fault in ("content-filter", "refusal", "blocked"))
+
+
+def test_the_sdks_know_a_text_that_a_filter_has_ended(emulator):
+    assert claude(emulator, FILTER).messages.create(**say()).stop_reason == "refusal"
+    google = gemini(emulator, FILTER)
+    answer = google.models.generate_content(model="gemini-2.5-flash", contents=PROMPT)
+    assert answer.candidates[0].finish_reason == types.FinishReason.SAFETY
+    answer = cohere_client(emulator, FILTER).chat(model="command-a", messages=[{"role": "user", "content": PROMPT}])
+    assert answer.finish_reason == "ERROR_TOXIC"
+
+
+def test_googles_sdk_knows_a_blocked_prompt(emulator):
+    client = gemini(emulator, BLOCKED)
+    [event] = client.models.generate_content_stream(model="gemini-2.5-flash", contents=PROMPT)
+    for answer in (event, client.models.generate_content(model="gemini-2.5-flash", contents=PROMPT)):
+        assert answer.prompt_feedback.block_reason == types.BlockedReason.PROHIBITED_CONTENT
+        assert not answer.candidates and answer.usage_metadata.prompt_token_count == COUNTS[0]
+
+
+def test_openais_sdk_knows_a_refusal_and_a_blocked_prompt(emulator):
+    client = openai.OpenAI(base_url=f"{emulator}/v1", api_key=REFUSAL, max_retries=0)
+    [choice] = client.chat.completions.create(**ask()).choices
+    assert (choice.message.content, choice.message.refusal, choice.finish_reason) == (None, ANSWER, "stop")
+    with client.chat.completions.stream(**ask()) as stream:
+        [choice] = stream.get_final_completion().choices
+    assert (choice.message.refusal, choice.finish_reason) == (ANSWER, "stop")
+    with pytest.raises(openai.BadRequestError) as told:
+        openai.OpenAI(base_url=f"{emulator}/v1", api_key=BLOCKED, max_retries=0).chat.completions.create(**ask())
+    assert told.value.code == "content_filter" and told.value.body["innererror"]["code"]
 
 
 def sagemaker(emulator):

@@ -133,7 +133,8 @@ fn every_choice_of_every_prompt_comes_in_its_place_with_the_counts_of_all() {
             .map(|at| (format!("p{}!", at / 3), "stop".to_owned()))
             .collect();
         assert_eq!(choices(&answer), wanted);
-        assert_eq!(answer.header("x-completions-emulated"), Some("prompt, n"));
+        let emulated = answer.header("x-completions-emulated").unwrap();
+        assert!(emulated.starts_with("prompt, n"), "{emulated}");
         let usage = if more.is_empty() {
             answer.json()["usage"].clone()
         } else {

@@ -3,6 +3,7 @@
 mod bodies;
 mod canary;
 mod completions;
+mod counts;
 mod credentials;
 mod embedding;
 mod fan_out;

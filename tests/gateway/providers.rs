@@ -29,10 +29,16 @@ pub fn listed() -> Vec<Value> {
 
 /// The gateway under `conf/demo.yaml`'s emulator.
 pub fn demo() -> Gateway {
+    demo_with("")
+}
+
+/// The same, with more lines of a conf.
+pub fn demo_with(more: &str) -> Gateway {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/demo.yaml");
     let conf = fs::read_to_string(file).unwrap();
     let (_, lines) = conf.split_once("  emulator:\n").unwrap();
-    Gateway::start(&format!("  emulator:\n{lines}").replace("127.0.0.1:8788", &free_address()))
+    let lines = format!("  emulator:\n{lines}{more}");
+    Gateway::start(&lines.replace("127.0.0.1:8788", &free_address()))
 }
 
 fn call(gateway: &Gateway, provider: &Value, key: &str, stream: bool) -> Answer {
@@ -86,8 +92,11 @@ pub fn send_with(
     ask(&gateway.address, &headers, &body)
 }
 
-/// A model's name in the form that the provider wants; one that fills gaps, where there is one.
-fn model(provider: &Value) -> &'static str {
+/// A model's name in the form that the provider wants, its `model` where it has one; one that fills gaps, where there is one.
+fn model(provider: &Value) -> &str {
+    if let Some(model) = provider["model"].as_str() {
+        return model;
+    }
     match provider["dialect"].as_str().unwrap() {
         "mistral" | "fim" => "codestral-latest",
         "workers-ai" => "@cf/qwen/qwen2.5-coder-32b-instruct",
