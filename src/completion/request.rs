@@ -134,6 +134,15 @@ impl CompletionRequest {
         }
     }
 
+    /// The same request with another seed.
+    pub fn with_seed(&self, seed: i64) -> Self {
+        Self {
+            seed: Some(seed),
+            source: None,
+            ..self.clone()
+        }
+    }
+
     /// The client's own bytes, if the request still says what they say.
     pub fn source(&self) -> Option<&Bytes> {
         self.source.as_ref().filter(|_| self.shape == Shape::Text)
