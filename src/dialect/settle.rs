@@ -118,6 +118,14 @@ impl Terms<'_> {
             {
                 Support::Emulated
             }
+            // Each call would choose among candidates of its own.
+            Support::Native
+                if parameter == Parameter::BestOf
+                    && request.asks(Parameter::N)
+                    && self.support(Parameter::N, request) == Support::Emulated =>
+            {
+                best_of_here(self.dialect, self.refused)
+            }
             other => other,
         }
     }
@@ -298,14 +306,16 @@ pub fn support(dialect: &dyn Dialect, refused: &[Parameter], parameter: Paramete
         {
             Support::Emulated
         }
-        // The best of several is the one whose tokens are the likeliest.
-        Support::Refused
-            if parameter == Parameter::BestOf
-                && own_support(dialect, refused, Parameter::Logprobs) != Support::Refused =>
-        {
-            Support::Emulated
-        }
+        Support::Refused if parameter == Parameter::BestOf => best_of_here(dialect, refused),
         own => own,
+    }
+}
+
+/// The best of several is the one whose tokens are the likeliest.
+fn best_of_here(dialect: &dyn Dialect, refused: &[Parameter]) -> Support {
+    match own_support(dialect, refused, Parameter::Logprobs) {
+        Support::Refused => Support::Refused,
+        Support::Native | Support::Emulated => Support::Emulated,
     }
 }
 
@@ -418,6 +428,10 @@ mod tests {
             (&ANTHROPIC, r#""stop":[" ","x"]"#, vec![Stop]),
             (&CHAT, r#""prompt":["a","b"],"n":2"#, vec![Prompts]),
             (&CHAT, r#""best_of":3"#, vec![BestOf]),
+            (&CHAT, r#""n":2,"best_of":2,"stream":true"#, vec![]),
+            (&TGI, r#""best_of":3"#, vec![]),
+            (&TGI, r#""n":2,"best_of":3"#, vec![BestOf, N]),
+            (&TGI, r#""n":2,"best_of":2"#, vec![N]),
             (&GEMINI, r#""n":2"#, vec![]),
             (&GEMINI, r#""n":2,"stream":true"#, vec![N]),
             (&GEMINI, r#""n":100"#, vec![N]),
