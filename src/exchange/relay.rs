@@ -87,9 +87,10 @@ impl Relay {
         self
     }
 
-    /// Whether the answer was ended here while its provider may still be writing.
+    /// Whether the answer was ended here while its provider may still be writing. A whole one has been read to its end.
     pub fn is_cut_short(&self) -> bool {
-        self.edits.as_ref().is_some_and(|edits| edits.has_stopped())
+        let is_stream = matches!(self.mode, Mode::Stream(_));
+        is_stream && self.edits.as_ref().is_some_and(|edits| edits.has_stopped())
     }
 
     /// Whether what comes out is a stream of events.
@@ -388,6 +389,26 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_whole_reply_is_not_cut_short_by_a_stop_sequence_in_its_text() {
+        let plan = Plan {
+            choices: 1,
+            stops: ["END".to_owned()].into(),
+            ..Plan::default()
+        };
+        let reply = r#"{"id":"c","object":"text_completion","created":1,"model":"m","choices":[{"text":"a END b","index":0,"logprobs":null,"finish_reason":"stop"}]}"#;
+        let mut relay =
+            Relay::new(&openai::OPENAI, seeded(), WISHES, Answer::Whole).with_edits(plan);
+        relay.push(Bytes::from_static(reply.as_bytes()));
+        let out = relay.finish().unwrap();
+        assert!(
+            std::str::from_utf8(&out)
+                .unwrap()
+                .contains(r#""text":"a ""#)
+        );
+        assert!(!relay.is_cut_short());
     }
 
     #[test]
