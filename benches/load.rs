@@ -1,5 +1,5 @@
 //! What the gateway costs, as ratios in one run: the same requests straight to an upstream, through a bare Pingora proxy,
-//! and through the gateway.
+//! and through the gateway. And what a call costs that is one of many of its request.
 //!
 //! `cargo bench --bench load`. Everything is on loopback: an upstream of canned answers, a proxy that does nothing, and
 //! the gateway's binary run as processes of their own; this process is the client. Rounds alternate, so that a noisy
@@ -29,6 +29,8 @@ use tokio::{
 const CONNECTIONS: usize = 32;
 const ROUNDS: usize = 5;
 const FIRST_TOKENS: usize = 2_000;
+/// In one request of a fan-out.
+const PROMPTS: usize = 24;
 
 fn main() {
     let role = env::args().nth(1).unwrap_or_default();
@@ -168,8 +170,9 @@ fn client() {
         .and_then(|text| text.parse().ok())
         .unwrap_or(4);
     let round = Duration::from_secs(seconds);
+    let plain = request(Kind::Whole);
     for way in &ways {
-        runtime.block_on(load(way, Duration::from_millis(500)));
+        runtime.block_on(load(way, Duration::from_millis(500), CONNECTIONS, &plain));
     }
     println!(
         "plain: 100-byte prompt, {CONNECTIONS} connections, 1 proxy thread, median of {ROUNDS} rounds of {seconds} s"
@@ -177,7 +180,7 @@ fn client() {
     let mut found = vec![Vec::new(); ways.len()];
     for _ in 0..ROUNDS {
         for (way, found) in ways.iter().zip(&mut found) {
-            found.push(runtime.block_on(load(way, round)));
+            found.push(runtime.block_on(load(way, round, CONNECTIONS, &plain)));
         }
     }
     let medians: Vec<Found> = found.iter().map(|rounds| median(rounds)).collect();
@@ -192,6 +195,7 @@ fn client() {
         "  gateway / bare Pingora: {ratio:.2} of its requests/s, {:.2} of its CPU",
         medians[2].cpu / medians[1].cpu
     );
+    fan_out(&ways[2], &runtime, round);
     println!("stream: first event, 1 connection, one request after the other, {FIRST_TOKENS} each");
     let mut firsts: Vec<Histogram<u64>> = ways.iter().map(|_| Histogram::new(3).unwrap()).collect();
     for _ in 0..10 {
@@ -213,12 +217,40 @@ fn client() {
     }
 }
 
+/// What a call costs that is one of many of its request, against one that is its request's only one.
+fn fan_out(gateway: &Way, runtime: &tokio::runtime::Runtime, round: Duration) {
+    println!(
+        "fan-out: the gateway before a provider that takes one prompt, {PROMPTS} prompts a request, median of {ROUNDS} rounds"
+    );
+    let kinds = [
+        (CONNECTIONS, 1, request(Kind::Single)),
+        (2, PROMPTS, request(Kind::List)),
+    ];
+    let mut found = [Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        for ((connections, _, request), found) in kinds.iter().zip(&mut found) {
+            found.push(runtime.block_on(load(gateway, round, *connections, request)));
+        }
+    }
+    let per_call: Vec<f64> = kinds
+        .iter()
+        .zip(&found)
+        .map(|((_, calls, _), rounds)| median(rounds).cpu / *calls as f64)
+        .collect();
+    println!(
+        "  CPU per upstream call: alone {:.1} us, one of {PROMPTS} {:.1} us, ratio {:.2}",
+        per_call[0],
+        per_call[1],
+        per_call[1] / per_call[0]
+    );
+}
+
 fn start() -> [Way; 3] {
     let this = env::current_exe().unwrap();
     let (upstream, bare, gateway) = (free_address(), free_address(), free_address());
     let conf = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("load.yaml");
     let text = format!(
-        "threads: 1\ngateway:\n  listen: {gateway}\n  admin: {{ listen: none }}\n  providers: {{ openai: {{ base_url: \"http://{upstream}/v1\", api_key: sk-load }} }}\n  default: {{ provider: openai }}\n"
+        "threads: 1\ngateway:\n  listen: {gateway}\n  admin: {{ listen: none }}\n  providers: {{ openai: {{ base_url: \"http://{upstream}/v1\", api_key: sk-load }}, single: {{ base_url: \"http://{upstream}/v1\", refuses: [\"prompt: list\"] }} }}\n  default: {{ provider: openai }}\n"
     );
     fs::write(&conf, text).unwrap();
     let mut direct = Command::new(&this);
@@ -255,29 +287,47 @@ fn free_address() -> String {
     listener.local_addr().unwrap().to_string()
 }
 
-fn request(stream: bool) -> Vec<u8> {
-    let prompt = "Write a tagline for an ice cream shop. ".repeat(3);
-    let options = if stream {
-        r#","stream":true,"stream_options":{"include_usage":true}"#
-    } else {
-        ""
-    };
-    let body = format!(
-        r#"{{"model":"gpt-3.5-turbo-instruct","prompt":"{}","max_tokens":20{options}}}"#,
-        &prompt[..100]
+/// What is asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Whole,
+    Stream,
+    /// Of a provider that takes one prompt at a time.
+    Single,
+    List,
+}
+
+fn request(kind: Kind) -> Vec<u8> {
+    let prompt = format!(
+        "\"{}\"",
+        &"Write a tagline for an ice cream shop. ".repeat(3)[..100]
     );
+    let (prompt, more) = match kind {
+        Kind::Stream => (
+            prompt,
+            r#","stream":true,"stream_options":{"include_usage":true}"#,
+        ),
+        Kind::List => (format!("[{}]", vec![prompt; PROMPTS].join(",")), ""),
+        Kind::Whole | Kind::Single => (prompt, ""),
+    };
+    let header = match kind {
+        Kind::Whole | Kind::Stream => "",
+        Kind::Single | Kind::List => "x-portkey-provider: single\r\n",
+    };
+    let body =
+        format!(r#"{{"model":"gpt-3.5-turbo-instruct","prompt":{prompt},"max_tokens":20{more}}}"#);
     format!(
-        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nauthorization: Bearer sk-load\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nauthorization: Bearer sk-load\r\n{header}content-length: {}\r\n\r\n{body}",
         body.len()
     )
     .into_bytes()
 }
 
-async fn load(way: &Way, round: Duration) -> Found {
+async fn load(way: &Way, round: Duration, connections: usize, request: &[u8]) -> Found {
     let (started, cpu) = (Instant::now(), cpu_of(way));
     let deadline = started + round;
-    let tasks: Vec<_> = (0..CONNECTIONS)
-        .map(|_| tokio::spawn(ask_until(way.address.clone(), deadline)))
+    let tasks: Vec<_> = (0..connections)
+        .map(|_| tokio::spawn(ask_until(way.address.clone(), deadline, request.to_vec())))
         .collect();
     let mut all = Histogram::<u64>::new(3).unwrap();
     for task in tasks {
@@ -293,11 +343,11 @@ async fn load(way: &Way, round: Duration) -> Found {
     }
 }
 
-async fn ask_until(address: String, deadline: Instant) -> Histogram<u64> {
+async fn ask_until(address: String, deadline: Instant, request: Vec<u8>) -> Histogram<u64> {
     let mut times = Histogram::<u64>::new(3).unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
-    let (request, mut buffer) = (request(false), Vec::with_capacity(64 << 10));
+    let mut buffer = Vec::with_capacity(64 << 10);
     while Instant::now() < deadline {
         let asked = Instant::now();
         stream.write_all(&request).await.unwrap();
@@ -318,7 +368,7 @@ async fn ask_until(address: String, deadline: Instant) -> Histogram<u64> {
 async fn first_tokens(way: &Way, times: &mut Histogram<u64>, count: usize) {
     let mut stream = TcpStream::connect(&way.address).await.unwrap();
     stream.set_nodelay(true).unwrap();
-    let request = request(true);
+    let request = request(Kind::Stream);
     for _ in 0..count {
         let asked = Instant::now();
         stream.write_all(&request).await.unwrap();

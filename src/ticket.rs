@@ -70,6 +70,9 @@ impl Ticket {
 
     /// What of the request is not the provider's doing.
     pub fn tell(&mut self, settled: &Settled) {
+        if *settled == Settled::default() {
+            return;
+        }
         // Two forms of `prompt` are one field.
         let mut emulated: Vec<_> = settled.emulated.iter().map(|done| done.field()).collect();
         emulated.dedup();

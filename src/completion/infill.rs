@@ -140,7 +140,7 @@ impl Template {
     }
 
     /// Adds what ends the middle to the client's own stop sequences, as far as there is room: the page, and nearly every
-    /// API, takes [`MAX_STOPS`].
+    /// API, takes `MAX_STOPS`.
     pub fn stop(&self, request: &mut CompletionRequest) {
         for stop in &self.stop {
             if !request.stop.contains(stop) {

@@ -6,6 +6,7 @@ import anthropic
 import boto3
 import botocore.exceptions
 import cohere
+import huggingface_hub
 import mistralai.client
 import ollama
 import openai
@@ -275,3 +276,30 @@ def test_boto3_knows_an_endpoints_errors(emulator):
     stream = sagemaker(emulator + "/~fault=error-event").invoke_endpoint_with_response_stream(**broken)
     with pytest.raises(botocore.exceptions.EventStreamError, match="ModelStreamError"):
         list(stream["Body"])
+
+
+def generate(emulator, path="/generate"):
+    return huggingface_hub.InferenceClient(model=emulator + path, token="sk-demo")
+
+
+def test_hugging_faces_client_reads_both(emulator):
+    asked = dict(details=True, max_new_tokens=20, stop=["zz"])
+    whole = generate(emulator).text_generation(PROMPT, **asked)
+    assert whole.generated_text.strip() == ANSWER
+    assert (whole.details.finish_reason, whole.details.generated_tokens) == ("eos_token", COUNTS[1])
+    # Held: the stream ends with its client.
+    client = generate(emulator, "/generate_stream")
+    events = list(client.text_generation(PROMPT, stream=True, **asked))
+    assert "".join(event.token.text for event in events if not event.token.special).strip() == ANSWER
+    assert events[-1].details.generated_tokens == COUNTS[1]
+    assert events[-1].generated_text.strip() == ANSWER
+    assert all(event.token.logprob <= 0 for event in events)
+
+
+def test_hugging_faces_client_knows_the_errors(emulator):
+    for fault, error in [
+        ("status-429", huggingface_hub.errors.OverloadedError),
+        ("status-422", huggingface_hub.errors.ValidationError),
+    ]:
+        with pytest.raises(error):
+            generate(emulator, f"/~fault={fault}/generate").text_generation(PROMPT, max_new_tokens=20)

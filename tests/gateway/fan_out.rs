@@ -331,6 +331,33 @@ fn every_provider_brings_all_choices_echoed_and_stopped() {
     }
 }
 
+#[test]
+fn every_provider_that_tells_log_probabilities_has_a_best_of_several() {
+    let gateway = demo();
+    let mut emulated = 0;
+    for provider in listed()
+        .iter()
+        .filter(|provider| provider["retired"].is_null())
+    {
+        let (name, parameters) = (&provider["name"], &provider["parameters"]);
+        let fields = r#""prompt":"x","best_of":3,"n":2,"max_tokens":5"#;
+        let answer = send(&gateway, provider, "sk-demo", fields);
+        if parameters["best_of"] == "refused" {
+            assert_eq!(parameters["logprobs"], "refused", "{name}");
+            assert_eq!(
+                (answer.status, &answer.json()["error"]["param"]),
+                (400, &"best_of".into())
+            );
+            continue;
+        }
+        assert_eq!(answer.status, 200, "{name}: {}", answer.text());
+        assert_eq!(choices(&answer).len(), 2, "{name}");
+        assert!(answer.json()["choices"][0]["logprobs"].is_null(), "{name}");
+        emulated += u32::from(parameters["best_of"] == "emulated");
+    }
+    assert!(emulated > 20, "{emulated}");
+}
+
 /// A chat choice of two tokens.
 fn scored(text: &str, logprob: &str) -> String {
     format!(
