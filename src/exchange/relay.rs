@@ -225,9 +225,7 @@ impl Relay {
         if is_too_deep(&body) {
             return Err(self.fail_with(too_deep()));
         }
-        if answer == Answer::Whole
-            && let Tap::Pass { .. } = self.dialect.tap_reply(&body, &mut self.partial)
-        {
+        if answer == Answer::Whole && self.passes(&body) {
             self.partial.done = true;
             return Ok(self.tell_reason(body));
         }
@@ -245,6 +243,15 @@ impl Relay {
         }
         self.partial.done = true;
         Ok(Bytes::from(out))
+    }
+
+    /// Whether a whole reply is the client's as it came: all of the page's, complete, and with nothing to be changed.
+    fn passes(&mut self, body: &[u8]) -> bool {
+        if self.edits.is_some() {
+            return false;
+        }
+        let tapped = self.dialect.tap_reply(body, &mut self.partial);
+        matches!(tapped, Tap::Pass { .. }) && self.partial.finished.covers(self.wishes.choices)
     }
 
     /// Reads a whole reply, and does the gateway's own edits.
@@ -392,13 +399,37 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_reply_is_not_cut_short_by_a_stop_sequence_in_its_text() {
+    fn a_whole_reply_of_fewer_choices_than_were_asked_for_is_none() {
+        let reply = |choices: &str| {
+            format!(
+                r#"{{"id":"c","object":"text_completion","created":1,"model":"m","choices":[{choices}],"usage":{{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}}}"#
+            )
+        };
+        let choice = |index: u32| {
+            format!(r#"{{"text":"a","index":{index},"logprobs":null,"finish_reason":"stop"}}"#)
+        };
+        let finish = |choices: &str| {
+            let wishes = Wishes {
+                choices: 2,
+                ..WISHES
+            };
+            let mut relay = Relay::new(&openai::OPENAI, seeded(), wishes, Answer::Whole);
+            relay.push(Bytes::from(reply(choices)));
+            relay.finish()
+        };
+        let both = [choice(0), choice(1)].join(",");
+        assert_eq!(finish(&both).unwrap(), reply(&both));
+        assert_eq!(finish(&choice(0)).unwrap_err().status(), 502);
+    }
+
+    #[test]
+    fn a_whole_reply_of_the_pages_shape_is_edited_and_not_cut_short_by_that() {
         let plan = Plan {
             choices: 1,
             stops: ["END".to_owned()].into(),
             ..Plan::default()
         };
-        let reply = r#"{"id":"c","object":"text_completion","created":1,"model":"m","choices":[{"text":"a END b","index":0,"logprobs":null,"finish_reason":"stop"}]}"#;
+        let reply = r#"{"id":"c","object":"text_completion","created":1,"model":"m","choices":[{"text":"a END b","index":0,"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}"#;
         let mut relay =
             Relay::new(&openai::OPENAI, seeded(), WISHES, Answer::Whole).with_edits(plan);
         relay.push(Bytes::from_static(reply.as_bytes()));
