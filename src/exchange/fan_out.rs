@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::{
     Exchange, ReplyForm, Report, Seed, Terms,
     relay::Counts,
-    reply::{OwnedChoice, in_order},
+    reply::{Gathered, OwnedChoice},
     seeded,
     split::Share,
 };
@@ -134,8 +134,8 @@ impl FanOut {
     }
 
     /// The client's whole answer. `choices`: those of each call, in any order.
-    pub fn write_reply(&self, choices: Vec<OwnedChoice>) -> Bytes {
-        let choices = in_order(choices, self.terms.best);
+    pub fn write_reply(&self, choices: Gathered) -> Bytes {
+        let choices = choices.in_order(self.terms.best);
         let reply = Completion {
             choices: choices.iter().map(OwnedChoice::as_choice).collect(),
         };

@@ -323,7 +323,7 @@ pub(super) fn too_deep() -> Error {
 /// How events start: a comment, or one of the fields `data`, `event`, `id`, `retry`. JSON starts with none of these.
 const EVENT_STARTS: &[u8] = b":deir";
 /// A reply is held whole to be translated. 128 choices of 128k tokens are below it.
-const MAX_REPLY_BYTES: usize = 64 << 20;
+pub const MAX_REPLY_BYTES: usize = 64 << 20;
 /// Error objects are a few hundred bytes.
 const MAX_ERROR_BYTES: usize = 64 << 10;
 
