@@ -10,7 +10,8 @@ use super::{Dialect, Extras, PromptForm, extras};
 use crate::{
     completion::{
         Approach, CompletionRequest, Mark, Parameter, Prompt, PromptAs, Support,
-        approach::PROMPT_AS, request::RUNNING_COUNTS,
+        approach::PROMPT_AS,
+        request::{MAX_STOPS, RUNNING_COUNTS},
     },
     error::Error,
 };
@@ -284,7 +285,8 @@ fn check_together(
     if echo && request.max_tokens == Some(0) {
         return together(Parameter::MaxTokens, "`echo` if it is 0");
     }
-    if settled.emulates(Parameter::Stop) && logprobs {
+    let stops_here = settled.emulates(Parameter::Stop) || request.stop.len() > MAX_STOPS;
+    if stops_here && logprobs {
         return together(Parameter::Stop, "`logprobs`");
     }
     if settled.approach.repeats_prompt() && logprobs {
@@ -519,6 +521,9 @@ mod tests {
             let error = settled(terms(&CHAT, Unsupported::Reject), fields).unwrap_err();
             assert_eq!((error.status().as_u16(), error.param()), (400, Some(param)));
         }
+        let many = r#""stop":["a","b","c","d","e"],"logprobs":1"#;
+        let error = settled(terms(&OPENAI, Unsupported::Reject), many).unwrap_err();
+        assert_eq!(error.param(), Some("stop"));
         let refused = Terms {
             refused: &[Parameter::Stop],
             ..terms(&OPENAI, Unsupported::Reject)

@@ -234,6 +234,14 @@ mod tests {
     }
 
     #[test]
+    fn stop_sequences_beyond_the_pages_number_end_the_text_here() {
+        let body = r#"{"model":"m","prompt":"a","stop":["a","b","c","d","e","f"]}"#;
+        let share = shares(body, &[]).remove(0);
+        assert_eq!(share.request.stop, ["a", "b", "c", "d"]);
+        assert_eq!(*share.plan.stops, ["e".to_owned(), "f".to_owned()]);
+    }
+
+    #[test]
     fn the_whole_of_a_plain_request_goes_on_as_it_came() {
         let plain = shares(r#"{"model":"m","prompt":"a"}"#, &[]);
         assert!(plain[0].request.source().is_some() && plain[0].plan.is_empty());
