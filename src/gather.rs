@@ -19,7 +19,12 @@ use crate::{
     call::Call,
     downstream::{self, End, Framing, answer_head},
     error::Error,
-    exchange::{Exchange, ReplyForm, fan_out::FanOut, relay::Relay, reply::OwnedChoice},
+    exchange::{
+        Exchange, ReplyForm,
+        fan_out::FanOut,
+        relay::Relay,
+        reply::{Gathered, OwnedChoice},
+    },
     ticket::Ticket,
     upstream::{Upstream, broke_off, failure, request_head, take_head, total_timeout},
 };
@@ -86,12 +91,12 @@ impl<'c> Gather<'c> {
     }
 
     async fn whole(&mut self, fan_out: &mut FanOut, upstream: &Upstream) -> Result<(), Failure> {
-        let (limit, mut choices) = (fan_out.concurrent_calls(), Vec::new());
+        let (limit, mut choices) = (fan_out.concurrent_calls(), Gathered::default());
         let parts = fan_out.parts_mut().iter_mut();
         let calls: Vec<_> = parts.map(|part| ask(part, upstream)).collect();
         let mut calls = stream::iter(calls).buffer_unordered(limit).boxed();
         while let Some(answer) = self.next(&mut calls).await? {
-            choices.extend(answer?);
+            choices.take(answer?)?;
         }
         drop(calls);
         let body = fan_out.write_reply(choices);

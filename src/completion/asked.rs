@@ -25,7 +25,8 @@ impl CompletionRequest {
                 .as_ref()
                 .is_some_and(|suffix| !suffix.is_empty()),
             Parameter::Echo => self.echo == Some(true),
-            Parameter::BestOf => self.best_of.is_some_and(|n| n > 1),
+            // Where all candidates are returned there is nothing to choose.
+            Parameter::BestOf => self.best_of.is_some_and(|of| of > self.n.unwrap_or(1)),
             Parameter::Logprobs => self.logprobs.is_some(),
             Parameter::User => self.user.as_ref().is_some_and(|user| !user.is_empty()),
             Parameter::Seed => self.seed.is_some(),

@@ -139,8 +139,7 @@ impl Template {
         Ok(())
     }
 
-    /// Adds what ends the middle to the client's own stop sequences, as far as there is room: the page, and nearly every
-    /// API, takes `MAX_STOPS`.
+    /// Adds what ends the middle to the client's own stop sequences. Those beyond what the provider takes end the text here.
     pub fn stop(&self, request: &mut CompletionRequest) {
         for stop in &self.stop {
             if !request.stop.contains(stop) {

@@ -256,9 +256,9 @@ impl Partial {
     }
 
     /// Appends the usage event: `choices` is empty, as OpenAI sends it. Nothing if the provider did not count: a zero would
-    /// be taken for a count.
+    /// be taken for a count. Nothing in the other shape either, whose last event has the counts.
     pub fn write_usage(&self, out: &mut Vec<u8>) {
-        if self.usage.is_some() {
+        if self.usage.is_some() && self.shape == Shape::Text {
             out.extend_from_slice(b"data: ");
             self.write(&[], self.usage, Compliance::Strict, out);
             out.extend_from_slice(b"\n\n");

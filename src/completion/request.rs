@@ -29,7 +29,7 @@ pub struct CompletionRequest {
     pub top_p: Option<f64>,
     pub n: Option<u32>,
     pub stream: bool,
-    /// At most [`MAX_STOPS`]; empty means none.
+    /// At most [`MAX_TAKEN_STOPS`], of which [`MAX_STOPS`] go upstream; empty means none.
     pub stop: Vec<String>,
     pub presence_penalty: Option<f64>,
     pub frequency_penalty: Option<f64>,
@@ -129,6 +129,15 @@ impl CompletionRequest {
     pub fn with_prompt(&self, prompt: Prompt) -> Self {
         Self {
             prompt,
+            source: None,
+            ..self.clone()
+        }
+    }
+
+    /// The same request with another seed.
+    pub fn with_seed(&self, seed: i64) -> Self {
+        Self {
+            seed: Some(seed),
             source: None,
             ..self.clone()
         }
@@ -291,8 +300,8 @@ fn read_stop(value: &RawValue) -> Result<Vec<String>, Error> {
         Some(Stop::One(one)) => vec![one],
         Some(Stop::Many(many)) => many,
     };
-    if stop.len() > MAX_STOPS {
-        let message = format!("`stop` takes at most {MAX_STOPS} sequences.");
+    if stop.len() > MAX_TAKEN_STOPS {
+        let message = format!("`stop` takes at most {MAX_TAKEN_STOPS} sequences.");
         return Err(Error::invalid("stop", message));
     }
     Ok(stop)
@@ -313,6 +322,8 @@ pub const RUNNING_COUNTS: &str = "continuous_usage_stats";
 /// The page's default for `max_tokens`.
 pub const DEFAULT_MAX_TOKENS: u64 = 16;
 const LIMIT: &str = "max_completion_tokens";
+/// Editors send a dozen: what is beyond the page's number ends the text here.
+pub const MAX_TAKEN_STOPS: usize = 32;
 /// The page: "up to 4 sequences".
 pub const MAX_STOPS: usize = 4;
 /// OpenAI's limits.
@@ -339,8 +350,11 @@ mod tests {
             (r#"{"top_p":-0.1}"#, "top_p"),
             (r#"{"max_tokens":-1}"#, "max_tokens"),
             (r#"{"stream":"true"}"#, "stream"),
-            (r#"{"stop":["a","b","c","d","e"]}"#, "stop"),
             (r#"{"stop":5}"#, "stop"),
+            (
+                r#"{"stop":["","","","","","","","","","","","","","","","","","","","","","","","","","","","","","","","",""]}"#,
+                "stop",
+            ),
             (r#"{"presence_penalty":-2.5}"#, "presence_penalty"),
             (r#"{"frequency_penalty":3}"#, "frequency_penalty"),
             (r#"{"suffix":1}"#, "suffix"),

@@ -10,7 +10,8 @@ use super::{Dialect, Extras, PromptForm, extras};
 use crate::{
     completion::{
         Approach, CompletionRequest, Mark, Parameter, Prompt, PromptAs, Support,
-        approach::PROMPT_AS, request::RUNNING_COUNTS,
+        approach::PROMPT_AS,
+        request::{MAX_STOPS, RUNNING_COUNTS},
     },
     error::Error,
 };
@@ -117,6 +118,14 @@ impl Terms<'_> {
                     && !self.dialect.carries(parameter, request) =>
             {
                 Support::Emulated
+            }
+            // Each call would choose among candidates of its own.
+            Support::Native
+                if parameter == Parameter::BestOf
+                    && request.asks(Parameter::N)
+                    && self.support(Parameter::N, request) == Support::Emulated =>
+            {
+                best_of_here(self.dialect, self.refused)
             }
             other => other,
         }
@@ -276,7 +285,8 @@ fn check_together(
     if echo && request.max_tokens == Some(0) {
         return together(Parameter::MaxTokens, "`echo` if it is 0");
     }
-    if settled.emulates(Parameter::Stop) && logprobs {
+    let stops_here = settled.emulates(Parameter::Stop) || request.stop.len() > MAX_STOPS;
+    if stops_here && logprobs {
         return together(Parameter::Stop, "`logprobs`");
     }
     if settled.approach.repeats_prompt() && logprobs {
@@ -298,14 +308,16 @@ pub fn support(dialect: &dyn Dialect, refused: &[Parameter], parameter: Paramete
         {
             Support::Emulated
         }
-        // The best of several is the one whose tokens are the likeliest.
-        Support::Refused
-            if parameter == Parameter::BestOf
-                && own_support(dialect, refused, Parameter::Logprobs) != Support::Refused =>
-        {
-            Support::Emulated
-        }
+        Support::Refused if parameter == Parameter::BestOf => best_of_here(dialect, refused),
         own => own,
+    }
+}
+
+/// The best of several is the one whose tokens are the likeliest.
+fn best_of_here(dialect: &dyn Dialect, refused: &[Parameter]) -> Support {
+    match own_support(dialect, refused, Parameter::Logprobs) {
+        Support::Refused => Support::Refused,
+        Support::Native | Support::Emulated => Support::Emulated,
     }
 }
 
@@ -418,6 +430,10 @@ mod tests {
             (&ANTHROPIC, r#""stop":[" ","x"]"#, vec![Stop]),
             (&CHAT, r#""prompt":["a","b"],"n":2"#, vec![Prompts]),
             (&CHAT, r#""best_of":3"#, vec![BestOf]),
+            (&CHAT, r#""n":2,"best_of":2,"stream":true"#, vec![]),
+            (&TGI, r#""best_of":3"#, vec![]),
+            (&TGI, r#""n":2,"best_of":3"#, vec![BestOf, N]),
+            (&TGI, r#""n":2,"best_of":2"#, vec![N]),
             (&GEMINI, r#""n":2"#, vec![]),
             (&GEMINI, r#""n":2,"stream":true"#, vec![N]),
             (&GEMINI, r#""n":100"#, vec![N]),
@@ -505,6 +521,9 @@ mod tests {
             let error = settled(terms(&CHAT, Unsupported::Reject), fields).unwrap_err();
             assert_eq!((error.status().as_u16(), error.param()), (400, Some(param)));
         }
+        let many = r#""stop":["a","b","c","d","e"],"logprobs":1"#;
+        let error = settled(terms(&OPENAI, Unsupported::Reject), many).unwrap_err();
+        assert_eq!(error.param(), Some("stop"));
         let refused = Terms {
             refused: &[Parameter::Stop],
             ..terms(&OPENAI, Unsupported::Reject)

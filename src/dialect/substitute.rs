@@ -34,6 +34,8 @@ impl Substitutes {
             return Ok(done);
         }
         match self.infill.find(request.model()) {
+            // It would be the prompt with its control tokens that is echoed.
+            Some(_) if request.asks(Parameter::Echo) => Err(no_echo(terms.provider)),
             Some(template) => {
                 template.fill(request)?;
                 template.stop(request);
@@ -52,6 +54,11 @@ impl Substitutes {
         }
         Ok(())
     }
+}
+
+fn no_echo(provider: &str) -> Error {
+    let message = format!("{provider} cannot do `echo` together with `suffix`.");
+    Error::invalid("echo", message)
 }
 
 fn no_template(provider: &str) -> Error {
@@ -149,6 +156,11 @@ mod tests {
                 &OPENAI,
                 r#"{"model":"starcoder","prompt":[1],"suffix":"b"}"#,
                 "suffix",
+            ),
+            (
+                &OPENAI,
+                r#"{"model":"starcoder","prompt":"a","suffix":"b","echo":true}"#,
+                "echo",
             ),
             (&OPENAI, r#"{"model":"m","prompt":[1]}"#, "prompt"),
             (&OPENAI, r#"{"model":"tiny-1","prompt":[9]}"#, "prompt"),

@@ -107,6 +107,8 @@ impl Relay {
             self.write_event(&chunk, out.buffer());
         }
         if self.is_cut_short() && self.partial.finished.covers(self.wishes.choices) {
+            // What was counted so far may be the prompt and the first token: Anthropic's first event tells these.
+            self.partial.usage = None;
             return self.complete(out);
         }
         Ok(())
@@ -389,6 +391,20 @@ mod tests {
                     .iter()
                     .all(|event| event.contains("\"cmpl-own\"") && event.contains("\"index\":5"))
             );
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_ended_here_tells_no_counts_of_its_start_alone() {
+        for (dialect, stream) in STREAMS {
+            let mut relay = relay(dialect, plan(&["END"]));
+            let out = relay.push(Bytes::copy_from_slice(stream.as_bytes()));
+            let out = std::str::from_utf8(&out).unwrap();
+            assert!(
+                out.ends_with("[DONE]\n\n") && !out.contains("usage"),
+                "{out}"
+            );
+            assert_eq!(relay.partial().usage, None, "{}", dialect.name());
         }
     }
 

@@ -6,14 +6,14 @@
 //!              └─▶ Exchange (shift 2) ─┘
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
 use super::{
     Exchange, ReplyForm, Report, Seed, Terms,
     relay::Counts,
-    reply::{OwnedChoice, in_order},
+    reply::{Gathered, OwnedChoice},
     seeded,
     split::Share,
 };
@@ -48,20 +48,21 @@ pub struct FanOutLimits {
 }
 
 impl FanOut {
+    /// `rest`: the shares behind the first. Each is gone once its body is written.
     pub fn try_new(
-        shares: Vec<Share>,
+        (first, rest): (Share, impl Iterator<Item = Result<Share, Error>>),
         target: Arc<Target>,
         terms: Terms,
         seed: Seed,
     ) -> Result<Self, Error> {
-        let first = shares.first().map(|share| &share.request);
-        let first = first.ok_or_else(|| Error::invalid("prompt", "`prompt` must not be empty."))?;
-        let (reply, counts) = (ReplyForm::asked(first), Counts::asked(first));
-        let seed = seeded(first, seed);
-        let mut parts = Vec::with_capacity(shares.len());
+        let request = &first.request;
+        let (reply, counts) = (ReplyForm::asked(request), Counts::asked(request));
+        let seed = seeded(request, seed);
+        let mut parts = Vec::new();
         let mut last: Option<UpstreamRequest> = None;
         let mut bytes: usize = 0;
-        for share in shares {
+        for share in iter::once(Ok(first)).chain(rest) {
+            let share = share?;
             let body = match last.take().filter(|_| share.repeats) {
                 Some(same) => same,
                 None => target.provider.dialect.write_request(&share.request)?,
@@ -133,8 +134,8 @@ impl FanOut {
     }
 
     /// The client's whole answer. `choices`: those of each call, in any order.
-    pub fn write_reply(&self, choices: Vec<OwnedChoice>) -> Bytes {
-        let choices = in_order(choices, self.terms.best);
+    pub fn write_reply(&self, choices: Gathered) -> Bytes {
+        let choices = choices.in_order(self.terms.best);
         let reply = Completion {
             choices: choices.iter().map(OwnedChoice::as_choice).collect(),
         };

@@ -421,7 +421,7 @@ mod tests {
             best: None,
         };
         let mut shares = split::split(request, &Settled::default(), 1).unwrap();
-        let (share, seed) = (shares.remove(0), Seed { now: 1, draw: 2 });
+        let (share, seed) = (shares.next().unwrap().unwrap(), Seed { now: 1, draw: 2 });
         Exchange::try_new(share, Arc::new(target), &terms, seed).unwrap()
     }
 

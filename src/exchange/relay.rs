@@ -87,9 +87,10 @@ impl Relay {
         self
     }
 
-    /// Whether the answer was ended here while its provider may still be writing.
+    /// Whether the answer was ended here while its provider may still be writing. A whole one has been read to its end.
     pub fn is_cut_short(&self) -> bool {
-        self.edits.as_ref().is_some_and(|edits| edits.has_stopped())
+        let is_stream = matches!(self.mode, Mode::Stream(_));
+        is_stream && self.edits.as_ref().is_some_and(|edits| edits.has_stopped())
     }
 
     /// Whether what comes out is a stream of events.
@@ -224,9 +225,7 @@ impl Relay {
         if is_too_deep(&body) {
             return Err(self.fail_with(too_deep()));
         }
-        if answer == Answer::Whole
-            && let Tap::Pass { .. } = self.dialect.tap_reply(&body, &mut self.partial)
-        {
+        if answer == Answer::Whole && self.passes(&body) {
             self.partial.done = true;
             return Ok(self.tell_reason(body));
         }
@@ -244,6 +243,15 @@ impl Relay {
         }
         self.partial.done = true;
         Ok(Bytes::from(out))
+    }
+
+    /// Whether a whole reply is the client's as it came: all of the page's, complete, and with nothing to be changed.
+    fn passes(&mut self, body: &[u8]) -> bool {
+        if self.edits.is_some() {
+            return false;
+        }
+        let tapped = self.dialect.tap_reply(body, &mut self.partial);
+        matches!(tapped, Tap::Pass { .. }) && self.partial.finished.covers(self.wishes.choices)
     }
 
     /// Reads a whole reply, and does the gateway's own edits.
@@ -315,7 +323,7 @@ pub(super) fn too_deep() -> Error {
 /// How events start: a comment, or one of the fields `data`, `event`, `id`, `retry`. JSON starts with none of these.
 const EVENT_STARTS: &[u8] = b":deir";
 /// A reply is held whole to be translated. 128 choices of 128k tokens are below it.
-const MAX_REPLY_BYTES: usize = 64 << 20;
+pub const MAX_REPLY_BYTES: usize = 64 << 20;
 /// Error objects are a few hundred bytes.
 const MAX_ERROR_BYTES: usize = 64 << 10;
 
@@ -388,6 +396,50 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_whole_reply_of_fewer_choices_than_were_asked_for_is_none() {
+        let reply = |choices: &str| {
+            format!(
+                r#"{{"id":"c","object":"text_completion","created":1,"model":"m","choices":[{choices}],"usage":{{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}}}"#
+            )
+        };
+        let choice = |index: u32| {
+            format!(r#"{{"text":"a","index":{index},"logprobs":null,"finish_reason":"stop"}}"#)
+        };
+        let finish = |choices: &str| {
+            let wishes = Wishes {
+                choices: 2,
+                ..WISHES
+            };
+            let mut relay = Relay::new(&openai::OPENAI, seeded(), wishes, Answer::Whole);
+            relay.push(Bytes::from(reply(choices)));
+            relay.finish()
+        };
+        let both = [choice(0), choice(1)].join(",");
+        assert_eq!(finish(&both).unwrap(), reply(&both));
+        assert_eq!(finish(&choice(0)).unwrap_err().status(), 502);
+    }
+
+    #[test]
+    fn a_whole_reply_of_the_pages_shape_is_edited_and_not_cut_short_by_that() {
+        let plan = Plan {
+            choices: 1,
+            stops: ["END".to_owned()].into(),
+            ..Plan::default()
+        };
+        let reply = r#"{"id":"c","object":"text_completion","created":1,"model":"m","choices":[{"text":"a END b","index":0,"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}"#;
+        let mut relay =
+            Relay::new(&openai::OPENAI, seeded(), WISHES, Answer::Whole).with_edits(plan);
+        relay.push(Bytes::from_static(reply.as_bytes()));
+        let out = relay.finish().unwrap();
+        assert!(
+            std::str::from_utf8(&out)
+                .unwrap()
+                .contains(r#""text":"a ""#)
+        );
+        assert!(!relay.is_cut_short());
     }
 
     #[test]

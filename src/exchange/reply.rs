@@ -7,6 +7,8 @@ use serde_json::value::{RawValue, to_raw_value};
 use crate::{
     completion::{Choice, Finish, logprobs::Logprobs},
     dialect::settle::Best,
+    error::Error,
+    exchange::relay::MAX_REPLY_BYTES,
 };
 
 /// A choice that outlives the upstream bytes it was read from.
@@ -46,6 +48,11 @@ impl OwnedChoice {
         }
     }
 
+    fn bytes(&self) -> usize {
+        let logprobs = self.logprobs.as_ref().map_or(0, |told| told.get().len());
+        self.text.len().saturating_add(logprobs)
+    }
+
     /// The likelier first; one whose tokens tell nothing comes last.
     fn by_likelihood(&self, other: &Self) -> Ordering {
         let mean = |choice: &Self| choice.mean.unwrap_or(f64::NEG_INFINITY);
@@ -53,8 +60,36 @@ impl OwnedChoice {
     }
 }
 
+/// The choices of several calls, as they come.
+#[derive(Debug, Default)]
+pub struct Gathered {
+    choices: Vec<OwnedChoice>,
+    bytes: usize,
+}
+
+impl Gathered {
+    /// Takes the choices of one call. All of them are held until the last has come: together they may be as large as one
+    /// call's reply.
+    pub fn take(&mut self, choices: Vec<OwnedChoice>) -> Result<(), Error> {
+        let bytes = choices.iter().map(OwnedChoice::bytes);
+        self.bytes = bytes.fold(self.bytes, usize::saturating_add);
+        if self.bytes > MAX_REPLY_BYTES {
+            let message =
+                format!("The provider's answers are larger than {MAX_REPLY_BYTES} bytes together.");
+            return Err(Error::broken(message));
+        }
+        self.choices.extend(choices);
+        Ok(())
+    }
+
+    /// See [`in_order`].
+    pub fn in_order(self, best: Option<Best>) -> Vec<OwnedChoice> {
+        in_order(self.choices, best)
+    }
+}
+
 /// The choices in the client's order; of the candidates for each prompt the best ones, where it asked for these.
-pub fn in_order(mut choices: Vec<OwnedChoice>, best: Option<Best>) -> Vec<OwnedChoice> {
+fn in_order(mut choices: Vec<OwnedChoice>, best: Option<Best>) -> Vec<OwnedChoice> {
     choices.sort_by_key(|choice| choice.index);
     let Some(best) = best else {
         return choices;
@@ -127,6 +162,19 @@ mod tests {
         let order: Vec<_> = all.iter().map(|choice| choice.index).collect();
         assert_eq!(order, [0, 1, 2, 3, 4, 5]);
         assert!(all.iter().all(|choice| choice.logprobs.is_some()));
+    }
+
+    #[test]
+    fn all_choices_together_are_no_larger_than_one_reply() {
+        let large = || OwnedChoice {
+            text: "a".repeat(MAX_REPLY_BYTES / 2),
+            logprobs: None,
+            ..candidate(0, None)
+        };
+        let mut gathered = Gathered::default();
+        gathered.take(vec![large(), large()]).unwrap();
+        let error = gathered.take(vec![candidate(0, None)]).unwrap_err();
+        assert_eq!(error.status(), 502);
     }
 
     #[test]

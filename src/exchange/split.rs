@@ -15,7 +15,8 @@ use crate::{
 /// One upstream call.
 #[derive(Debug)]
 pub struct Share {
-    pub request: CompletionRequest,
+    /// One and the same for calls that ask the very same.
+    pub request: Arc<CompletionRequest>,
     /// What its answer needs before it is the client's.
     pub plan: Plan,
     /// It asks the very same as the one before.
@@ -23,11 +24,14 @@ pub struct Share {
 }
 
 /// Splits a settled request. `max_calls`: more are refused.
+///
+/// The shares come one by one, so that only one copy of what they have in common is held at a time: a thousand copies of a
+/// large request would fill the memory before anyone had seen that their bodies are too large together.
 pub fn split(
     mut request: CompletionRequest,
     settled: &Settled,
     max_calls: u32,
-) -> Result<Vec<Share>, Error> {
+) -> Result<impl Iterator<Item = Result<Share, Error>> + use<>, Error> {
     let (n, prompts) = (request.n.unwrap_or(1), request.prompt.count());
     let emulates = |parameter| settled.emulates(parameter);
     let repeats = if emulates(Parameter::N) { n } else { 1 };
@@ -57,12 +61,21 @@ pub fn split(
         request.forget(Parameter::N);
     }
     let echo = take_echo(&mut request, settled);
-    let mut shares = Vec::new();
-    for request in each(request, apart) {
+    let prompts = each(request, apart).map(move |request| {
         let plan = around(&request, echo, plan.clone())?;
-        repeat(request, &plan, repeats, &mut shares);
-    }
-    Ok(shares)
+        Ok((Arc::new(request), plan))
+    });
+    let shares = prompts.flat_map(move |prompt: Result<_, Error>| {
+        (0..repeats).map(move |k| {
+            let (request, plan) = prompt.clone()?;
+            Ok(repetition(request, plan, k))
+        })
+    });
+    Ok((0_u32..).zip(shares).map(|(call, share)| {
+        let mut share = share?;
+        share.plan.shift = call.saturating_mul(share.plan.choices);
+        Ok(share)
+    }))
 }
 
 /// The plan for the answer to one prompt, which that answer may have to begin with, or not to.
@@ -76,41 +89,39 @@ fn around(request: &CompletionRequest, echo: Option<Parameter>, plan: Plan) -> R
 }
 
 /// The request for each of its prompts, if they are asked for apart.
-fn each(mut request: CompletionRequest, apart: bool) -> Vec<CompletionRequest> {
-    if !apart {
-        return vec![request];
-    }
-    let prompts = std::mem::take(&mut request.prompt).into_each();
-    prompts
+fn each(mut request: CompletionRequest, apart: bool) -> impl Iterator<Item = CompletionRequest> {
+    let prompts = if apart {
+        std::mem::take(&mut request.prompt).into_each()
+    } else {
+        Vec::new()
+    };
+    let (whole, common) = if apart {
+        (None, Some(request))
+    } else {
+        (Some(request), None)
+    };
+    let apart = prompts
         .into_iter()
-        .map(|prompt| request.with_prompt(prompt))
-        .collect()
+        .filter_map(move |prompt| common.as_ref().map(|common| common.with_prompt(prompt)));
+    whole.into_iter().chain(apart)
 }
 
-/// `times` calls for the next choices of one prompt. A seed stands for one text: each repetition gets one of its own.
-fn repeat(request: CompletionRequest, plan: &Plan, times: u32, shares: &mut Vec<Share>) {
-    let seed = request.seed;
-    let mut share = |mut request: CompletionRequest, k: u32| {
-        if k > 0
-            && let Some(seed) = seed
-        {
-            request.seed = Some(seed.checked_add(i64::from(k)).unwrap_or(i64::from(k)));
+/// The call for choice `k` of one prompt. A seed stands for one text: each repetition gets one of its own.
+fn repetition(request: Arc<CompletionRequest>, plan: Plan, k: u32) -> Share {
+    let seed = request.seed.filter(|_| k > 0);
+    let repeats = k > 0 && seed.is_none();
+    let request = match seed {
+        Some(seed) => {
+            let next = seed.checked_add(i64::from(k)).unwrap_or(i64::from(k));
+            Arc::new(request.with_seed(next))
         }
-        let before = shares.last().map(|share: &Share| &share.plan);
-        let shift = before.map_or(0, |plan| plan.shift.saturating_add(plan.choices));
-        shares.push(Share {
-            request,
-            plan: Plan {
-                shift,
-                ..plan.clone()
-            },
-            repeats: k > 0 && seed.is_none(),
-        });
+        None => request,
     };
-    for k in 1..times {
-        share(request.clone(), k - 1);
+    Share {
+        request,
+        plan,
+        repeats,
     }
-    share(request, times.saturating_sub(1));
 }
 
 fn check_calls(request: &CompletionRequest, calls: u32, max_calls: u32) -> Result<(), Error> {
@@ -169,4 +180,70 @@ fn text(prompt: &Prompt) -> Result<Arc<str>, Error> {
             "`prompt` holds what is no Unicode text and cannot be echoed, or told from what follows it.",
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn shares(body: &'static str, emulated: &[Parameter]) -> Vec<Share> {
+        let request = CompletionRequest::read(Bytes::from_static(body.as_bytes())).unwrap();
+        let settled = Settled {
+            emulated: emulated.to_vec(),
+            ..Settled::default()
+        };
+        let shares = split(request, &settled, 1_024).unwrap();
+        shares.collect::<Result<_, _>>().unwrap()
+    }
+
+    const LIST: &str = r#"{"model":"m","prompt":["a","b"],"n":3}"#;
+
+    #[test]
+    fn choices_are_in_the_order_of_prompts_and_their_repetitions() {
+        for (emulated, wanted) in [
+            (
+                &[Parameter::Prompts, Parameter::N] as &[_],
+                vec![(0, 1), (1, 1), (2, 1), (3, 1), (4, 1), (5, 1)],
+            ),
+            (&[Parameter::Prompts], vec![(0, 3), (3, 3)]),
+            (&[], vec![(0, 6)]),
+        ] {
+            let shares = shares(LIST, emulated);
+            let places: Vec<_> = shares
+                .iter()
+                .map(|share| (share.plan.shift, share.plan.choices))
+                .collect();
+            assert_eq!(places, wanted, "{emulated:?}");
+        }
+    }
+
+    #[test]
+    fn calls_that_ask_the_same_hold_one_request() {
+        let same = shares(LIST, &[Parameter::Prompts, Parameter::N]);
+        for (at, share) in same.iter().enumerate() {
+            assert_eq!(share.repeats, at % 3 > 0);
+            assert!(Arc::ptr_eq(&share.request, &same[at / 3 * 3].request));
+        }
+        let body = r#"{"model":"m","prompt":"a","n":3,"seed":9223372036854775807}"#;
+        let seeded = shares(body, &[Parameter::N]);
+        let seeds: Vec<_> = seeded.iter().map(|share| share.request.seed).collect();
+        assert_eq!(seeds, [Some(i64::MAX), Some(1), Some(2)]);
+        assert!(seeded.iter().all(|share| !share.repeats));
+    }
+
+    #[test]
+    fn stop_sequences_beyond_the_pages_number_end_the_text_here() {
+        let body = r#"{"model":"m","prompt":"a","stop":["a","b","c","d","e","f"]}"#;
+        let share = shares(body, &[]).remove(0);
+        assert_eq!(share.request.stop, ["a", "b", "c", "d"]);
+        assert_eq!(*share.plan.stops, ["e".to_owned(), "f".to_owned()]);
+    }
+
+    #[test]
+    fn the_whole_of_a_plain_request_goes_on_as_it_came() {
+        let plain = shares(r#"{"model":"m","prompt":"a"}"#, &[]);
+        assert!(plain[0].request.source().is_some() && plain[0].plan.is_empty());
+    }
 }

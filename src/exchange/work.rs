@@ -18,23 +18,20 @@ pub enum Work {
 
 impl Work {
     pub fn try_new(
-        mut shares: Vec<Share>,
+        mut shares: impl Iterator<Item = Result<Share, Error>>,
         target: Target,
         terms: Terms,
         seed: Seed,
     ) -> Result<Self, Error> {
         let target = Arc::new(target);
-        match shares.pop() {
-            Some(share) if shares.is_empty() && share.plan.role == Role::Whole => {
-                let exchange = Exchange::try_new(share, target, &terms, seed)?;
-                Ok(Self::One(Box::new(exchange)))
-            }
-            last => {
-                shares.extend(last);
-                let fan_out = FanOut::try_new(shares, target, terms, seed)?;
-                Ok(Self::Many(Box::new(fan_out)))
-            }
+        let first = shares.next().transpose()?;
+        let first = first.ok_or_else(|| Error::invalid("prompt", "`prompt` must not be empty."))?;
+        if first.plan.role == Role::Whole {
+            let exchange = Exchange::try_new(first, target, &terms, seed)?;
+            return Ok(Self::One(Box::new(exchange)));
         }
+        let fan_out = FanOut::try_new((first, shares), target, terms, seed)?;
+        Ok(Self::Many(Box::new(fan_out)))
     }
 
     pub fn target(&self) -> &Arc<Target> {

@@ -203,7 +203,7 @@ fn mistakes_are_400_with_the_parameter_and_nothing_goes_upstream() {
             "max_tokens",
         ),
         (
-            r#"{"model":"m","prompt":"x","stop":["a","b","c","d","e"]}"#,
+            r#"{"model":"m","prompt":"x","stop":["a","b","c","d",5]}"#,
             "stop",
         ),
         (r#"{"model":"m","prompt":{}}"#, "prompt"),
