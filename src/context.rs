@@ -1,6 +1,7 @@
 //! What one request carries from phase to phase, and what is said of it when it is over.
 
 use std::{
+    collections::VecDeque,
     fmt,
     time::{Duration, Instant},
 };
@@ -34,6 +35,7 @@ pub struct Context {
     pub(crate) held: Option<Box<ResponseHeader>>,
     /// Bytes that a stream still gets although its call was stopped.
     pub(crate) last_words: Option<Bytes>,
+    pub(crate) handed: Handed,
     /// Heads of the upstream's answer, interim ones among them.
     pub(crate) heads: u32,
     /// The call is on its second and last connection.
@@ -71,6 +73,40 @@ impl Call {
     }
 }
 
+/// What of a client's stream Pingora was given to write and may not have written: it filters all that it has read at once
+/// before it writes any of it.
+#[derive(Debug, Default)]
+pub(crate) struct Handed {
+    /// Bytes before the first of `pieces`.
+    before: usize,
+    pieces: VecDeque<Bytes>,
+}
+
+impl Handed {
+    /// Takes note of a piece. `written`: bytes of the body that the client has been sent.
+    pub(crate) fn note(&mut self, written: usize, piece: Option<&Bytes>) {
+        while let Some(first) = self.pieces.pop_front() {
+            let end = self.before.saturating_add(first.len());
+            if end > written {
+                self.pieces.push_front(first);
+                break;
+            }
+            self.before = end;
+        }
+        self.pieces.extend(piece.cloned());
+    }
+
+    /// All that is not written, and `last` behind it.
+    pub(crate) fn rest(&mut self, written: usize, last: Bytes) -> Bytes {
+        self.note(written, Some(&last));
+        let pieces = std::mem::take(&mut self.pieces);
+        match pieces.len() {
+            1 => last,
+            _ => pieces.into_iter().flatten().collect(),
+        }
+    }
+}
+
 /// One request in flight, from the head's arrival to the context's end.
 struct InFlight(IntGauge);
 
@@ -96,6 +132,7 @@ impl Context {
             refused: None,
             held: None,
             last_words: None,
+            handed: Handed::default(),
             heads: 0,
             repeated: false,
             _in_flight: InFlight::new(&metrics.in_flight),

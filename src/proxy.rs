@@ -279,12 +279,16 @@ impl ProxyHttp for Gateway {
             }
             *body = Some(join(out, rest));
         } else if let Some(error) = failed {
-            // The client has been told in `out`; going on would only read what nobody gets.
-            context.last_words = Some(out);
+            // The client has been told in `out`; going on would only read what nobody gets. Stopping throws away what was
+            // handed back and is not written yet.
+            context.last_words = Some(context.handed.rest(session.body_bytes_sent(), out));
             return Err(context.stop(error));
         } else {
             *body = Some(out).filter(|out| !out.is_empty());
         }
+        context
+            .handed
+            .note(session.body_bytes_sent(), body.as_ref());
         let refusal = relay.failure().filter(|_| !relay.is_stream());
         let refusal = refusal.map(Error::status);
         match context.held.take_if(|_| body.is_some()) {

@@ -74,8 +74,12 @@ impl Ticket {
             return;
         }
         // Two forms of `prompt` are one field.
-        let mut emulated: Vec<_> = settled.emulated.iter().map(|done| done.field()).collect();
-        emulated.dedup();
+        let mut emulated: Vec<&str> = Vec::new();
+        for field in settled.emulated.iter().map(|done| done.field()) {
+            if !emulated.contains(&field) {
+                emulated.push(field);
+            }
+        }
         self.emulated = list(emulated.into_iter());
         self.dropped = list(settled.dropped.iter().map(String::as_str));
     }
@@ -134,7 +138,7 @@ impl Ticket {
 fn list<'f>(fields: impl Iterator<Item = &'f str>) -> Option<HeaderValue> {
     let is_plain = |field: &str| {
         let plain = |byte: u8| byte.is_ascii_graphic() && byte != b',';
-        field.len() <= MAX_NAME && field.bytes().all(plain)
+        (1..=MAX_NAME).contains(&field.len()) && field.bytes().all(plain)
     };
     let mut list = String::new();
     for field in fields {

@@ -42,6 +42,17 @@ impl Prompt {
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
+    /// Bytes of JSON text that it is made of.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Absent => 0,
+            Self::Text(one) | Self::Tokens(one) => one.get().len(),
+            Self::Texts(list) | Self::TokenLists(list) => {
+                list.iter().map(|one| one.get().len()).sum()
+            }
+        }
+    }
+
     /// Each of them alone.
     pub fn into_each(self) -> Vec<Self> {
         match self {

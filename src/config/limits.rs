@@ -32,7 +32,7 @@ impl LimitsFile {
         limits.body_bytes = self.body_bytes.unwrap_or(limits.body_bytes);
         limits.header_bytes = self.header_bytes.unwrap_or(limits.header_bytes);
         limits.event_bytes = self.event_bytes.unwrap_or(limits.event_bytes);
-        limits.calls = self.calls.unwrap_or(limits.calls);
+        limits.calls = self.calls.unwrap_or(limits.calls).max(1);
         let or = |new: Option<usize>, old| new.unwrap_or(old);
         limits.concurrent_calls = or(self.concurrent_calls, limits.concurrent_calls);
         limits.upstream_calls = or(self.upstream_calls, limits.upstream_calls);

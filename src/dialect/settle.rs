@@ -271,7 +271,10 @@ fn check_together(
         Err(Error::invalid(field, message))
     };
     let echo = settled.emulates(Parameter::Echo);
-    let logprobs = request.asks(Parameter::Logprobs);
+    // Those that rank candidates are nobody's to see.
+    let logprobs = settled
+        .best
+        .map_or(request.asks(Parameter::Logprobs), |best| best.logprobs);
     if echo && logprobs {
         // The prompt's own log-probabilities are what the two mean together.
         return together(Parameter::Echo, "`logprobs`");

@@ -5,7 +5,10 @@
 
 use std::sync::Arc;
 
-use super::edits::{Plan, Role};
+use super::{
+    edits::{Plan, Role},
+    relay::MAX_REPLY_BYTES,
+};
 use crate::{
     completion::{CompletionRequest, Parameter, Prompt, request::MAX_STOPS},
     dialect::settle::Settled,
@@ -61,6 +64,7 @@ pub fn split(
         request.forget(Parameter::N);
     }
     let echo = take_echo(&mut request, settled);
+    check_echo(&request, echo, n)?;
     let prompts = each(request, apart).map(move |request| {
         let plan = around(&request, echo, plan.clone())?;
         Ok((Arc::new(request), plan))
@@ -122,6 +126,16 @@ fn repetition(request: Arc<CompletionRequest>, plan: Plan, k: u32) -> Share {
         plan,
         repeats,
     }
+}
+
+/// An echo stands before each choice: a short request could ask for an endless answer.
+fn check_echo(request: &CompletionRequest, echo: Option<Parameter>, n: u32) -> Result<(), Error> {
+    let each = usize::try_from(n).unwrap_or(usize::MAX);
+    if echo.is_some() && request.prompt.bytes().saturating_mul(each) > MAX_REPLY_BYTES {
+        let message = format!("`echo` would make an answer larger than {MAX_REPLY_BYTES} bytes.");
+        return Err(Error::invalid("echo", message));
+    }
+    Ok(())
 }
 
 fn check_calls(request: &CompletionRequest, calls: u32, max_calls: u32) -> Result<(), Error> {

@@ -4,6 +4,8 @@
 use std::{
     io::Write,
     sync::{Mutex, mpsc},
+    thread,
+    time::Duration,
 };
 
 use crate::support::{
@@ -167,6 +169,38 @@ fn an_error_inside_a_stream_reaches_the_client_in_one_shape() {
                     .contains(r#"{"error":{"message":"overloaded","type":"overloaded_error""#)
             );
             assert!(!answer.text().contains("[DONE]") && answer.complete);
+            // Text that came with it is not lost, unless the error is the answer.
+            assert_eq!(answer.text().contains("\" a\""), answer.status == 200);
+        }
+    }
+}
+
+#[test]
+fn text_that_comes_in_one_read_with_a_failure_is_told_before_it() {
+    let failure = chunk("data: {\"error\":{\"message\":\"overloaded\"}}\n\n");
+    let no_reason = chunk(DONE);
+    for last in [failure, no_reason] {
+        let upstream = Upstream::start(move |_, stream| {
+            let text = |text: &str| chunk(event(text, None));
+            stream.write_all(&[STREAM, &text(" a")].concat()).unwrap();
+            // The client has it: the stream is open.
+            thread::sleep(Duration::from_millis(100));
+            let rest = [&text(" b")[..], &text(" c"), &text(" d"), &last].concat();
+            stream.write_all(&rest).unwrap();
+            wait_for_close(stream);
+            After::Close
+        });
+        let gateway = Gateway::before(&upstream.address);
+        for answer in on_both(&gateway, &[], STREAMED) {
+            for text in ["\" a\"", "\" b\"", "\" c\"", "\" d\"", "\"error\""] {
+                assert_eq!(
+                    answer.text().matches(text).count(),
+                    1,
+                    "{text} {}",
+                    answer.text()
+                );
+            }
+            assert!(answer.complete && !answer.text().contains("[DONE]"));
         }
     }
 }
