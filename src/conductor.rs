@@ -200,7 +200,7 @@ impl<'c> Conductor<'c> {
         if !out.is_empty() {
             self.ticket.mark_first_byte();
         }
-        downstream::write_rest(self.session, out, end).await
+        downstream::write_until(self.session, out, end, &mut self.deadline).await
     }
 }
 
@@ -216,7 +216,8 @@ async fn within<T>(
 ) -> Result<T, Error> {
     tokio::select! {
         biased;
-        done = work => Ok(done),
+        // First: work that always has something more would never let it come up.
         () = deadline => Err(total_timeout()),
+        done = work => Ok(done),
     }
 }

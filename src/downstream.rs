@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, Version, header};
 use pingora::{http::ResponseHeader, proxy::Session};
+use tokio::time::Sleep;
 
 use crate::{
     error::{Error, Kind, told_status},
@@ -165,6 +166,24 @@ pub async fn write_rest(session: &mut Session, mut out: Bytes, end: End) -> Resu
     }
 }
 
+/// The same, of an answer whose time is over with `deadline`: a client that is not taking what there is by then has left. One
+/// that reads gets it whole, so that what tells it of the deadline can follow.
+pub async fn write_until(
+    session: &mut Session,
+    out: Bytes,
+    end: End,
+    deadline: &mut Pin<Box<Sleep>>,
+) -> Result<(), Error> {
+    let mut writing = pin!(write_rest(session, out, end));
+    tokio::select! {
+        biased;
+        written = &mut writing => return written,
+        () = deadline => {}
+    }
+    let written = tokio::time::timeout(GRACE, writing).await;
+    written.map_err(|_| Error::gone())?
+}
+
 /// Whether more of an answer follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -262,6 +281,8 @@ pub const SLICE: usize = 64 << 10;
 /// Bounds of reading what will not be used.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 64 << 20;
+/// What a client's write has when the call's time is over.
+const GRACE: Duration = Duration::from_secs(1);
 /// How long an idle client's connection stays open.
 const KEEPALIVE_SECONDS: u64 = 75;
 /// How long a refused request's body is read for its connection's sake.

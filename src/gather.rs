@@ -133,8 +133,9 @@ impl<'c> Gather<'c> {
     async fn next<T>(&mut self, calls: &mut BoxStream<'_, T>) -> Result<Option<T>, Error> {
         tokio::select! {
             biased;
-            brought = calls.next() => Ok(brought),
+            // First: what always has something more would never let it come up.
             () = &mut self.deadline => Err(total_timeout()),
+            brought = calls.next() => Ok(brought),
             _ = self.session.downstream_session.read_body_or_idle(true) => Err(Error::gone()),
         }
     }
@@ -152,7 +153,7 @@ impl<'c> Gather<'c> {
             self.opened = true;
         }
         self.ticket.mark_first_byte();
-        downstream::write_rest(self.session, out, end).await
+        downstream::write_until(self.session, out, end, &mut self.deadline).await
     }
 
     async fn tell(&mut self, failed: Failure) -> Result<(), Error> {

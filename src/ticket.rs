@@ -129,22 +129,32 @@ impl Ticket {
     }
 }
 
-/// Field names as one header's value. A client's own name for a field can be anything.
+/// Field names as one header's value. A client's own name for a field can be anything, and there can be many: `?` stands for
+/// what is none to show, and for the rest.
 fn list<'f>(fields: impl Iterator<Item = &'f str>) -> Option<HeaderValue> {
     let is_plain = |field: &str| {
-        field.len() <= 64
-            && field
-                .bytes()
-                .all(|byte| byte.is_ascii_graphic() && byte != b',')
+        let plain = |byte: u8| byte.is_ascii_graphic() && byte != b',';
+        field.len() <= MAX_NAME && field.bytes().all(plain)
     };
-    let fields: Vec<&str> = fields
-        .map(|field| if is_plain(field) { field } else { "?" })
-        .collect();
-    HeaderValue::try_from(fields.join(", "))
+    let mut list = String::new();
+    for field in fields {
+        if !list.is_empty() {
+            list.push_str(", ");
+        }
+        if list.len() > MAX_LIST {
+            list.push('?');
+            break;
+        }
+        list.push_str(if is_plain(field) { field } else { "?" });
+    }
+    HeaderValue::try_from(list)
         .ok()
         .filter(|list| !list.is_empty())
 }
 
+/// Bytes of a field's name in a header, and of all of them: clients take heads of 8 KiB, some of 4.
+const MAX_NAME: usize = 64;
+const MAX_LIST: usize = 1_024;
 const TRACE_ID: HeaderName = HeaderName::from_static(headers::TRACE_ID);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const PROVIDER: HeaderName = HeaderName::from_static(headers::PROVIDER);
@@ -155,3 +165,19 @@ const DROPPED: HeaderName = HeaderName::from_static("x-completions-dropped");
 const OPTION: HeaderName = HeaderName::from_static("x-portkey-last-used-option-index");
 /// A trace id is echoed and logged; W3C's has 55 bytes, a UUID 36.
 const MAX_TRACE_ID: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_fields_is_short_and_plain() {
+        let told = |fields: &[&str]| list(fields.iter().copied());
+        assert_eq!(told(&[]), None);
+        assert_eq!(told(&["n", "stop"]).unwrap(), "n, stop");
+        assert_eq!(told(&["a\r\nx: y", "b", "c,d", "é"]).unwrap(), "?, b, ?, ?");
+        let long = "x".repeat(64);
+        let many = told(&vec![long.as_str(); 256]).unwrap();
+        assert!(many.len() < 1_200 && many.to_str().unwrap().ends_with(", ?"));
+    }
+}

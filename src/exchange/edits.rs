@@ -20,6 +20,8 @@ pub struct Edits {
     /// By the upstream's index; only those below `plan.choices` get in.
     states: BTreeMap<u32, State>,
     stopped: bool,
+    /// The upstream's index of a sole choice.
+    sole: Option<u32>,
 }
 
 /// Which edits one upstream call's answer needs.
@@ -71,6 +73,7 @@ impl Edits {
             plan,
             states: BTreeMap::new(),
             stopped: false,
+            sole: None,
         }
     }
 
@@ -100,11 +103,11 @@ impl Edits {
         Ok(edited)
     }
 
-    /// The upstream's index. A sole choice may carry any; of several, each has its place.
-    fn index(&self, choice: &Choice<'_>) -> Result<u32, Error> {
+    /// The choice's place. A sole one may carry any index, but one; of several, each has its own.
+    fn index(&mut self, choice: &Choice<'_>) -> Result<u32, Error> {
         match (self.plan.choices, choice.index) {
-            (..=1, _) => Ok(0),
-            (choices, index) if index < choices => Ok(index),
+            (..=1, index) if *self.sole.get_or_insert(index) == index => Ok(0),
+            (choices @ 2.., index) if index < choices => Ok(index),
             _ => Err(Error::broken(
                 "The provider's answer has a choice that nobody asked for.",
             )),
@@ -267,6 +270,8 @@ mod tests {
             .apply(vec![piece(9, "a", None)], &mut finished)
             .unwrap();
         assert_eq!(said(&edited), [(3, "a".to_owned(), None)]);
+        let second = sole.apply(vec![piece(0, "b", None)], &mut finished);
+        assert_eq!(second.unwrap_err().status(), 502);
         let mut both = Edits::new(plan(&[], 2));
         let wrong = both.apply(vec![piece(2, "a", None)], &mut finished);
         assert_eq!(wrong.unwrap_err().status(), 502);

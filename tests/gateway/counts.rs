@@ -246,8 +246,10 @@ fn an_error_inside_a_stream_ends_it_without_an_end_marker() {
                 provider["model"],
                 answer.text()
             );
-            let told = if fault == "error-event" {
-                assert_eq!(answer.status, 200, "{place}");
+            // On a busy machine text and error come in one read: then nothing was told before the error, which has its own status.
+            let told = if answer.status == 200 {
+                assert_eq!(fault, "error-event", "{place}");
+                assert!(answer.text().contains("Sweet"), "{place}");
                 let last = answer.text().trim_end().rsplit("\n\n").next().unwrap();
                 serde_json::from_str(last.strip_prefix("data: ").unwrap()).unwrap()
             } else {
@@ -256,11 +258,6 @@ fn an_error_inside_a_stream_ends_it_without_an_end_marker() {
                 answer.json()
             };
             assert!(!answer.text().contains("[DONE]"), "{place}");
-            assert_eq!(
-                answer.text().contains("Sweet"),
-                fault == "error-event",
-                "{place}"
-            );
             let told = told["error"]["message"].as_str().unwrap_or_default();
             let own = ["", "The provider's stream ended before it was complete."];
             assert!(!own.contains(&told), "{place}");

@@ -410,3 +410,59 @@ fn the_best_of_the_candidates_are_the_client_s_choices() {
         (400, &"best_of".into())
     );
 }
+
+#[test]
+fn a_call_that_brings_a_choice_more_than_was_asked_for_is_broken() {
+    let upstream = Upstream::start(|request, stream| {
+        if is_stream(request) {
+            let second = String::from_utf8(piece("b", "\"stop\"")).unwrap();
+            let second = second.replace("\"index\":0", "\"index\":1");
+            let sent = [STREAM, &piece("a", "null"), second.as_bytes()].concat();
+            stream.write_all(&sent).unwrap();
+            stream
+                .write_all(&[&chunk(DONE), LAST_CHUNK].concat())
+                .unwrap();
+        } else {
+            let choice = |at: u32| {
+                format!(r#"{{"index":{at},"message":{{"content":"{at}"}},"finish_reason":"stop"}}"#)
+            };
+            let reply = format!(
+                r#"{{"id":"c","model":"m","choices":[{},{}]}}"#,
+                choice(0),
+                choice(1)
+            );
+            stream.write_all(&json(200, &reply)).unwrap();
+        }
+        After::Keep
+    });
+    let gateway = before(&upstream, "");
+    for more in ["", STREAMED] {
+        let body = format!(r#"{{"model":"m","prompt":["a","b"]{more}}}"#);
+        let answer = ask(&gateway.address, &[GROQ], &body);
+        assert!(!answer.text().contains("[DONE]"), "{}", answer.text());
+        assert!(
+            answer.text().contains("broken_upstream"),
+            "{}",
+            answer.text()
+        );
+    }
+}
+
+#[test]
+fn a_deadline_comes_up_though_the_upstream_always_has_more() {
+    let upstream = Upstream::start(|_, stream| {
+        stream.write_all(STREAM).unwrap();
+        while stream.write_all(&piece("a", "null")).is_ok() {}
+        After::Close
+    });
+    let gateway = before(&upstream, "");
+    let soon = ("x-portkey-request-timeout", "300");
+    for prompt in [r#""a""#, r#"["a","b"]"#] {
+        let body = format!(r#"{{"model":"m","prompt":{prompt}{STREAMED}}}"#);
+        let began = Instant::now();
+        let answer = ask(&gateway.address, &[GROQ, soon], &body);
+        assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+        let last = events(&answer).pop().unwrap();
+        assert_eq!(last["error"]["code"], "total_timeout", "{last}");
+    }
+}
