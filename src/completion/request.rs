@@ -241,6 +241,10 @@ impl CompletionRequest {
     }
 
     fn check(&self) -> Result<(), Error> {
+        if self.model().len() > MAX_MODEL_BYTES {
+            let message = format!("`model` must be at most {MAX_MODEL_BYTES} bytes long.");
+            return Err(Error::invalid("model", message));
+        }
         within("temperature", self.temperature, 0.0, 2.0)?;
         within("top_p", self.top_p, 0.0, 1.0)?;
         within("presence_penalty", self.presence_penalty, -2.0, 2.0)?;
@@ -326,6 +330,8 @@ const LIMIT: &str = "max_completion_tokens";
 pub const MAX_TAKEN_STOPS: usize = 32;
 /// The page: "up to 4 sequences".
 pub const MAX_STOPS: usize = 4;
+/// Every call of a request, and every event of its answer, names the model.
+const MAX_MODEL_BYTES: usize = 1024;
 /// OpenAI's limits.
 const MAX_N: u32 = 128;
 const MAX_BEST_OF: u32 = 20;
@@ -337,6 +343,17 @@ mod tests {
 
     fn read_str(body: &str) -> Result<CompletionRequest, Error> {
         CompletionRequest::read(Bytes::copy_from_slice(body.as_bytes()))
+    }
+
+    #[test]
+    fn a_model_s_name_has_an_end() {
+        let read = |length: usize| read_str(&format!(r#"{{"model":"{}"}}"#, "m".repeat(length)));
+        assert!(read(MAX_MODEL_BYTES).is_ok());
+        let error = read(MAX_MODEL_BYTES + 1).unwrap_err();
+        assert_eq!(
+            (error.status().as_u16(), error.param()),
+            (400, Some("model"))
+        );
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! Takes the stop sequence off the end of a text, for APIs that leave it there. The page: "The returned text will not
 //! contain the stop sequence."
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 /// The end of a text in the making, as far as it may be the start of a stop sequence.
 ///
 /// Invariant: `held` is a prefix of one of `stops`, so that it is never longer than the longest of them.
 #[derive(Clone, Debug, Default)]
 pub struct Tail {
-    stops: Vec<String>,
+    /// Shared: each call of a request has a tail.
+    stops: Arc<[String]>,
     held: String,
 }
 
