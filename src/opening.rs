@@ -45,7 +45,7 @@ impl Opened {
             return;
         }
         if let Some(work) = self.work {
-            work.is_done();
+            work.finish();
         }
         upstream.release(self.call, &self.peer).await;
     }
@@ -117,7 +117,7 @@ impl Work {
         Self { cancel }
     }
 
-    fn is_done(mut self) {
+    fn finish(mut self) {
         self.cancel = None;
     }
 }

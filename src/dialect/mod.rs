@@ -28,6 +28,7 @@ mod openai_page;
 #[cfg(test)]
 mod reasons;
 pub mod replicate;
+mod replicate_stream;
 pub mod sagemaker;
 pub mod settle;
 pub mod substitute;

@@ -26,8 +26,8 @@ use crate::{
     completion::{Choice, Completion, CompletionRequest, Parameter, Partial, Support, Usage},
     dialect::{
         Dialect, Extras, FollowUp, PromptForm, Step, UpstreamRequest, extras, join, lenient::Text,
-        not_the_shape, openai::learn_head, openai_error::read_error, positive_max_tokens, to_body,
-        untold_finish,
+        not_the_shape, openai::learn_head, openai_error::read_error, positive_max_tokens,
+        replicate_stream, to_body, untold_finish,
     },
     error::{Error, Kind},
     wire::{Frame, Framing},
@@ -140,22 +140,7 @@ impl Dialect for Replicate {
     }
 
     fn read_frame<'f>(&self, frame: &'f Frame, partial: &mut Partial) -> Result<Step<'f>, Error> {
-        match &*frame.event {
-            b"output" if !frame.data.is_empty() => Ok(Step::Chunk(said(read_text(&frame.data)?))),
-            b"error" => Err(failure(read_detail(read_text(&frame.data)?))),
-            b"done" => {
-                read_done(&frame.data)?;
-                let finish = Some(untold_finish(partial));
-                Ok(Step::Last(Completion {
-                    choices: vec![Choice {
-                        finish,
-                        ..Choice::default()
-                    }],
-                }))
-            }
-            // Comments, and what other events may come.
-            _ => Ok(Step::Skip),
-        }
+        replicate_stream::read_event(frame, partial)
     }
 
     /// `{"detail":"…"}`
@@ -332,7 +317,7 @@ impl Prediction<'_> {
 }
 
 /// A failure has a sentence and no status. What a filter has refused would fail again: it is told as OpenAI's clouds tell it.
-fn failure(told: Option<String>) -> Error {
+pub(super) fn failure(told: Option<String>) -> Error {
     let told = told.filter(|told| !told.is_empty());
     let message = told.map_or("The provider's prediction failed.".into(), Cow::Owned);
     if FILTERED.iter().any(|mark| message.contains(mark)) {
@@ -340,47 +325,6 @@ fn failure(told: Option<String>) -> Error {
             .with_code("content_filter");
     }
     Error::new(Kind::Upstream(StatusCode::INTERNAL_SERVER_ERROR), message)
-}
-
-fn said(text: &str) -> Completion<'_> {
-    Completion {
-        choices: vec![Choice {
-            text: Cow::Borrowed(text),
-            ..Choice::default()
-        }],
-    }
-}
-
-fn read_text(data: &[u8]) -> Result<&str, Error> {
-    let wrong = |_| Error::broken("The provider streamed text that is not UTF-8.");
-    std::str::from_utf8(data).map_err(wrong)
-}
-
-/// An error is `{"detail":"…"}`, or a sentence.
-fn read_detail(told: &str) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Detail {
-        detail: String,
-    }
-    let detail: Result<Detail, _> = serde_json::from_str(told);
-    Some(detail.map_or_else(|_| told.to_owned(), |error| error.detail))
-}
-
-/// `{}`, or why there is no more: `{"reason":"canceled"}`, `{"reason":"error"}`.
-fn read_done(data: &[u8]) -> Result<(), Error> {
-    #[derive(Deserialize)]
-    struct Done {
-        #[serde(default)]
-        reason: Option<String>,
-    }
-    let done: Done = serde_json::from_slice(data).map_err(not_the_shape)?;
-    match done.reason.as_deref() {
-        None => Ok(()),
-        Some("error") => Err(failure(None)),
-        Some(_) => Err(Error::broken(
-            "The provider's prediction was ended before it was done.",
-        )),
-    }
 }
 
 fn unfinished() -> Error {

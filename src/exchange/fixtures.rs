@@ -368,4 +368,6 @@ const REASONS: &[&str] = &[
     "\"blockReason\": \"",
     // No reason is ever told: from the first event on, a clean end is the end.
     "\"text_output\":\"",
+    // An end of Replicate's.
+    "data: {}",
 ];

@@ -25,6 +25,11 @@ pub struct Cancel {
 }
 
 impl Exchange {
+    /// The upstream's method.
+    pub fn method(&self) -> &Method {
+        &self.method
+    }
+
     /// Whether the answer that comes next is to tell where the stream is.
     pub fn follows(&self) -> bool {
         let hosts = self.target.provider.dialect.stream_hosts();

@@ -213,10 +213,6 @@ impl Exchange {
         &self.request.body
     }
 
-    pub fn method(&self) -> &Method {
-        &self.method
-    }
-
     /// The upstream's path and query.
     pub fn path(&self) -> String {
         let path = format!("{}{}", self.target.base.path, self.request.path);
@@ -243,8 +239,7 @@ impl Exchange {
         if self.method == Method::POST {
             let json = HeaderValue::from_static("application/json");
             headers.insert(header::CONTENT_TYPE, json);
-            let length = HeaderValue::from(self.request.body.len());
-            headers.insert(header::CONTENT_LENGTH, length);
+            headers.insert(header::CONTENT_LENGTH, self.request.body.len().into());
         }
         for &(name, value) in self.request.headers {
             headers.insert(

@@ -184,7 +184,31 @@ fn what_failed_or_took_too_long_is_cancelled() {
     let gateway = before(&upstream);
     let headers = [HEADERS, &[("x-portkey-request-timeout", "300")]].concat();
     let late = ask(&gateway.address, &headers, BODY);
-    assert_eq!(late.status, 408, "{}", late.text());
+    assert_eq!(late.status, 504, "{}", late.text());
+    wait_for_cancels(&upstream, 1);
+}
+
+#[test]
+fn a_text_that_is_ended_here_is_cancelled_there() {
+    let upstream = replicate(OWN, |socket| {
+        let said = output("a x,") + &output("y b");
+        socket.write_all(&[STREAM, &chunk(said)].concat()).unwrap();
+        wait_for_close(socket);
+        After::Close
+    });
+    let gateway = before(&upstream);
+    let body = BODY.replace("\"hi\"", r#""hi","stop":"x,y""#);
+    let answer = ask(&gateway.address, HEADERS, &body);
+    assert!(
+        answer.text().ends_with("data: [DONE]\n\n"),
+        "{}",
+        answer.text()
+    );
+    let text = answer.text();
+    assert!(
+        text.contains(r#""text":"a "#) && !text.contains("x,"),
+        "{text}"
+    );
     wait_for_cancels(&upstream, 1);
 }
 
