@@ -3,11 +3,11 @@
 //! Everything runs in the request's own task: when the client leaves, the future is dropped and with it the upstream's
 //! connection, which is how an HTTP/1 call is cancelled.
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use http::StatusCode;
-use pingora::{proxy::Session, upstreams::peer::HttpPeer};
+use pingora::proxy::Session;
 use tokio::time::Sleep;
 
 use crate::{
@@ -15,15 +15,16 @@ use crate::{
     downstream::{self, End, Framing, answer_head, unless_gone},
     error::Error,
     exchange::{Exchange, relay::Relay},
+    opening::{self, Opened},
     ticket::Ticket,
-    upstream::{Upstream, broke_off, failure, request_head, take_head, total_timeout},
+    upstream::{Upstream, broke_off, failure, total_timeout},
 };
 
 /// One call and its client.
 pub struct Conductor<'c> {
     pub session: &'c mut Session,
     pub ticket: &'c mut Ticket,
-    pub upstream: &'c Upstream,
+    pub upstream: &'c Arc<Upstream>,
     /// One timer for the whole call.
     deadline: Pin<Box<Sleep>>,
 }
@@ -32,7 +33,7 @@ impl<'c> Conductor<'c> {
     pub fn new(
         session: &'c mut Session,
         ticket: &'c mut Ticket,
-        upstream: &'c Upstream,
+        upstream: &'c Arc<Upstream>,
         exchange: &Exchange,
     ) -> Self {
         let total = upstream.timeouts().total;
@@ -50,33 +51,30 @@ impl<'c> Conductor<'c> {
     /// Makes the call and writes the answer. `Err`: what went wrong before a stream was open. The client may have been told:
     /// an answer that says so is only written where there is none.
     pub async fn carry(mut self, exchange: &mut Exchange) -> Result<(), Error> {
-        let peer = Box::pin(self.upstream.peer(&exchange.target().base));
-        let peer = within(&mut self.deadline, unless_gone(self.session, peer)).await???;
-        let mut call = self.open(exchange, &peer).await?;
-        if let Err(error) = take_head(exchange, call.head()) {
-            self.refuse(&error, &call).await;
-            return Err(error);
-        }
+        let mut opened = self.open(exchange).await?;
         if exchange.is_streaming() {
-            self.stream(exchange, &mut call).await?;
+            self.stream(exchange, &mut opened.call).await?;
         } else {
-            self.whole(exchange, &mut call).await?;
+            self.whole(exchange, &mut opened.call).await?;
         }
-        if exchange
-            .relay()
-            .is_some_and(|relay| relay.failure().is_none() && !relay.is_cut_short())
-        {
-            self.upstream.release(call, &peer).await;
-        }
+        opened.close(exchange, self.upstream).await;
         Ok(())
     }
 
-    async fn open(&mut self, exchange: &Exchange, peer: &HttpPeer) -> Result<Call, Error> {
-        let request = request_head(exchange)?;
-        let base = &exchange.target().base;
-        let calling = self.upstream.call(base, peer, &request, exchange.body());
-        let calling = unless_gone(self.session, Box::pin(calling));
-        within(&mut self.deadline, calling).await??
+    async fn open(&mut self, exchange: &mut Exchange) -> Result<Opened, Error> {
+        let opening = Box::pin(opening::open(exchange, self.upstream));
+        let opening = unless_gone(self.session, opening);
+        match within(&mut self.deadline, opening).await?? {
+            Ok(opened) => Ok(opened),
+            Err(failed) => {
+                // What has a head of the provider's is told with it; the rest by the caller.
+                if let Some(head) = &failed.head {
+                    let head = Some(&**head);
+                    downstream::refuse(self.session, self.ticket, &failed.error, head).await;
+                }
+                Err(failed.error)
+            }
+        }
     }
 
     async fn read(&mut self, call: &mut Call) -> Result<Option<Bytes>, Error> {

@@ -3,7 +3,7 @@
 //! Every call is a future of the request's own task: when the client leaves, or one call fails, all of them are dropped and
 //! with them their connections.
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{
@@ -12,7 +12,7 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use http::StatusCode;
-use pingora::{http::ResponseHeader, proxy::Session, upstreams::peer::HttpPeer};
+use pingora::{http::ResponseHeader, proxy::Session};
 use tokio::{sync::OwnedSemaphorePermit, time::Sleep};
 
 use crate::{
@@ -25,8 +25,9 @@ use crate::{
         relay::Relay,
         reply::{Gathered, OwnedChoice},
     },
+    opening::{self, Opened, Unopened},
     ticket::Ticket,
-    upstream::{Upstream, broke_off, failure, request_head, take_head, total_timeout},
+    upstream::{Upstream, broke_off, failure, total_timeout},
 };
 
 /// The calls of one request and their client.
@@ -57,6 +58,15 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<Unopened> for Failure {
+    fn from(unopened: Unopened) -> Self {
+        Self {
+            head: unopened.head,
+            ..Self::from(unopened.error)
+        }
+    }
+}
+
 impl<'c> Gather<'c> {
     pub fn new(
         session: &'c mut Session,
@@ -76,7 +86,11 @@ impl<'c> Gather<'c> {
     }
 
     /// Makes the calls and writes the answer. `Err`: what went wrong before a stream was open. The client may have been told.
-    pub async fn carry(mut self, fan_out: &mut FanOut, upstream: &Upstream) -> Result<(), Error> {
+    pub async fn carry(
+        mut self,
+        fan_out: &mut FanOut,
+        upstream: &Arc<Upstream>,
+    ) -> Result<(), Error> {
         let carried = match fan_out.reply() {
             ReplyForm::Whole => self.whole(fan_out, upstream).await,
             ReplyForm::Stream => self.stream(fan_out, upstream).await,
@@ -90,7 +104,11 @@ impl<'c> Gather<'c> {
         }
     }
 
-    async fn whole(&mut self, fan_out: &mut FanOut, upstream: &Upstream) -> Result<(), Failure> {
+    async fn whole(
+        &mut self,
+        fan_out: &mut FanOut,
+        upstream: &Arc<Upstream>,
+    ) -> Result<(), Failure> {
         let (limit, mut choices) = (fan_out.concurrent_calls(), Gathered::default());
         let parts = fan_out.parts_mut().iter_mut();
         let calls: Vec<_> = parts.map(|part| ask(part, upstream)).collect();
@@ -113,7 +131,11 @@ impl<'c> Gather<'c> {
         Ok(())
     }
 
-    async fn stream(&mut self, fan_out: &mut FanOut, upstream: &Upstream) -> Result<(), Failure> {
+    async fn stream(
+        &mut self,
+        fan_out: &mut FanOut,
+        upstream: &Arc<Upstream>,
+    ) -> Result<(), Failure> {
         let limit = fan_out.concurrent_calls();
         let parts = fan_out.parts_mut().iter_mut();
         let calls: Vec<_> = parts.map(|part| events(part, upstream)).collect();
@@ -169,37 +191,32 @@ impl<'c> Gather<'c> {
 /// One call on its way.
 struct Leg<'p> {
     exchange: &'p mut Exchange,
-    upstream: &'p Upstream,
-    peer: HttpPeer,
-    call: Call,
+    upstream: &'p Arc<Upstream>,
+    opened: Opened,
     _lane: Option<OwnedSemaphorePermit>,
 }
 
 impl<'p> Leg<'p> {
-    async fn open(exchange: &'p mut Exchange, upstream: &'p Upstream) -> Result<Self, Failure> {
-        let base = exchange.target().base.clone();
-        let lane = upstream.lanes().enter(&base).await;
-        let peer = upstream.peer(&base).await?;
-        let request = request_head(exchange)?;
-        let call = upstream
-            .call(&base, &peer, &request, exchange.body())
-            .await?;
-        take_head(exchange, call.head()).map_err(|error| with_head(error, &call))?;
+    async fn open(
+        exchange: &'p mut Exchange,
+        upstream: &'p Arc<Upstream>,
+    ) -> Result<Self, Failure> {
+        let lane = upstream.lanes().enter(&exchange.target().base).await;
+        let opened = opening::open(exchange, upstream).await?;
         Ok(Self {
             exchange,
             upstream,
-            peer,
-            call,
+            opened,
             _lane: lane,
         })
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, Failure> {
-        match self.call.read().await {
+        match self.opened.call.read().await {
             Ok(piece) => Ok(piece),
             Err(error) => {
                 let error = broke_off(self.exchange, failure(&error));
-                Err(with_head(error, &self.call))
+                Err(with_head(error, &self.opened.call))
             }
         }
     }
@@ -217,25 +234,22 @@ impl<'p> Leg<'p> {
             Some(piece) => (relay.push(piece), End::Open),
             None => match relay.finish() {
                 Ok(out) => (out, End::Complete),
-                Err(error) => return Err(with_head(error, &self.call)),
+                Err(error) => return Err(with_head(error, &self.opened.call)),
             },
         };
         let is_over = relay.partial().done;
         match relay.failure().cloned() {
             Some(error) => Err(Failure {
                 last: out,
-                ..with_head(error, &self.call)
+                ..with_head(error, &self.opened.call)
             }),
             None if is_over => Ok((out, End::Complete)),
             None => Ok((out, end)),
         }
     }
 
-    /// Gives the connection back, unless its provider is still writing what nobody wants.
     async fn close(self) {
-        if !self.exchange.relay().is_some_and(Relay::is_cut_short) {
-            self.upstream.release(self.call, &self.peer).await;
-        }
+        self.opened.close(self.exchange, self.upstream).await;
     }
 }
 
@@ -251,18 +265,21 @@ fn with_head(error: Error, call: &Call) -> Failure {
 /// Boxed by name: the compiler cannot show that the plain future may change threads once it stands in a stream.
 fn ask<'p>(
     exchange: &'p mut Exchange,
-    upstream: &'p Upstream,
+    upstream: &'p Arc<Upstream>,
 ) -> BoxFuture<'p, Result<Vec<OwnedChoice>, Failure>> {
     Box::pin(whole(exchange, upstream))
 }
 
-async fn whole(exchange: &mut Exchange, upstream: &Upstream) -> Result<Vec<OwnedChoice>, Failure> {
+async fn whole(
+    exchange: &mut Exchange,
+    upstream: &Arc<Upstream>,
+) -> Result<Vec<OwnedChoice>, Failure> {
     let mut leg = Leg::open(exchange, upstream).await?;
     while let Some(piece) = leg.read().await? {
         leg.relay()?.push(piece);
     }
     let finished = leg.relay()?.finish_part();
-    let choices = finished.map_err(|error| with_head(error, &leg.call))?;
+    let choices = finished.map_err(|error| with_head(error, &leg.opened.call))?;
     leg.close().await;
     Ok(choices)
 }
@@ -270,7 +287,7 @@ async fn whole(exchange: &mut Exchange, upstream: &Upstream) -> Result<Vec<Owned
 /// The events of one streamed answer.
 fn events<'p>(
     exchange: &'p mut Exchange,
-    upstream: &'p Upstream,
+    upstream: &'p Arc<Upstream>,
 ) -> BoxStream<'p, Result<Bytes, Failure>> {
     stream::try_unfold(Stage::Begin(exchange, upstream), advance).boxed()
 }
@@ -295,7 +312,7 @@ fn advance(stage: Stage<'_>) -> BoxFuture<'_, Result<Option<(Bytes, Stage<'_>)>,
 }
 
 enum Stage<'p> {
-    Begin(&'p mut Exchange, &'p Upstream),
+    Begin(&'p mut Exchange, &'p Arc<Upstream>),
     Open(Box<Leg<'p>>),
     Over(Box<Leg<'p>>),
 }

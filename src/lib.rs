@@ -83,6 +83,7 @@ mod gather;
 mod issuer;
 mod lanes;
 mod metrics;
+mod opening;
 mod passage;
 mod pattern;
 pub mod provider;

@@ -122,7 +122,9 @@ impl Upstream {
 /// The upstream request's head.
 pub fn request_head(exchange: &Exchange) -> Result<Box<RequestHeader>, Error> {
     let wrong = |_| Error::new(Kind::Internal, "The upstream request could not be written.");
-    let (mut parts, ()) = http::Request::post(exchange.path())
+    let (mut parts, ()) = http::Request::builder()
+        .method(exchange.method().clone())
+        .uri(exchange.path())
         .body(())
         .map_err(wrong)?
         .into_parts();

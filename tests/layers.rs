@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy reception context conductor gather lanes call ticket tokens issuer downstream arrival upstream door server admin emulator      the only IO
+//! L8  proxy reception context conductor gather opening lanes call ticket tokens issuer downstream arrival upstream door server admin emulator      the only IO
 //! L7  gateway
 //! L6  exchange passage
 //! L5  config
@@ -36,6 +36,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("reception", 8),
     ("context", 8),
     ("conductor", 8),
+    ("opening", 8),
     ("gather", 8),
     ("lanes", 8),
     ("call", 8),

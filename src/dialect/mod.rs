@@ -28,6 +28,7 @@ mod openai_page;
 #[cfg(test)]
 mod reasons;
 pub mod replicate;
+mod replicate_stream;
 pub mod sagemaker;
 pub mod settle;
 pub mod substitute;
@@ -124,6 +125,17 @@ pub trait Dialect: Debug + Send + Sync {
         None
     }
 
+    /// The vendor's hosts at which a stream may be, for APIs whose answer to a stream request tells where it is. `None`: the
+    /// answer is the stream.
+    fn stream_hosts(&self) -> Option<&'static [&'static str]> {
+        None
+    }
+
+    /// Reads the answer that tells where the stream is.
+    fn read_follow_up(&self, _reply: &[u8], _partial: &mut Partial) -> Result<FollowUp, Error> {
+        Err(Error::broken("The provider told of no stream."))
+    }
+
     /// Reads the body of a reply whose status is no success. Never fails: what it cannot read becomes a plain sentence.
     fn read_error(&self, status: StatusCode, body: &[u8]) -> Error;
 }
@@ -136,6 +148,14 @@ pub struct UpstreamRequest {
     /// Headers the API wants beside `content-type` and its credentials.
     pub headers: &'static [(&'static str, &'static str)],
     pub body: Bytes,
+}
+
+/// Where an answer goes on, in a provider's words: nothing of it is to be believed before the target has looked at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FollowUp {
+    pub stream: String,
+    /// Takes the POST that ends the work.
+    pub cancel: Option<String>,
 }
 
 /// What one frame meant.

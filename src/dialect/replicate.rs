@@ -1,5 +1,5 @@
 //! Replicate: `POST {base}/models/{owner}/{name}/predictions` of an official model, `/predictions` of a community model's version,
-//! `/deployments/{owner}/{name}/predictions` of a customer's own, waiting for the output.
+//! `/deployments/{owner}/{name}/predictions` of a customer's own, waiting for the output or for its stream.
 //!
 //! Sources: <https://replicate.com/docs/reference/http#models.predictions.create>, there `predictions.create` and
 //! `deployments.predictions.create`, [versions](https://replicate.com/changelog/2025-08-05-run-all-models-with-the-same-api-endpoint),
@@ -7,8 +7,10 @@
 //! names here are those of its Llama models (<https://replicate.com/meta/meta-llama-3-70b-instruct/api/schema>). Models take
 //! no note of inputs that they do not have, which nobody is told.
 //!
-//! * A stream has an address of its own, which the first answer tells: a second call, which no dialect can make. A client
-//!   that wants a stream gets the whole output as one.
+//! * A stream has an address of its own, `urls.stream` of the answer to `"stream": true`, with the events `output` (plain text),
+//!   `error` and `done`: <https://replicate.com/docs/topics/predictions/streaming>. A model without streams tells none, which
+//!   is an error. No event counts tokens.
+//! * A prediction runs until it is done or its `urls.cancel` takes a POST, whoever is left to read it.
 //! * "Synchronous predictions hold the request open for … 60 seconds": what takes longer is answered with 504, and goes on
 //!   running at Replicate.
 //! * No reason is told for the end of a text: a model that counts shows whether `max_tokens` has cut it, and what another
@@ -23,9 +25,9 @@ use serde_json::value::RawValue;
 use crate::{
     completion::{Choice, Completion, CompletionRequest, Parameter, Partial, Support, Usage},
     dialect::{
-        Dialect, Extras, PromptForm, Step, UpstreamRequest, extras, join, lenient::Text,
-        not_the_shape, openai::learn_head, openai_error::read_error, positive_max_tokens, to_body,
-        untold_finish,
+        Dialect, Extras, FollowUp, PromptForm, Step, UpstreamRequest, extras, join, lenient::Text,
+        not_the_shape, openai::learn_head, openai_error::read_error, positive_max_tokens,
+        replicate_stream, to_body, untold_finish,
     },
     error::{Error, Kind},
     wire::{Frame, Framing},
@@ -42,7 +44,6 @@ impl Dialect for Replicate {
         "replicate"
     }
 
-    /// That of the address which is not called.
     fn framing(&self) -> Framing {
         Framing::Sse
     }
@@ -55,9 +56,10 @@ impl Dialect for Replicate {
             | Parameter::Stop
             | Parameter::PresencePenalty
             | Parameter::FrequencyPenalty
-            | Parameter::Seed => Support::Native,
-            Parameter::Stream | Parameter::StreamOptions => Support::Emulated,
-            Parameter::Prompts
+            | Parameter::Seed
+            | Parameter::Stream => Support::Native,
+            Parameter::StreamOptions
+            | Parameter::Prompts
             | Parameter::TokenIds
             | Parameter::N
             | Parameter::Suffix
@@ -85,9 +87,14 @@ impl Dialect for Replicate {
         let model = Model::read(request.model())?;
         Ok(UpstreamRequest {
             path: model.path(),
-            headers: &[("prefer", "wait")],
+            headers: if request.stream {
+                &[]
+            } else {
+                &[("prefer", "wait")]
+            },
             body: to_body(&Body {
                 version: model.version(),
+                stream: request.stream.then_some(true),
                 input: Input::try_new(request)?,
             })?,
         })
@@ -112,8 +119,28 @@ impl Dialect for Replicate {
         })
     }
 
-    fn read_frame<'f>(&self, _frame: &'f Frame, _partial: &mut Partial) -> Result<Step<'f>, Error> {
-        Err(Error::broken("The provider streamed an unasked answer."))
+    fn stream_hosts(&self) -> Option<&'static [&'static str]> {
+        Some(HOSTS)
+    }
+
+    fn read_follow_up(&self, reply: &[u8], partial: &mut Partial) -> Result<FollowUp, Error> {
+        let prediction: Prediction<'_> = serde_json::from_slice(reply).map_err(not_the_shape)?;
+        if prediction.status == "failed" {
+            return Err(prediction.failure());
+        }
+        let urls = prediction.urls.unwrap_or_default();
+        let stream = urls.stream.ok_or_else(|| {
+            Error::broken("The provider's answer names no `urls.stream`: the model has no streams.")
+        })?;
+        learn_head(partial, prediction.id, None, prediction.model);
+        Ok(FollowUp {
+            stream: stream.into_owned(),
+            cancel: urls.cancel.map(Cow::into_owned),
+        })
+    }
+
+    fn read_frame<'f>(&self, frame: &'f Frame, partial: &mut Partial) -> Result<Step<'f>, Error> {
+        replicate_stream::read_event(frame, partial)
     }
 
     /// `{"detail":"…"}`
@@ -185,6 +212,8 @@ impl<'a> Model<'a> {
 struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<bool>,
     input: Input<'a>,
 }
 
@@ -251,6 +280,16 @@ struct Prediction<'a> {
     error: Option<&'a RawValue>,
     #[serde(borrow, default)]
     metrics: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    urls: Option<Urls<'a>>,
+}
+
+#[derive(Default, Deserialize)]
+struct Urls<'a> {
+    #[serde(borrow, default)]
+    stream: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    cancel: Option<Cow<'a, str>>,
 }
 
 impl<'a> Prediction<'a> {
@@ -271,18 +310,21 @@ impl<'a> Prediction<'a> {
 }
 
 impl Prediction<'_> {
-    /// A failure has a sentence and no status. What a filter has refused would fail again: it is told as OpenAI's clouds
-    /// tell it.
     fn failure(&self) -> Error {
         let told = self.error.map(RawValue::get).map(serde_json::from_str);
-        let told: Option<String> = told.and_then(Result::ok);
-        let message = told.map_or("The provider's prediction failed.".into(), Cow::Owned);
-        if FILTERED.iter().any(|mark| message.contains(mark)) {
-            return Error::new(Kind::Upstream(StatusCode::BAD_REQUEST), message)
-                .with_code("content_filter");
-        }
-        Error::new(Kind::Upstream(StatusCode::INTERNAL_SERVER_ERROR), message)
+        failure(told.and_then(Result::ok))
     }
+}
+
+/// A failure has a sentence and no status. What a filter has refused would fail again: it is told as OpenAI's clouds tell it.
+pub(super) fn failure(told: Option<String>) -> Error {
+    let told = told.filter(|told| !told.is_empty());
+    let message = told.map_or("The provider's prediction failed.".into(), Cow::Owned);
+    if FILTERED.iter().any(|mark| message.contains(mark)) {
+        return Error::new(Kind::Upstream(StatusCode::BAD_REQUEST), message)
+            .with_code("content_filter");
+    }
+    Error::new(Kind::Upstream(StatusCode::INTERNAL_SERVER_ERROR), message)
 }
 
 fn unfinished() -> Error {
@@ -315,6 +357,12 @@ fn read_usage(metrics: &RawValue) -> Option<Usage> {
     ))
 }
 
+/// Its API, and where its answers and its documentation say that streams are.
+const HOSTS: &[&str] = &[
+    "api.replicate.com",
+    "stream.replicate.com",
+    "streaming.api.replicate.com",
+];
 /// How the sentences of models that filter are known: <https://github.com/pollinations/pollinations/pull/10801>.
 const FILTERED: &[&str] = &["(E005)", "flagged as sensitive"];
 /// "The 64-character version ID."
@@ -343,7 +391,7 @@ mod tests {
         let mut request = CompletionRequest::read(Bytes::from(body)).unwrap();
         settle(&mut request, &REPLICATE, &[], "replicate")?;
         let upstream = REPLICATE.write_request(&request)?;
-        assert_eq!(upstream.headers, [("prefer", "wait")]);
+        assert_eq!(upstream.headers.is_empty(), request.stream);
         let body = String::from_utf8(upstream.body.to_vec()).unwrap();
         Ok((upstream.path.into_owned(), body))
     }
@@ -377,6 +425,76 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_is_asked_for_and_not_waited_for() {
+        let (_, body) = write(r#""stream":true,"max_tokens":2"#).unwrap();
+        assert!(body.starts_with(r#"{"stream":true,"input":{"#), "{body}");
+    }
+
+    #[test]
+    fn the_answer_to_a_stream_request_tells_where_it_is() {
+        let read = |body: &str| REPLICATE.read_follow_up(body.as_bytes(), &mut Partial::default());
+        let told = read(
+            r#"{"id":"p","status":"starting","urls":{"stream":"https://s","cancel":"https://c","get":"x"}}"#,
+        );
+        let told = told.unwrap();
+        assert_eq!(
+            (told.stream.as_str(), told.cancel.as_deref()),
+            ("https://s", Some("https://c"))
+        );
+        for (body, status, message) in [
+            (
+                r#"{"status":"starting","urls":{"get":"x"}}"#,
+                502,
+                "urls.stream",
+            ),
+            (r#"{"status":"starting"}"#, 502, "urls.stream"),
+            (r#"{"status":"failed","error":"CUDA"}"#, 500, "CUDA"),
+            ("", 502, "form"),
+        ] {
+            let error = read(body).unwrap_err();
+            assert_eq!(error.status(), status, "{body}");
+            assert!(error.message().contains(message), "{body}: {error}");
+        }
+    }
+
+    #[test]
+    fn events_are_text_an_error_or_the_end() {
+        let read = |event: &'static str, data: &'static str| -> Result<String, Error> {
+            let frame = Frame {
+                event: Bytes::from_static(event.as_bytes()),
+                data: Bytes::from_static(data.as_bytes()),
+                form: crate::wire::Form::Other,
+                raw: Bytes::new(),
+            };
+            let mut partial = Partial::default();
+            match REPLICATE.read_frame(&frame, &mut partial)? {
+                Step::Chunk(chunk) => Ok(chunk.choices[0].text.to_string()),
+                Step::Last(_) => Ok("done".to_owned()),
+                Step::Done | Step::Skip => Ok("skipped".to_owned()),
+            }
+        };
+        assert_eq!(read("output", "\n").unwrap(), "\n");
+        assert_eq!(read("output", "{}").unwrap(), "{}");
+        assert_eq!(read("done", "{}").unwrap(), "done");
+        for (event, data) in [("output", ""), ("", "x"), ("logs", "x")] {
+            assert_eq!(read(event, data).unwrap(), "skipped");
+        }
+        for (event, data, status, message) in [
+            ("error", r#"{"detail":"CUDA"}"#, 500, "CUDA"),
+            ("error", "CUDA", 500, "CUDA"),
+            ("error", "", 500, "failed"),
+            ("error", "(E005)", 400, "E005"),
+            ("done", r#"{"reason":"canceled"}"#, 502, "ended"),
+            ("done", r#"{"reason":"error"}"#, 500, "failed"),
+            ("done", "", 502, "form"),
+        ] {
+            let error = read(event, data).unwrap_err();
+            assert_eq!(error.status(), status, "{event} {data}");
+            assert!(error.message().contains(message), "{event} {data}: {error}");
+        }
+    }
+
+    #[test]
     fn what_the_api_cannot_carry_is_refused_by_name() {
         let cases = [
             (r#""max_tokens":0"#, "max_tokens"),
@@ -389,6 +507,10 @@ mod tests {
             (r#""logprobs":0"#, "logprobs"),
             (r#""logit_bias":{"1":2}"#, "logit_bias"),
             (r#""user":"u""#, "user"),
+            (
+                r#""stream":true,"stream_options":{"include_usage":true}"#,
+                "stream_options",
+            ),
             (r#""input":{}"#, "input"),
             (r#""webhook":"https://x""#, "webhook"),
         ];

@@ -123,7 +123,9 @@ fn vendor(path: &str) -> Option<&'static dyn Vendor> {
         _ if path.ends_with("/generate") || path.ends_with("/generate_stream") => Some(&tgi::Tgi),
         _ if path.contains("/ai/run/") => Some(&workers_ai::WorkersAi),
         _ if path.contains("/text/generation") => Some(&watsonx::Watsonx),
-        _ if path.ends_with("/predictions") => Some(&replicate::Replicate),
+        _ if path.ends_with("/predictions") || replicate::is_begun(path) => {
+            Some(&replicate::Replicate)
+        }
         _ if path.ends_with("/messages") => Some(&anthropic::Anthropic),
         _ if path.contains(":generateContent") || path.contains(":streamGenerateContent") => {
             Some(&gemini::Gemini)
@@ -136,7 +138,8 @@ fn answer(ask: &Ask<'_>) -> Reply {
     if let Some(whole) = ask.knobs.fault.and_then(player::answer_of) {
         return Reply::Whole(whole);
     }
-    let Some(vendor) = vendor(&ask.path).filter(|_| ask.method == Method::POST) else {
+    let is_spoken = ask.method == Method::POST || replicate::is_begun(&ask.path);
+    let Some(vendor) = vendor(&ask.path).filter(|_| is_spoken) else {
         return Reply::Whole(other(ask));
     };
     if let Some(Fault::Status(status)) = ask.knobs.fault {

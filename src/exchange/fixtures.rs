@@ -68,6 +68,7 @@ const EVENTS: &[Fixture] = fixtures!(".sse":
     workers_ai::WORKERS_AI => "workers-ai/text",
     workers_ai::WORKERS_AI => "workers-ai/chat",
     fim::FIM => "fim/text",
+    replicate::REPLICATE => "replicate/pieces",
     watsonx::WATSONX => "watsonx/text",
     watsonx::WATSONX => "watsonx/logprobs",
 );
@@ -367,4 +368,6 @@ const REASONS: &[&str] = &[
     "\"blockReason\": \"",
     // No reason is ever told: from the first event on, a clean end is the end.
     "\"text_output\":\"",
+    // An end of Replicate's.
+    "data: {}",
 ];

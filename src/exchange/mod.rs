@@ -16,6 +16,7 @@ mod events;
 pub mod fan_out;
 #[cfg(test)]
 mod fixtures;
+pub mod follow;
 mod output;
 pub mod relay;
 pub mod reply;
@@ -51,6 +52,7 @@ pub use work::Work;
 pub struct Exchange {
     target: Arc<Target>,
     request: UpstreamRequest,
+    method: Method,
     forwarded: HeaderMap,
     reply: ReplyForm,
     timeout: Option<Duration>,
@@ -156,6 +158,7 @@ impl Exchange {
         Self {
             target,
             request,
+            method: Method::POST,
             forwarded: terms.forwarded.clone(),
             reply: ReplyForm::asked(&share.request),
             timeout: terms.timeout,
@@ -179,7 +182,8 @@ impl Exchange {
     /// * the request body is past what they can send again,
     /// * it is so large that their one deadline for all of it would end an upload that moves,
     /// * the client set a deadline for the whole call, which they do not have, or
-    /// * its texts may be ended here, which has to end the upstream's call too.
+    /// * its texts may be ended here, which has to end the upstream's call too, or
+    /// * the answer is the second of two calls.
     ///
     /// A whole reply is the conductor's: its status line cannot be known before its last byte, since a 200 that turns out
     /// to hold an error or half an object has to reach the client as that error.
@@ -187,7 +191,8 @@ impl Exchange {
         let is_plain = replay == Replay::Held
             && self.request.body.len() <= MAX_PHASES_BYTES
             && self.timeout.is_none()
-            && self.plan.is_empty();
+            && self.plan.is_empty()
+            && !self.follows();
         match self.reply {
             ReplyForm::Stream if is_plain => Road::Phases,
             ReplyForm::Stream | ReplyForm::Whole => Road::Conductor,
@@ -218,20 +223,24 @@ impl Exchange {
     /// have forwarded.
     pub fn headers(&self) -> Result<HeaderMap, Error> {
         let accept = match self.reply {
-            ReplyForm::Stream => self.target.provider.dialect.framing().media_type(),
-            ReplyForm::Whole => "application/json",
+            ReplyForm::Stream if !self.follows() => {
+                self.target.provider.dialect.framing().media_type()
+            }
+            ReplyForm::Stream | ReplyForm::Whole => "application/json",
         };
         let mut headers = HeaderMap::with_capacity(16);
         for (name, value) in [
-            (header::CONTENT_TYPE, "application/json"),
             (header::ACCEPT, accept),
             (header::ACCEPT_ENCODING, "identity"),
             (header::USER_AGENT, USER_AGENT),
         ] {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        let length = HeaderValue::from(self.request.body.len());
-        headers.insert(header::CONTENT_LENGTH, length);
+        if self.method == Method::POST {
+            let json = HeaderValue::from_static("application/json");
+            headers.insert(header::CONTENT_TYPE, json);
+            headers.insert(header::CONTENT_LENGTH, self.request.body.len().into());
+        }
         for &(name, value) in self.request.headers {
             headers.insert(
                 HeaderName::from_static(name),
@@ -248,7 +257,7 @@ impl Exchange {
     /// Sets the signature of a target that wants one over `headers`. `now`: Unix time, seconds.
     pub fn sign(&self, headers: &mut HeaderMap, now: u64) -> Result<(), Error> {
         let unsigned = Unsigned {
-            method: &Method::POST,
+            method: &self.method,
             path: &self.path(),
             headers,
             body: self.body(),

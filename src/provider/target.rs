@@ -8,6 +8,7 @@ use crate::{
     error::{Error, Kind},
     provider::{
         Base, Credential, Provider, Secret, Wish,
+        base::Scheme,
         credential::Header,
         grant::Grant,
         live::LiveToken,
@@ -119,6 +120,35 @@ impl Target {
         Ok(headers)
     }
 
+    /// The target that `url`, of this one's answer, names, and the query that it ends in. What goes here goes there too, so
+    /// that `url` has to be of this origin or, if this is one of `hosts`, of another of them by HTTPS.
+    pub fn followed(&self, url: &str, hosts: &[&str]) -> Result<(Self, String), Error> {
+        let strange =
+            || Error::broken("The provider's answer goes on at an address that is not its own.");
+        let (place, query) = url.split_once('?').unwrap_or((url, ""));
+        let plain = query
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b'#');
+        let there = Base::try_new(place, "url").map_err(|_| strange())?;
+        let here = &*self.base;
+        let is_vendors = |base: &Base| {
+            let default = base.scheme == Scheme::Https && base.port == HTTPS_PORT;
+            default && hosts.contains(&base.host.as_str())
+        };
+        let same = (there.scheme, &there.host, there.port) == (here.scheme, &here.host, here.port);
+        if !plain || !(same || is_vendors(here) && is_vendors(&there)) {
+            return Err(strange());
+        }
+        let base = Arc::new(there);
+        Ok((
+            Self {
+                base,
+                ..self.clone()
+            },
+            query.to_owned(),
+        ))
+    }
+
     /// `path`, which may have a query, with the place's own query.
     pub fn with_query(&self, path: String) -> String {
         match (self.query.as_str(), path.contains('?')) {
@@ -169,6 +199,7 @@ impl Target {
     }
 }
 
+const HTTPS_PORT: u16 = 443;
 /// A key that is shorter is a placeholder for an upstream that wants none; any header may hold it by chance, the lengths and
 /// types among them.
 const MIN_KEY_BYTES: usize = 8;
@@ -176,3 +207,79 @@ const MIN_KEY_BYTES: usize = 8;
 const MIN_SECRET_BYTES: usize = 12;
 /// The slot whose value a signature has to name too.
 const REGION: &str = "aws_region";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    const HOSTS: &[&str] = &["api.replicate.com", "stream.replicate.com"];
+
+    fn target(host: Option<&str>) -> Target {
+        let provider = Config::default().providers["replicate"].clone();
+        let choice = Choice {
+            custom: host.map(|host| Base::try_new(host, "host").unwrap()),
+            credential: None,
+            model: "m",
+            option: &|_| Ok(None),
+        };
+        Target::try_new(provider, choice).unwrap()
+    }
+
+    #[test]
+    fn an_answer_leads_to_its_own_host_and_the_vendors() {
+        let own = target(None);
+        for url in [
+            "https://stream.replicate.com/v1/files/bcwr-1",
+            "https://STREAM.replicate.com:443/v1",
+            "https://api.replicate.com/v1/predictions/p/cancel",
+        ] {
+            assert!(own.followed(url, HOSTS).is_ok(), "{url}");
+        }
+        let (there, query) = own
+            .followed("https://stream.replicate.com/a?b=c", HOSTS)
+            .unwrap();
+        assert_eq!((there.base.path.as_str(), query.as_str()), ("/a", "b=c"));
+        let moved = target(Some("http://127.0.0.1:81/v1"));
+        assert!(moved.followed("http://127.0.0.1:81/x", HOSTS).is_ok());
+        for url in STRANGE {
+            assert_eq!(own.followed(url, HOSTS).unwrap_err().status(), 502, "{url}");
+            assert_eq!(
+                moved.followed(url, HOSTS).unwrap_err().status(),
+                502,
+                "{url}"
+            );
+        }
+        assert!(
+            moved
+                .followed("https://stream.replicate.com/v1", HOSTS)
+                .is_err()
+        );
+    }
+
+    const STRANGE: &[&str] = &[
+        "",
+        "/v1/files/1",
+        "stream.replicate.com",
+        "https://evil.example/v1",
+        "https://stream.replicate.com.evil.example/v1",
+        "https://evil-stream.replicate.com/v1",
+        "https://replicate.com/v1",
+        "http://stream.replicate.com/v1",
+        "https://stream.replicate.com:8443/v1",
+        "https://stream.replicate.com@evil.example/v1",
+        "https://evil.example#@stream.replicate.com/v1",
+        "https://stream.replicate.com/v1#x",
+        "https://stream.replicate.com/v1?a#b",
+        "https://stream.replicate.com/v1?a b",
+        "https://stream.replicate.com\\@evil.example/v1",
+        "https://stream.replicate.com./v1",
+        "https://127.0.0.1/v1",
+        "https://127.0.0.1:81/v1",
+        "https://[::1]/v1",
+        "http://127.0.0.1:82/v1",
+        "http://169.254.169.254/latest",
+        "file:///etc/passwd",
+        "https://stream.replicate.com/v1\r\nx: y",
+    ];
+}

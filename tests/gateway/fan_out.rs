@@ -13,7 +13,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    providers::{demo, listed, send},
+    providers::{demo, listed, send, streamed},
     support::{
         Gateway, PATIENCE,
         client::{Answer, Client, ask, post},
@@ -305,7 +305,7 @@ fn every_provider_brings_all_choices_echoed_and_stopped() {
                 "{name} {parameter}"
             );
         }
-        for more in ["", STREAMED] {
+        for more in ["", streamed(provider)] {
             let fields = format!(
                 r#""prompt":["{PAGE}","x"],"n":2,"echo":true,"stop":["r every","zz"],"max_tokens":20{more}"#
             );

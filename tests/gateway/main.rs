@@ -8,6 +8,7 @@ mod credentials;
 mod embedding;
 mod fan_out;
 mod faults;
+mod follow;
 mod gaps;
 mod http2;
 mod identities;
