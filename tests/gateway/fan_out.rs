@@ -358,6 +358,30 @@ fn every_provider_that_tells_log_probabilities_has_a_best_of_several() {
     assert!(emulated > 20, "{emulated}");
 }
 
+#[test]
+fn candidates_can_be_echoed_and_stopped_and_their_scores_stay_the_gateway_s() {
+    let gateway = demo();
+    let providers = listed();
+    for name in ["nvidia", "google"] {
+        let provider = providers
+            .iter()
+            .find(|provider| provider["name"] == name)
+            .unwrap();
+        let asked = r#""prompt":"Write a tagline for an ice cream shop.","best_of":2,"echo":true,"stop":["every"],"max_tokens":9"#;
+        let answer = send(&gateway, provider, "sk-demo", asked);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let [(text, reason)] = <[_; 1]>::try_from(choices(&answer)).unwrap();
+        assert_eq!(
+            (text.starts_with(PAGE), text.contains("every")),
+            (true, false)
+        );
+        assert!(["stop", "length"].contains(&reason.as_str()), "{reason}");
+        assert!(answer.json()["choices"][0]["logprobs"].is_null());
+        let both = format!(r#"{asked},"logprobs":1"#);
+        assert_eq!(send(&gateway, provider, "sk-demo", &both).status, 400);
+    }
+}
+
 /// A chat choice of two tokens.
 fn scored(text: &str, logprob: &str) -> String {
     format!(
