@@ -17,9 +17,12 @@
 //! ```
 //!
 //! **Everything between the sockets is free of IO**: bytes in, bytes out, with the time and a random number as arguments.
-//! That is what lets a test feed a stream at every possible cut. **Two carriers move the bytes, and decide nothing**:
-//! Pingora's own phases, which carry streams, and a conductor for whole replies and what the phases cannot do. Both interpret
-//! the same exchange.
+//! That is what lets a test feed a stream at every possible cut. **Three carriers move the bytes, and decide nothing**:
+//! Pingora's own phases, which carry streams; a conductor, for whole replies and what the phases cannot do; and gather, for
+//! requests that take several calls of their provider. All interpret the same exchange.
+//!
+//! **Who does what** of a request is settled once, before anything goes upstream (`dialect::settle`): the provider, the gateway
+//! in its place, or nobody, which is a 400 that names the parameter.
 //!
 //! # A tour
 //!
@@ -34,10 +37,11 @@
 //! | [`provider`] | where a call goes and as whom: one row per provider |
 //! | `route`, `metrics` | the model map; the counters |
 //! | `config` | the YAML conf and the request headers, as [`Config`] and its parts |
-//! | `exchange` | one request's life: what goes upstream, how the answer is read, the relay |
+//! | `exchange` | one request's life: the calls it takes, how an answer is read and edited, the relay |
+//! | `passage` | a request of the transparent proxy |
 //! | `gateway` | a request's head and body become an answer, a passage or an exchange |
 //! | `tokens`, `issuer` | the tokens that some credentials are exchanged for: kept and refreshed, fetched |
-//! | `proxy`, `reception`, `conductor`, `call`, `upstream`, `downstream`, `arrival`, `context`, `ticket`, `door` | the IO around it |
+//! | `proxy`, `reception`, `conductor`, `gather`, `lanes`, `opening`, `call`, `upstream`, `downstream`, `arrival`, `context`, `ticket`, `door` | the IO around it |
 //! | [`server`], `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
 //!
 //! Imports point down this table; `tests/layers.rs` holds it.
