@@ -53,8 +53,22 @@ impl Opened {
 
 /// Makes the call, and the one that its answer leads to.
 pub async fn open(exchange: &mut Exchange, upstream: &Arc<Upstream>) -> Result<Opened, Unopened> {
+    if exchange.follows() {
+        // Boxed: what few calls need would make the state of all of them larger.
+        return Box::pin(open_followed(exchange, upstream)).await;
+    }
+    let (call, peer) = ask(exchange, upstream).await?;
+    take_head(exchange, call.head()).map_err(|error| with_head(error, &call))?;
+    let work = None;
+    Ok(Opened { call, peer, work })
+}
+
+async fn open_followed(
+    exchange: &mut Exchange,
+    upstream: &Arc<Upstream>,
+) -> Result<Opened, Unopened> {
     let (mut call, peer) = ask(exchange, upstream).await?;
-    if !exchange.follows() || !tells(&call) {
+    if !tells(&call) {
         take_head(exchange, call.head()).map_err(|error| with_head(error, &call))?;
         let work = None;
         return Ok(Opened { call, peer, work });
