@@ -14,7 +14,7 @@ use crate::{
     },
     dialect::settle::{self, Settled, settle},
     error::{Error, Kind},
-    exchange::{Seed, Terms, Work, fan_out::FanOutLimits, split::split},
+    exchange::{Deadlines, Seed, Terms, Work, fan_out::FanOutLimits, split::split},
     metrics::Metrics,
     passage::{Passage, passed_path},
     provider::{
@@ -138,7 +138,7 @@ impl State {
         let limits = &self.config.limits;
         let terms = Terms {
             compliance: directives.compliance,
-            timeout: directives.timeout,
+            deadlines: self.deadlines(&directives),
             forwarded: forwarded(&directives.forward, &provider, headers),
             max_event_bytes: limits.event_bytes,
             fan_out: FanOutLimits {
@@ -151,6 +151,16 @@ impl State {
         let shares = split(request, &settled, limits.calls)?;
         let work = Work::try_new(shares, target, terms, seed)?;
         Ok(Completing { work, settled })
+    }
+
+    fn deadlines(&self, directives: &Directives) -> Deadlines {
+        let timeouts = &self.config.timeouts;
+        Deadlines {
+            connect: None,
+            first_token: timeouts.first_token,
+            idle: timeouts.idle,
+            call: directives.timeout,
+        }
     }
 
     fn target(
