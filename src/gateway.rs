@@ -15,7 +15,7 @@ use crate::{
     },
     dialect::settle::{self, Settled, settle},
     error::{Error, Kind},
-    exchange::{Seed, Terms, Work, fan_out::FanOutLimits, split::split},
+    exchange::{Deadlines, Seed, Terms, Work, fan_out::FanOutLimits, split::split},
     metrics::Metrics,
     passage::{Passage, passed_path},
     provider::{Provider, Target, target::Choice},
@@ -29,7 +29,7 @@ use crate::{
 #[derive(Debug)]
 pub struct State {
     pub config: Config,
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
 }
 
 /// A request's head.
@@ -63,7 +63,18 @@ impl State {
     pub fn try_new(config: Config) -> Result<Self, Error> {
         let metrics = Metrics::try_new()
             .map_err(|_| Error::new(Kind::Internal, "The metrics could not be set up."))?;
-        Ok(Self { config, metrics })
+        Ok(Self {
+            config,
+            metrics: Arc::new(metrics),
+        })
+    }
+
+    /// What was counted and learned so far, under another conf.
+    pub fn under(&self, config: Config) -> Self {
+        Self {
+            config,
+            metrics: self.metrics.clone(),
+        }
     }
 
     pub fn admit(&self, head: Head<'_>) -> Result<Admission, Error> {
@@ -153,7 +164,7 @@ impl State {
         let limits = &self.config.limits;
         let terms = Terms {
             compliance: word.compliance(),
-            timeout: word.timeout(),
+            deadlines: self.deadlines(word),
             forwarded: word.forwarded(&provider),
             max_event_bytes: limits.event_bytes,
             fan_out: FanOutLimits {
@@ -166,6 +177,16 @@ impl State {
         let shares = split(request, &settled, limits.calls)?;
         let work = Work::try_new(shares, target, terms, seed)?;
         Ok(Completing { work, settled })
+    }
+
+    fn deadlines(&self, word: Word<'_>) -> Deadlines {
+        let timeouts = &self.config.timeouts;
+        Deadlines {
+            connect: None,
+            first_token: timeouts.first_token,
+            idle: timeouts.idle,
+            call: word.timeout(),
+        }
     }
 
     fn target(
