@@ -10,7 +10,7 @@ use crate::{
     config::{
         Config,
         headers::{self, Directives},
-        host::custom_base,
+        host::{custom_base, reach},
     },
     dialect::settle::{self, Settled, settle},
     error::{Error, Kind},
@@ -18,7 +18,7 @@ use crate::{
     metrics::Metrics,
     passage::{Passage, passed_path},
     provider::{
-        Auth, Credential, Provider, Secret, Target,
+        Auth, Base, Credential, Provider, Reach, Secret, Target,
         place::Slot,
         scheme::{Part, Parts},
         target::Choice,
@@ -157,7 +157,14 @@ impl State {
             model,
             option: &|slot| option(slot, &directives, headers),
         };
-        Target::try_new(provider, choice)
+        let mut target = Target::try_new(provider, choice)?;
+        // A customer's place at a vendor's, which a client named and the conf trusts with more than public addresses.
+        if target.base.reach == Reach::Public
+            && let Some(reach) = reach(&target.base, &self.config.allowed_hosts)
+        {
+            target.base = Arc::new(Base::clone(&target.base).within(reach));
+        }
+        Ok(target)
     }
 
     /// The provider, first that applies: the client's word, the model map, the default. Settles the model on the way.
@@ -358,7 +365,7 @@ const OPENAI_ACCOUNT: [(&str, &str); 3] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::{Base, azure, grant::Token, oci};
+    use crate::provider::{azure, grant::Token, oci};
     use crate::{dialect, exchange::Exchange};
 
     fn state(change: impl FnOnce(&mut Config)) -> State {
