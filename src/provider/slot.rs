@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn no_slot_of_any_row_lets_a_value_out_of_its_host() {
         let mut seen = 0;
-        for row in ROWS {
+        for row in ROWS.iter() {
             let Place::With(templates) = row.place else {
                 continue;
             };
