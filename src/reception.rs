@@ -17,6 +17,10 @@ use crate::{
     gateway::{Admission, Completing},
     gather::Gather,
     proxy::Gateway,
+    route::{
+        Balanced,
+        plan::{no_target, weighted},
+    },
     upstream::{total_timeout, unix_now},
 };
 
@@ -74,12 +78,18 @@ impl Gateway {
         let (body, replay) = arrival::read_body(session, limits).await?;
         // From here on, an upstream's 1xx is the upstream's own business.
         session.as_downstream_mut().set_ignore_info_resp(true);
-        if let Ok(option) = HeaderValue::try_from(directives.option.as_str()) {
+        let mut choose = |balanced: &Balanced| weighted(balanced, fastrand::f64());
+        let head = downstream::head(session);
+        let plan = edition.state.plan(&directives, head, &body, &mut choose)?;
+        let attempt = plan.first().ok_or_else(no_target)?;
+        if let Ok(option) = HeaderValue::try_from(&*attempt.place) {
             context.ticket.option = option;
         }
-        let headers = &session.req_header().headers;
+        let (leaf, headers) = (&attempt.leaf, head.headers);
         let Completing { mut work, settled } =
-            edition.state.complete(directives, headers, body, seed())?;
+            edition
+                .state
+                .complete(&directives, leaf, headers, body, seed())?;
         let provider = &work.target().provider;
         context.ticket.name(&provider.name);
         context.ticket.sent_as = Some(provider.dialect.prompt_form().sent_as(settled.approach));

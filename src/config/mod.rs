@@ -9,6 +9,7 @@ mod prompt;
 pub mod source;
 mod substitutes;
 mod text;
+pub mod word;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
