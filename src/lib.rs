@@ -86,6 +86,7 @@ mod error;
 mod exchange;
 mod gateway;
 mod gather;
+mod guard;
 mod issuer;
 mod lanes;
 mod leg;
