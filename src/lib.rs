@@ -42,7 +42,7 @@
 //! | `gateway` | a request's head and body become an answer, a passage or an exchange |
 //! | `tokens`, `issuer` | the tokens that some credentials are exchanged for: kept and refreshed, fetched |
 //! | `proxy`, `reception`, `conductor`, `gather`, `lanes`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `edition` | the IO around it |
-//! | [`server`], `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
+//! | [`server`], `reload`, `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
 //!
 //! Imports point down this table; `tests/layers.rs` holds it.
 //!
@@ -94,6 +94,7 @@ mod pattern;
 pub mod provider;
 mod proxy;
 mod reception;
+mod reload;
 mod resolver;
 mod route;
 pub mod server;
@@ -108,3 +109,4 @@ pub use error::Error;
 #[doc(hidden)]
 pub use exchange::relay;
 pub use proxy::Gateway;
+pub use reload::Reread;

@@ -1,6 +1,7 @@
 //! The process around the filter: conf, listeners, the operator's port, the way down.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, TcpListener},
     sync::Arc,
     time::Duration,
@@ -23,6 +24,7 @@ use crate::{
     emulator,
     metrics::Metrics,
     proxy::Gateway,
+    reload::{Fixed, Hangup, Reloader, Reread},
 };
 
 /// A conf file's text and its name; `None` of it is a gateway on 127.0.0.1:8787 with every provider at its public URL.
@@ -69,7 +71,9 @@ impl Ready {
     }
 
     /// Runs until the process is told to stop; returns only if it cannot start.
-    pub fn run(mut self, options: Opt) -> Result<(), String> {
+    /// `reread` reads the conf again, for a reload.
+    pub fn run(mut self, options: Opt, reread: Reread) -> Result<(), String> {
+        let fixed = self.fixed();
         if !options.upgrade {
             self.probe()?;
         }
@@ -85,8 +89,29 @@ impl Ready {
         server.bootstrap();
         let conf = server.configuration.clone();
         let gateway = Gateway::new(self.config, &conf).map_err(|error| error.to_string())?;
-        add_services(&mut server, gateway);
+        let reloader = Arc::new(Reloader::new(gateway.clone(), reread, fixed, Vec::new()));
+        add_services(&mut server, gateway, &reloader);
         server.run_forever()
+    }
+
+    /// What a process takes from its conf at its start alone.
+    pub(crate) fn fixed(&self) -> Fixed {
+        let server = serde_yaml::to_value(&self.conf).and_then(serde_yaml::from_value);
+        let server: BTreeMap<String, serde_yaml::Value> = server.unwrap_or_default();
+        let server = server
+            .into_iter()
+            .map(|(key, value)| (key, format!("{value:?}")));
+        let own = [
+            ("gateway.listen", format!("{:?}", self.config.listen)),
+            ("gateway.admin.listen", format!("{:?}", self.config.admin)),
+            ("gateway.emulator", format!("{:?}", self.config.emulator)),
+        ];
+        let own = own.into_iter().map(|(key, value)| (key.to_owned(), value));
+        server.chain(own).collect()
+    }
+
+    pub(crate) fn into_config(self) -> Config {
+        self.config
     }
 
     /// Binds every address once. Later, a busy one would leave a process that lives but does not listen.
@@ -135,7 +160,7 @@ fn check_server(conf: &ServerConf, source: &Source<'_>) -> Result<(), ConfigErro
     Ok(())
 }
 
-fn add_services(server: &mut Server, gateway: Gateway) {
+fn add_services(server: &mut Server, gateway: Gateway, reloader: &Arc<Reloader>) {
     let conf = server.configuration.clone();
     let edition = gateway.edition.load_full();
     let config = &edition.state.config;
@@ -151,6 +176,7 @@ fn add_services(server: &mut Server, gateway: Gateway) {
         let admin = Admin {
             listen: config.listen.clone(),
             metrics: edition.state.metrics.clone(),
+            reloader: reloader.clone(),
         };
         let mut service = Service::new("admin".to_owned(), admin);
         service.threads = Some(1);
@@ -161,6 +187,7 @@ fn add_services(server: &mut Server, gateway: Gateway) {
         metrics: edition.state.metrics.clone(),
     };
     server.add_service(background_service("drain", drain));
+    server.add_service(background_service("hangup", Hangup(reloader.clone())));
 }
 
 /// Ends the process once it has been told to stop and the last request is answered.
@@ -195,7 +222,7 @@ impl BackgroundService for Drain {
 
 /// Pingora's own keys in a conf file.
 fn server_keys() -> Vec<String> {
-    let keys: Result<std::collections::BTreeMap<String, serde_yaml::Value>, _> =
+    let keys: Result<BTreeMap<String, serde_yaml::Value>, _> =
         serde_yaml::to_value(ServerConf::default()).and_then(serde_yaml::from_value);
     keys.map(|keys| keys.into_keys().collect())
         .unwrap_or_default()

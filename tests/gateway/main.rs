@@ -17,4 +17,5 @@ mod passing;
 mod process;
 mod prompt_as;
 mod providers;
+mod reload;
 mod support;

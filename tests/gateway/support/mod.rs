@@ -23,6 +23,7 @@ pub struct Gateway {
     pub address: String,
     pub admin: String,
     pub log: PathBuf,
+    pub conf: PathBuf,
 }
 
 impl Gateway {
@@ -35,9 +36,7 @@ impl Gateway {
         // A port that was free a moment ago may be taken by a neighbour: then the binary says so and stops.
         for _ in 0..10 {
             let (address, admin) = (free_address(), free_address());
-            let conf = format!(
-                "threads: 2\ngateway:\n  listen: {address}\n  admin: {{ listen: \"{admin}\" }}\n{lines}"
-            );
+            let conf = conf_text(&address, &admin, lines);
             let file = scratch("conf.yaml");
             fs::write(&file, conf).unwrap();
             let log = scratch("log");
@@ -56,6 +55,7 @@ impl Gateway {
                     address,
                     admin,
                     log,
+                    conf: file,
                 };
             }
             let _ = child.kill();
@@ -83,6 +83,11 @@ impl Gateway {
             .unwrap_or_else(|| panic!("no {text:?} in {}", self.logged()))
     }
 
+    /// Writes its conf anew, with other lines.
+    pub fn rewrite(&self, lines: &str) {
+        fs::write(&self.conf, conf_text(&self.address, &self.admin, lines)).unwrap();
+    }
+
     pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         assert!(
@@ -93,6 +98,13 @@ impl Gateway {
                 .success()
         );
     }
+}
+
+/// A conf with `gateway:` lines beside the addresses.
+pub fn conf_text(address: &str, admin: &str, lines: &str) -> String {
+    format!(
+        "threads: 2\ngateway:\n  listen: {address}\n  admin: {{ listen: \"{admin}\" }}\n{lines}"
+    )
 }
 
 impl Drop for Gateway {
