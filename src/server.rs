@@ -7,22 +7,18 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
 use pingora::{
     prelude::{Opt, Server},
-    server::{ShutdownWatch, configuration::ServerConf},
-    services::{
-        background::{BackgroundService, background_service},
-        listening::Service,
-    },
+    server::{RunArgs, configuration::ServerConf},
+    services::{background::background_service, listening::Service},
 };
 
 use crate::{
     admin::Admin,
     config::{Config, ConfigError, Surroundings, source::Source},
     door::Door,
+    drain::{Drain, Signals},
     emulator,
-    metrics::Metrics,
     proxy::Gateway,
     reload::{Fixed, Hangup, Reloader, Reread},
 };
@@ -77,8 +73,9 @@ impl Ready {
         if !options.upgrade {
             self.probe()?;
         }
-        // Pingora sleeps this long after SIGTERM, come what may; `Drain` ends the process as soon as nothing is in flight.
-        self.conf.grace_period_seconds.get_or_insert(DRAIN_SECONDS);
+        // Pingora sleeps this long after SIGTERM, come what may; `Drain` ends the process before.
+        let limit = self.conf.grace_period_seconds.unwrap_or(DRAIN_SECONDS);
+        self.conf.grace_period_seconds = Some(limit.saturating_add(MARGIN_SECONDS));
         // One for a phase that asks again after a dead pooled connection, and two more.
         self.conf.max_retries = 3;
         let options = Opt {
@@ -90,8 +87,22 @@ impl Ready {
         let conf = server.configuration.clone();
         let gateway = Gateway::new(self.config, &conf).map_err(|error| error.to_string())?;
         let reloader = Arc::new(Reloader::new(gateway.clone(), reread, fixed, Vec::new()));
+        let leaving = gateway.edition.load().leaving.clone();
+        server.add_service(background_service(
+            "drain",
+            Drain {
+                metrics: gateway.edition.load().state.metrics.clone(),
+                leaving: leaving.clone(),
+                limit: Duration::from_secs(limit),
+            },
+        ));
         add_services(&mut server, gateway, &reloader);
-        server.run_forever()
+        let shutdown_signal = Box::new(Signals {
+            leaving,
+            upgrade_sock: conf.upgrade_sock.clone(),
+        });
+        server.run(RunArgs { shutdown_signal });
+        std::process::exit(0)
     }
 
     /// What a process takes from its conf at its start alone.
@@ -170,7 +181,7 @@ fn add_services(server: &mut Server, gateway: Gateway, reloader: &Arc<Reloader>)
     }
     server.add_service(proxy);
     if let Some(settings) = &config.emulator {
-        server.add_service(emulator::service(settings));
+        server.add_service(emulator::service(settings, &edition.leaving));
     }
     if let Some(address) = &config.admin {
         let admin = Admin {
@@ -183,41 +194,7 @@ fn add_services(server: &mut Server, gateway: Gateway, reloader: &Arc<Reloader>)
         service.add_tcp(address);
         server.add_service(service);
     }
-    let drain = Drain {
-        metrics: edition.state.metrics.clone(),
-    };
-    server.add_service(background_service("drain", drain));
     server.add_service(background_service("hangup", Hangup(reloader.clone())));
-}
-
-/// Ends the process once it has been told to stop and the last request is answered.
-struct Drain {
-    metrics: Arc<Metrics>,
-}
-
-#[async_trait]
-impl BackgroundService for Drain {
-    async fn start(&self, mut shutdown: ShutdownWatch) {
-        if shutdown.changed().await.is_err() {
-            return;
-        }
-        log::info!(
-            "draining: no new connections, {} in flight",
-            self.metrics.in_flight.get()
-        );
-        // A request whose head has just arrived is not counted yet: the count has to stay at 0.
-        let mut quiet = 0;
-        while quiet < QUIET_TICKS {
-            tokio::time::sleep(TICK).await;
-            quiet = if self.metrics.in_flight.get() == 0 {
-                quiet + 1
-            } else {
-                0
-            };
-        }
-        log::info!("drained");
-        std::process::exit(0);
-    }
 }
 
 /// Pingora's own keys in a conf file.
@@ -230,5 +207,5 @@ fn server_keys() -> Vec<String> {
 
 /// Longest wait for streams in flight; `grace_period_seconds` of the conf overrides it.
 const DRAIN_SECONDS: u64 = 300;
-const TICK: Duration = Duration::from_millis(20);
-const QUIET_TICKS: u32 = 5;
+/// How much later than `Drain` Pingora would end the process itself.
+const MARGIN_SECONDS: u64 = 60;

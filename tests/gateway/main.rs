@@ -10,6 +10,7 @@ mod fan_out;
 mod faults;
 mod follow;
 mod gaps;
+mod handover;
 mod http2;
 mod identities;
 mod leaving;
