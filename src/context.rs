@@ -161,9 +161,8 @@ impl Context {
 
     /// Why a call that still goes on has to end, if it has.
     pub(crate) fn overdue(&self) -> Option<Error> {
-        if self.edition.leaving.is_over() {
-            let message = "The gateway is being stopped.";
-            return Some(Error::new(Kind::Stopping, message));
+        if let Err(stopping) = self.edition.upstream.leaving().check() {
+            return Some(stopping);
         }
         let total = self.edition.upstream.timeouts().total;
         let left = self.left(total)?;

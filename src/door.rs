@@ -24,7 +24,7 @@ pub struct Door {
 
 impl Door {
     pub fn new(gateway: Gateway, conf: &Arc<ServerConf>) -> Self {
-        let leaving = gateway.edition.load().leaving.clone();
+        let leaving = gateway.edition.load().upstream.leaving().clone();
         let http1 = http_proxy(conf, gateway.clone());
         let mut http2 = http_proxy(conf, gateway);
         let mut options = HttpServerOptions::default();

@@ -30,7 +30,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::metrics::Metrics;
+use crate::{
+    error::{Error, Kind},
+    metrics::Metrics,
+};
 
 /// How far a process is on its way out. Shared by all that has to know.
 #[derive(Debug, Default)]
@@ -49,9 +52,12 @@ impl Leaving {
         self.retiring.load(Ordering::Relaxed)
     }
 
-    /// Whether what is still in flight has to end now.
-    pub fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
+    /// Why what is in flight has to end, if it has.
+    pub fn check(&self) -> Result<(), Error> {
+        match self.over.load(Ordering::Relaxed) {
+            false => Ok(()),
+            true => Err(Error::new(Kind::Stopping, "The gateway is being stopped.")),
+        }
     }
 
     pub fn guest(self: &Arc<Self>) -> Guest {

@@ -6,16 +6,12 @@ use std::sync::Arc;
 
 use pingora::server::configuration::ServerConf;
 
-use crate::{
-    config::Config, drain::Leaving, error::Error, gateway::State, proxy::Gateway,
-    upstream::Upstream,
-};
+use crate::{config::Config, error::Error, gateway::State, proxy::Gateway, upstream::Upstream};
 
 /// The gateway under one conf.
 pub struct Edition {
     pub state: State,
     pub upstream: Arc<Upstream>,
-    pub leaving: Arc<Leaving>,
 }
 
 impl Edition {
@@ -25,7 +21,6 @@ impl Edition {
         Ok(Self {
             upstream: Arc::new(Upstream::new(conf, timeouts, lanes)),
             state: State::try_new(config)?,
-            leaving: Arc::default(),
         })
     }
 
@@ -35,7 +30,6 @@ impl Edition {
         Self {
             upstream: Arc::new(self.upstream.under(timeouts, lanes)),
             state: self.state.under(config),
-            leaving: self.leaving.clone(),
         }
     }
 }

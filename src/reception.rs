@@ -52,7 +52,7 @@ impl Gateway {
     ) -> Result<Next, Error> {
         let edition = context.edition.clone();
         downstream::prepare(session, edition.upstream.timeouts().write);
-        if edition.leaving.is_retiring() {
+        if edition.upstream.leaving().is_retiring() {
             session.set_keepalive(None);
         }
         context.ticket.adopt(&session.req_header().headers);

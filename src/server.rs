@@ -87,7 +87,7 @@ impl Ready {
         let conf = server.configuration.clone();
         let gateway = Gateway::new(self.config, &conf).map_err(|error| error.to_string())?;
         let reloader = Arc::new(Reloader::new(gateway.clone(), reread, fixed, Vec::new()));
-        let leaving = gateway.edition.load().leaving.clone();
+        let leaving = gateway.edition.load().upstream.leaving().clone();
         server.add_service(background_service(
             "drain",
             Drain {
@@ -181,7 +181,7 @@ fn add_services(server: &mut Server, gateway: Gateway, reloader: &Arc<Reloader>)
     }
     server.add_service(proxy);
     if let Some(settings) = &config.emulator {
-        server.add_service(emulator::service(settings, &edition.leaving));
+        server.add_service(emulator::service(settings, edition.upstream.leaving()));
     }
     if let Some(address) = &config.admin {
         let admin = Admin {

@@ -20,6 +20,7 @@ use crate::{
     arrival,
     call::Call,
     config::Timeouts,
+    drain::Leaving,
     error::{Deadline, Error, Kind},
     exchange::{Exchange, UpstreamHead},
     lanes::Lanes,
@@ -34,6 +35,7 @@ pub struct Upstream {
     connector: Arc<TransportConnector>,
     timeouts: Timeouts,
     lanes: Arc<Lanes>,
+    leaving: Arc<Leaving>,
 }
 
 impl Upstream {
@@ -45,6 +47,7 @@ impl Upstream {
             ))),
             timeouts,
             lanes: Arc::new(Lanes::new(lanes)),
+            leaving: Arc::default(),
         }
     }
 
@@ -55,11 +58,17 @@ impl Upstream {
             connector: self.connector.clone(),
             timeouts,
             lanes: Lanes::resized(&self.lanes, lanes),
+            leaving: self.leaving.clone(),
         }
     }
 
     pub fn timeouts(&self) -> &Timeouts {
         &self.timeouts
+    }
+
+    /// The process that all of it is in.
+    pub fn leaving(&self) -> &Arc<Leaving> {
+        &self.leaving
     }
 
     pub fn lanes(&self) -> &Lanes {

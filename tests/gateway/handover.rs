@@ -4,6 +4,7 @@
 //! `cargo test --release --test gateway handover -- --ignored --nocapture`.
 
 use std::{
+    io::Write,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -18,9 +19,9 @@ use tokio::{
 
 use crate::support::{
     Gateway, PATIENCE,
-    client::{PLAIN, ROADS, STREAMED, post},
+    client::{self, Client, PLAIN, ROADS, STREAMED, post},
     providers_at,
-    upstream::{DONE, LAST_CHUNK, STREAM, TEXT, chunk, event, json},
+    upstream::{After, DONE, LAST_CHUNK, STREAM, TEXT, Upstream, chunk, event, json},
     wait_for,
 };
 
@@ -61,12 +62,44 @@ fn ten_upgrades_and_fifty_reloads_under_load() {
 
 #[test]
 fn a_quit_without_a_successor_ends_nothing() {
-    let upstream = crate::support::upstream::Upstream::answering(json(200, TEXT));
+    let upstream = Upstream::answering(json(200, TEXT));
     let gateway = Gateway::before(&upstream.address);
     gateway.signal("QUIT");
     gateway.wait_for_log("no process started with -u waits");
-    let answer = crate::support::client::ask(&gateway.address, &[], r#"{"prompt":"x"}"#);
+    let answer = client::ask(&gateway.address, &[], r#"{"prompt":"x"}"#);
     assert_eq!(answer.status, 200);
+}
+
+#[test]
+fn a_stream_that_outlasts_the_drain_is_told_so() {
+    let upstream = Upstream::start(|_, stream| {
+        stream.write_all(STREAM).unwrap();
+        while stream.write_all(&chunk(event(" a", None))).is_ok() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        After::Close
+    });
+    for road in ROADS {
+        let lines = providers_at(&upstream.address) + "grace_period_seconds: 1\n";
+        let mut gateway = Gateway::start(&lines);
+        let mut client = Client::connect(&gateway.address);
+        client.send(post(road, STREAMED));
+        client.read_head();
+        client.read_chunk().unwrap();
+        gateway.signal("TERM");
+        let (mut last, mut whole) = (Vec::new(), false);
+        while let Some(piece) = client.read_chunk().filter(|_| !whole) {
+            whole = piece.is_empty();
+            if !whole {
+                last = piece;
+            }
+        }
+        let last = String::from_utf8(last).unwrap();
+        assert!(whole && last.contains("gateway_stopping"), "{last}");
+        let status = wait_for(|| gateway.child.try_wait().unwrap()).expect("it goes on");
+        assert!(status.success());
+        assert!(gateway.logged().contains("1 in flight are cut"));
+    }
 }
 
 /// What the clients saw.
@@ -76,6 +109,8 @@ struct Tally {
     requests: AtomicUsize,
     streams: AtomicUsize,
     failures: Mutex<Vec<String>>,
+    /// The request that took longest, in milliseconds.
+    slowest: AtomicUsize,
 }
 
 impl Tally {
@@ -101,7 +136,7 @@ fn play(round: Round) {
     let mut gateway = Gateway::start(&providers_at(&upstream));
     let tally = Arc::new(Tally::default());
     let mut clients = Vec::new();
-    let workers = round.requests_per_second.div_ceil(20);
+    let workers = round.requests_per_second.div_ceil(10);
     for _ in 0..workers {
         let pause = Duration::from_secs(1) * workers as u32 / round.requests_per_second as u32;
         clients.push(runtime.spawn(ask(gateway.address.clone(), pause, tally.clone())));
@@ -147,8 +182,9 @@ fn play(round: Round) {
     });
     let failures = tally.failures.lock().unwrap();
     println!(
-        "{round:?}: {} requests, {} streams in {:?}, {} failed",
+        "{round:?}: {} requests, the slowest in {} ms, {} streams in {:?}, {} failed",
         tally.requests.load(Ordering::Relaxed),
+        tally.slowest.load(Ordering::Relaxed),
         tally.streams.load(Ordering::Relaxed),
         started.elapsed(),
         failures.len(),
@@ -164,12 +200,15 @@ async fn ask(address: String, pause: Duration, tally: Arc<Tally>) {
     while tally.goes_on() {
         tick.tick().await;
         road += 1;
+        let started = Instant::now();
         let asked = ask_once(&address, &mut connection, ROADS[road % ROADS.len()]);
         let asked = tokio::time::timeout(PATIENCE, asked).await;
         let asked = asked.unwrap_or_else(|_| Err(std::io::Error::other("no answer")));
         if asked.is_err() {
             connection = None;
         }
+        let took = started.elapsed().as_millis() as usize;
+        tally.slowest.fetch_max(took, Ordering::Relaxed);
         tally.count(&tally.requests, asked);
     }
 }
