@@ -36,12 +36,13 @@
 //! | [`dialect`] | how one family of APIs says "completion"; the table of what it can carry |
 //! | [`provider`] | where a call goes and as whom: one row per provider |
 //! | `route`, `metrics` | the model map; the counters |
+//! | `front`, `tls` | the apps that the gateway stands in front of; the listeners' certificates |
 //! | `config` | the YAML conf and the request headers, as [`Config`] and its parts |
 //! | `exchange` | one request's life: the calls it takes, how an answer is read and edited, the relay |
 //! | `passage` | a request of the transparent proxy |
 //! | `gateway` | a request's head and body become an answer, a passage or an exchange |
 //! | `tokens`, `issuer` | the tokens that some credentials are exchanged for: kept and refreshed, fetched |
-//! | `proxy`, `reception`, `conductor`, `gather`, `lanes`, `opening`, `call`, `upstream`, `downstream`, `arrival`, `context`, `ticket`, `door` | the IO around it |
+//! | `proxy`, `passing`, `reception`, `conductor`, `gather`, `lanes`, `opening`, `call`, `upstream`, `downstream`, `arrival`, `context`, `ticket`, `door` | the IO around it |
 //! | [`server`], `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
 //!
 //! Imports point down this table; `tests/layers.rs` holds it.
@@ -82,6 +83,7 @@ mod downstream;
 mod emulator;
 mod error;
 mod exchange;
+mod front;
 mod gateway;
 mod gather;
 mod issuer;
@@ -89,6 +91,7 @@ mod lanes;
 mod metrics;
 mod opening;
 mod passage;
+mod passing;
 mod pattern;
 pub mod provider;
 mod proxy;
@@ -96,6 +99,7 @@ mod reception;
 mod route;
 pub mod server;
 mod ticket;
+mod tls;
 mod tokens;
 mod upstream;
 mod wire;

@@ -16,6 +16,7 @@ use crate::{
     exchange::{Replay, Road, Seed, Work},
     gateway::{Admission, Completing},
     gather::Gather,
+    passing,
     proxy::Gateway,
     upstream::{total_timeout, unix_now},
 };
@@ -37,7 +38,11 @@ impl Gateway {
     ) -> Result<Next, Error> {
         downstream::prepare(session, self.upstream.timeouts().write);
         context.ticket.adopt(&session.req_header().headers);
-        match self.state.admit(downstream::head(session))? {
+        let admission = match passing::to_app(&self.state, session)? {
+            Some(passage) => Admission::Pass(Box::new(passage)),
+            None => self.state.admit(downstream::head(session))?,
+        };
+        match admission {
             Admission::Answer(text) => {
                 context.call = Call::Own;
                 downstream::write_own(session, &mut context.ticket, text).await?;
@@ -55,6 +60,7 @@ impl Gateway {
                 // What fails is a head that was read and cannot be written.
                 arrival::keep_protected(session.req_header_mut())
                     .map_err(|error| arrival::failure(&error))?;
+                passing::prepare(session, &passage);
                 context.call = Call::Pass(passage);
                 Ok(Next::Proxy)
             }

@@ -19,7 +19,7 @@ use pingora::{
 use crate::{
     admin::Admin,
     config::{Config, ConfigError, Surroundings, source::Source},
-    door::Door,
+    door::{Door, Watch},
     emulator,
     gateway::State,
     proxy::Gateway,
@@ -154,6 +154,12 @@ fn add_services(server: &mut Server, gateway: Gateway, state: &Arc<State>) {
         service.threads = Some(1);
         service.add_tcp(address);
         server.add_service(service);
+    }
+    if !state.config.tls.is_empty() {
+        let watch = Watch {
+            state: state.clone(),
+        };
+        server.add_service(background_service("certificates", watch));
     }
     let drain = Drain {
         state: state.clone(),

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy reception context conductor gather opening lanes call ticket tokens issuer downstream arrival upstream door server admin emulator      the only IO
+//! L8  proxy passing reception context conductor gather opening lanes call ticket tokens issuer downstream arrival upstream door server admin emulator      the only IO
 //! L7  gateway
 //! L6  exchange passage
 //! L5  config
-//! L4  route metrics
+//! L4  route front tls metrics
 //! L3  provider
 //! L2  dialect
 //! L1  wire completion
@@ -27,12 +27,15 @@ const LAYERS: &[(&str, u8)] = &[
     ("dialect", 2),
     ("provider", 3),
     ("route", 4),
+    ("front", 4),
+    ("tls", 4),
     ("metrics", 4),
     ("config", 5),
     ("exchange", 6),
     ("passage", 6),
     ("gateway", 7),
     ("proxy", 8),
+    ("passing", 8),
     ("reception", 8),
     ("context", 8),
     ("conductor", 8),

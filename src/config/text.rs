@@ -29,6 +29,8 @@ macro_rules! text {
 
 text!(BaseText, Base, |text: &str| Base::try_new(text, "base_url")
     .map_err(|error| error.message().to_owned()));
+text!(UrlText, Base, |text: &str| Base::try_new(text, "url")
+    .map_err(|error| error.message().to_owned()));
 text!(HostText, AllowedHost, AllowedHost::try_new);
 text!(DurationText, Duration, read_duration);
 text!(ParameterText, Parameter, |text: &str| {
