@@ -416,11 +416,7 @@ mod tests {
     #[test]
     fn an_app_that_cannot_be_is_refused_by_name() {
         for (app, path, message) in [
-            (
-                "url: ftp://a",
-                "upstreams.app",
-                "neither http nor https",
-            ),
+            ("url: ftp://a", "upstreams.app", "neither http nor https"),
             (
                 "url: http://a, path: x",
                 "upstreams.app.path",

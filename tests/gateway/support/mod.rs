@@ -1,6 +1,7 @@
 //! What end-to-end tests share: the binary as a child process, a scripted upstream, a client that sends exact bytes.
 //! Everything is on loopback, and every wait has an end.
 
+pub mod app;
 pub mod client;
 pub mod upstream;
 
@@ -31,12 +32,22 @@ impl Gateway {
         Self::start_with(lines, &[])
     }
 
+    /// One that listens on other addresses too: each an entry of `listen`.
+    pub fn start_on(entries: &[&str], lines: &str) -> Self {
+        Self::launch(entries, lines, &[])
+    }
+
     pub fn start_with(lines: &str, variables: &[(&str, &str)]) -> Self {
+        Self::launch(&[], lines, variables)
+    }
+
+    pub fn launch(entries: &[&str], lines: &str, variables: &[(&str, &str)]) -> Self {
         // A port that was free a moment ago may be taken by a neighbour: then the binary says so and stops.
         for _ in 0..10 {
             let (address, admin) = (free_address(), free_address());
+            let listen = [&[address.as_str()], entries].concat().join("\n    - ");
             let conf = format!(
-                "threads: 2\ngateway:\n  listen: {address}\n  admin: {{ listen: \"{admin}\" }}\n{lines}"
+                "threads: 2\ngateway:\n  listen:\n    - {listen}\n  admin: {{ listen: \"{admin}\" }}\n{lines}"
             );
             let file = scratch("conf.yaml");
             fs::write(&file, conf).unwrap();
