@@ -16,6 +16,7 @@ use crate::{
     dialect::settle::{self, Settled, settle},
     error::{Error, Kind},
     exchange::{Deadlines, Seed, Terms, Work, fan_out::FanOutLimits, split::split},
+    front::Came,
     metrics::Metrics,
     passage::{Passage, passed_path},
     provider::{Base, Provider, Reach, Target, target::Choice},
@@ -77,13 +78,18 @@ impl State {
         }
     }
 
-    pub fn admit(&self, head: Head<'_>) -> Result<Admission, Error> {
-        self.check_size(head)?;
-        if head.method == Method::TRACE {
-            // Its answer is its request, with the key in it.
-            let message = "The method TRACE is not served.";
-            return Err(Error::new(Kind::Invalid, message));
+    /// The passage of a request that is for an app. Completions never are: they are what the gateway stands in front for.
+    pub fn to_app(&self, head: Head<'_>, came: Came<'_>) -> Result<Option<Passage>, Error> {
+        if asked(head.method, head.path).is_some() {
+            return Ok(None);
         }
+        self.check(head)?;
+        let found = self.config.front.find(came, head.path)?;
+        Ok(found.map(|(app, path)| Passage::to_app(app, path, head.query, head.headers)))
+    }
+
+    pub fn admit(&self, head: Head<'_>) -> Result<Admission, Error> {
+        self.check(head)?;
         if let Some(shape) = asked(head.method, head.path) {
             check_content_type(head.headers)?;
             let directives = Directives::read(head.headers)?;
@@ -288,7 +294,18 @@ impl State {
             headers,
             target,
             body: None,
+            app: None,
+            upgrade: None,
         })
+    }
+
+    fn check(&self, head: Head<'_>) -> Result<(), Error> {
+        if head.method == Method::TRACE {
+            // Its answer is its request, with the key in it.
+            let message = "The method TRACE is not served.";
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        self.check_size(head)
     }
 
     fn check_size(&self, head: Head<'_>) -> Result<(), Error> {

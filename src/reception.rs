@@ -17,6 +17,7 @@ use crate::{
     gateway::{Admission, Completing},
     gather,
     leg::Failed,
+    passing,
     proxy::Gateway,
     pursuit::{Pursuit, Step},
     route::{
@@ -56,7 +57,11 @@ impl Gateway {
             session.set_keepalive(None);
         }
         context.ticket.adopt(&session.req_header().headers);
-        match edition.state.admit(downstream::head(session))? {
+        let admission = match passing::to_app(&edition.state, session)? {
+            Some(passage) => Admission::Pass(Box::new(passage)),
+            None => edition.state.admit(downstream::head(session))?,
+        };
+        match admission {
             Admission::Answer(text) => {
                 context.call = Call::Own;
                 downstream::write_own(session, &mut context.ticket, text).await?;
@@ -74,6 +79,7 @@ impl Gateway {
                 // What fails is a head that was read and cannot be written.
                 arrival::keep_protected(session.req_header_mut())
                     .map_err(|error| arrival::failure(&error))?;
+                passing::prepare(session, &passage);
                 context.call = Call::Pass(passage);
                 Ok(Next::Proxy)
             }

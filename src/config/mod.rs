@@ -2,6 +2,7 @@
 
 mod credentials;
 pub mod file;
+mod front;
 pub mod headers;
 pub mod host;
 mod limits;
@@ -16,8 +17,10 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use crate::{
     completion::PromptAs,
     dialect::{settle::Unsupported, substitute::Substitutes},
+    front::Front,
     provider::{Base, Provider, Row, place::Place, table::ROWS},
     route::Models,
+    tls::Tls,
 };
 
 pub use host::AllowedHost;
@@ -26,11 +29,15 @@ pub use host::AllowedHost;
 pub struct Config {
     /// `host:port` of each client listener.
     pub listen: Vec<String>,
+    /// By port, of those listeners that are TLS.
+    pub tls: BTreeMap<u16, Arc<Tls>>,
     /// `host:port` of the admin listener; `None` switches it off.
     pub admin: Option<String>,
     pub default: Defaults,
     pub providers: BTreeMap<String, Arc<Provider>>,
     pub models: Models,
+    /// The apps that the gateway stands in front of.
+    pub front: Front,
     pub substitutes: Substitutes,
     /// Hosts that a client may choose by `x-portkey-custom-host`. Empty: none.
     pub allowed_hosts: Vec<AllowedHost>,
@@ -142,6 +149,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: vec![DEFAULT_LISTEN.to_owned()],
+            tls: BTreeMap::new(),
             admin: Some(DEFAULT_ADMIN.to_owned()),
             default: Defaults {
                 provider: Some(DEFAULT_PROVIDER.to_owned()),
@@ -152,6 +160,7 @@ impl Default for Config {
                 .map(|row| (row.name.to_owned(), Arc::new(built_in(row))))
                 .collect(),
             models: Models::default(),
+            front: Front::default(),
             substitutes: Substitutes::default(),
             allowed_hosts: Vec::new(),
             limits: Limits::default(),
