@@ -36,6 +36,7 @@
 //! | [`dialect`] | how one family of APIs says "completion"; the table of what it can carry |
 //! | [`provider`] | where a call goes and as whom: one row per provider |
 //! | `route`, `metrics` | the model map; the counters |
+//! | `health` | what is remembered of targets: circuits, paces, budgets; the choice among several |
 //! | `config` | the YAML conf and the request headers, as [`Config`] and its parts |
 //! | `exchange` | one request's life: the calls it takes, how an answer is read and edited, the relay |
 //! | `passage` | a request of the transparent proxy |
@@ -88,6 +89,7 @@ mod exchange;
 mod gateway;
 mod gather;
 mod guard;
+mod health;
 mod issuer;
 mod lanes;
 mod leg;

@@ -5,7 +5,7 @@
 //! L8  proxy reception context conductor gather client leg pulse pursuit opening lanes call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator      the only IO
 //! L7  gateway
 //! L6  exchange passage
-//! L5  config
+//! L5  config health
 //! L4  route metrics
 //! L3  provider
 //! L2  dialect
@@ -29,6 +29,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("route", 4),
     ("metrics", 4),
     ("config", 5),
+    ("health", 5),
     ("exchange", 6),
     ("passage", 6),
     ("gateway", 7),

@@ -86,6 +86,25 @@ pub fn backoff(retry: u32, draw: f64) -> Duration {
     Backoff::default().wait(retry, draw)
 }
 
+/// How much retries may add.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// Retries per thousand first calls. 0: only the reserve.
+    pub per_mille: u32,
+    /// Retries per second that need no first calls.
+    pub reserve: u32,
+}
+
+impl Default for Allowance {
+    /// Finagle's and linkerd's figures.
+    fn default() -> Self {
+        Self {
+            per_mille: 200,
+            reserve: 10,
+        }
+    }
+}
+
 /// The tries of one request: those of its present target, and the time it has waited at the word of any.
 #[derive(Clone, Debug, Default)]
 pub struct Tries {

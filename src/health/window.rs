@@ -10,9 +10,10 @@ pub enum Side {
 }
 
 /// Ten buckets of one second each, written over as time goes round.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Window {
-    start: Instant,
+    /// Of the first count.
+    start: Option<Instant>,
     buckets: [Bucket; BUCKETS],
 }
 
@@ -25,14 +26,8 @@ struct Bucket {
 }
 
 impl Window {
-    pub fn new(now: Instant) -> Self {
-        Self {
-            start: now,
-            buckets: [Bucket::default(); BUCKETS],
-        }
-    }
-
     pub fn add(&mut self, side: Side, now: Instant) {
+        self.start.get_or_insert(now);
         let second = self.second(now);
         let at = usize::try_from(second % SPAN).unwrap_or_default();
         let Some(bucket) = self.buckets.get_mut(at) else {
@@ -57,7 +52,10 @@ impl Window {
         let recent = |bucket: &&Bucket| bucket.second <= second && second - bucket.second < SPAN;
         let recent = self.buckets.iter().filter(recent);
         recent.fold((0, 0), |(left, right), bucket| {
-            (left + u64::from(bucket.left), right + u64::from(bucket.right))
+            (
+                left + u64::from(bucket.left),
+                right + u64::from(bucket.right),
+            )
         })
     }
 
@@ -66,13 +64,14 @@ impl Window {
     }
 
     fn second(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.start).as_secs()
+        self.start
+            .map_or(0, |start| now.saturating_duration_since(start).as_secs())
     }
 }
 
 const BUCKETS: usize = 10;
 /// Seconds that a window looks back; as many as it has buckets.
-pub const SPAN: u64 = BUCKETS as u64;
+pub const SPAN: u64 = 10;
 
 #[cfg(test)]
 mod tests {
@@ -84,7 +83,7 @@ mod tests {
     fn counts_are_kept_for_ten_seconds() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let mut window = Window::new(start);
+        let mut window = Window::default();
         window.add(Side::Left, at(0));
         window.add(Side::Right, at(999));
         window.add(Side::Right, at(5_000));
@@ -102,8 +101,9 @@ mod tests {
     #[test]
     fn a_time_before_the_start_counts_as_the_start() {
         let start = Instant::now() + Duration::from_secs(60);
-        let mut window = Window::new(start);
+        let mut window = Window::default();
+        window.add(Side::Right, start);
         window.add(Side::Left, start - Duration::from_secs(30));
-        assert_eq!(window.sums(start), (1, 0));
+        assert_eq!(window.sums(start), (1, 1));
     }
 }

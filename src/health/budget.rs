@@ -13,50 +13,22 @@ use std::{
 };
 
 use super::window::{SPAN, Side, Window};
-
-/// How much retries may add.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Allowance {
-    /// Retries per first call. 0: only the reserve.
-    pub ratio: f64,
-    /// Retries per second that need no first calls.
-    pub reserve: u32,
-}
-
-impl Default for Allowance {
-    /// Finagle's and linkerd's figures.
-    fn default() -> Self {
-        Self {
-            ratio: 0.2,
-            reserve: 10,
-        }
-    }
-}
+use crate::route::retry::Allowance;
 
 /// The calls of the last ten seconds: left the first ones, right the retries.
-#[derive(Debug)]
-pub struct Budget {
-    allowance: Allowance,
-    calls: Mutex<Window>,
-}
+#[derive(Debug, Default)]
+pub struct Budget(Mutex<Window>);
 
 impl Budget {
-    pub fn new(allowance: Allowance, now: Instant) -> Self {
-        Self {
-            allowance,
-            calls: Mutex::new(Window::new(now)),
-        }
-    }
-
     /// A first call is made.
     pub fn deposit(&self, now: Instant) {
         self.with(|calls| calls.add(Side::Left, now));
     }
 
     /// Takes one retry, if there is one.
-    pub fn withdraw(&self, now: Instant) -> bool {
+    pub fn withdraw(&self, allowance: Allowance, now: Instant) -> bool {
         self.with(|calls| {
-            let allowed = has_room(self.allowance, calls.sums(now));
+            let allowed = has_room(allowance, calls.sums(now));
             if allowed {
                 calls.add(Side::Right, now);
             }
@@ -65,20 +37,20 @@ impl Budget {
     }
 
     /// Whether [`Budget::withdraw`] would give one.
-    pub fn has_some(&self, now: Instant) -> bool {
-        self.with(|calls| has_room(self.allowance, calls.sums(now)))
+    pub fn has_some(&self, allowance: Allowance, now: Instant) -> bool {
+        self.with(|calls| has_room(allowance, calls.sums(now)))
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Window) -> T) -> T {
-        act(&mut self.calls.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of ten seconds are far below 2^52")]
 fn has_room(allowance: Allowance, (first, again): (u64, u64)) -> bool {
-    let reserve = u64::from(allowance.reserve) * SPAN;
-    let allowed = first as f64 * allowance.ratio + reserve as f64;
-    again as f64 + 1.0 <= allowed
+    // Parts per thousand: whole numbers have no rounding.
+    let earned = first.saturating_mul(allowance.per_mille.into()) / 1_000;
+    let reserve = u64::from(allowance.reserve).saturating_mul(SPAN);
+    again < earned.saturating_add(reserve)
 }
 
 #[cfg(test)]
@@ -87,10 +59,15 @@ mod tests {
 
     use super::*;
 
+    const ALLOWANCE: Allowance = Allowance {
+        per_mille: 200,
+        reserve: 10,
+    };
+
     #[test]
     fn a_storm_adds_a_fifth_and_the_reserve() {
         let start = Instant::now();
-        let budget = Budget::new(Allowance::default(), start);
+        let budget = Budget::default();
         let (mut calls, mut retries) = (0_u32, 0_u32);
         // 1,000 requests per second for 60 s; all fail, and each would be tried three times more.
         for millis in 0..60_000 {
@@ -98,24 +75,27 @@ mod tests {
             budget.deposit(now);
             calls += 1;
             for _ in 0..3 {
-                retries += u32::from(budget.withdraw(now));
+                retries += u32::from(budget.withdraw(ALLOWANCE, now));
             }
         }
         assert!(retries <= calls / 5 + 60 * 10, "{retries} beside {calls}");
         assert!(retries >= calls / 5, "{retries}: what is allowed is given");
         // When the storm is over, what few fail are tried again as if it had not been.
         let calm = start + Duration::from_secs(75);
-        assert!((0..100).all(|_| budget.withdraw(calm)));
+        assert!((0..100).all(|_| budget.withdraw(ALLOWANCE, calm)));
     }
 
     #[test]
     fn little_traffic_may_retry() {
         let start = Instant::now();
-        let budget = Budget::new(Allowance::default(), start);
+        let budget = Budget::default();
         for second in 0..100 {
             let now = start + Duration::from_secs(second);
             budget.deposit(now);
-            assert!(budget.has_some(now) && budget.withdraw(now), "{second}");
+            assert!(
+                budget.has_some(ALLOWANCE, now) && budget.withdraw(ALLOWANCE, now),
+                "{second}"
+            );
         }
     }
 
@@ -123,17 +103,18 @@ mod tests {
     fn an_old_calm_saves_nothing_up() {
         let start = Instant::now();
         let none_spare = Allowance {
-            ratio: 0.5,
+            per_mille: 500,
             reserve: 0,
         };
-        let budget = Budget::new(none_spare, start);
+        let budget = Budget::default();
         for _ in 0..1_000 {
             budget.deposit(start);
         }
         let later = start + Duration::from_secs(10);
-        assert!(!budget.withdraw(later));
+        assert!(!budget.withdraw(none_spare, later));
         budget.deposit(later);
         budget.deposit(later);
-        assert_eq!((budget.withdraw(later), budget.withdraw(later)), (true, false));
+        let taken = (0..3).filter(|_| budget.withdraw(none_spare, later));
+        assert_eq!(taken.count(), 1);
     }
 }
