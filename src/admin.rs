@@ -62,6 +62,10 @@ impl Admin {
             let told = b"not from a browser\n".to_vec();
             return answer(StatusCode::FORBIDDEN, TEXT, told);
         }
+        if self.reloader.is_retiring() {
+            let told = b"another process takes over: ask again\n".to_vec();
+            return answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, told);
+        }
         match self.reloader.reload().await {
             Ok(Reloaded { needs_restart }) => json(
                 StatusCode::OK,

@@ -58,6 +58,12 @@ impl Reloader {
         }
     }
 
+    /// Whether another process takes over, which reads the conf for itself.
+    pub fn is_retiring(&self) -> bool {
+        let edition = self.gateway.edition.load();
+        edition.upstream.leaving().is_retiring()
+    }
+
     /// Reads the conf again and puts it to use, or says why it is not.
     pub async fn reload(self: &Arc<Self>) -> Result<Reloaded, ConfigError> {
         let reloader = self.clone();

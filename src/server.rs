@@ -21,6 +21,7 @@ use crate::{
     emulator,
     proxy::Gateway,
     reload::{Fixed, Hangup, Reloader, Reread},
+    resolver::Names,
 };
 
 /// A conf file's text and its name; `None` of it is a gateway on 127.0.0.1:8787 with every provider at its public URL.
@@ -176,7 +177,7 @@ fn add_services(server: &mut Server, gateway: Gateway, reloader: &Arc<Reloader>)
     let editions = gateway.edition.clone();
     let edition = editions.load_full();
     let config = &edition.state.config;
-    let mut proxy = Service::new("completions".to_owned(), Door::new(gateway, &conf));
+    let mut proxy = Service::new("completions".to_owned(), Door::new(gateway.clone(), &conf));
     for address in &config.listen {
         proxy.add_tcp(address);
     }
@@ -195,6 +196,7 @@ fn add_services(server: &mut Server, gateway: Gateway, reloader: &Arc<Reloader>)
         service.add_tcp(address);
         server.add_service(service);
     }
+    server.add_service(background_service("names", Names(gateway.clone())));
     server.add_service(background_service("hangup", Hangup(reloader.clone())));
     if !config.tls.is_empty() {
         let watch = Watch { edition: editions };

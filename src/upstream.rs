@@ -67,6 +67,10 @@ impl Upstream {
         &self.timeouts
     }
 
+    pub fn resolver(&self) -> &Arc<Resolver> {
+        &self.resolver
+    }
+
     /// The process that all of it is in.
     pub fn leaving(&self) -> &Arc<Leaving> {
         &self.leaving

@@ -12,7 +12,12 @@ mod substitutes;
 mod text;
 pub mod word;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     completion::PromptAs,
@@ -144,6 +149,26 @@ pub trait Surroundings {
 /// Reads a file as it stands at that moment.
 pub type Reader = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
+impl Config {
+    /// The hosts of upstreams that this conf says something about: not those of the built-in providers that it leaves alone.
+    pub fn hosts(&self) -> BTreeSet<&str> {
+        let default = [&self.default.provider, &self.default.upstream];
+        let is_moved = |provider: &Provider| match (provider.place, &provider.base) {
+            (Place::At(url), Some(base)) => !url.contains(&base.host),
+            (Place::At(_) | Place::With(_) | Place::Own(_) | Place::Retired(_), _) => false,
+        };
+        let is_named = |provider: &&Arc<Provider>| {
+            provider.is_redefined
+                || provider.credential.is_some()
+                || is_moved(provider)
+                || default.contains(&&Some(provider.name.clone()))
+        };
+        let named = self.providers.values().filter(is_named);
+        let bases = named.filter_map(|provider| provider.base.as_deref());
+        bases.map(|base| &*base.host).collect()
+    }
+}
+
 impl Default for Config {
     /// The conf of a gateway that was started without one: loopback, all providers at their public URLs.
     fn default() -> Self {
@@ -228,3 +253,19 @@ fn built_in(row: &'static Row) -> Provider {
 const DEFAULT_PROVIDER: &str = "openai";
 const DEFAULT_LISTEN: &str = "127.0.0.1:8787";
 const DEFAULT_ADMIN: &str = "127.0.0.1:8789";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_those_that_the_conf_says_something_about() {
+        let mut config = Config::default();
+        assert_eq!(config.hosts(), BTreeSet::from(["api.openai.com"]));
+        let moved = Base::try_new("http://models.example:8000/v1", "x").unwrap();
+        let groq = config.providers.get_mut("groq").unwrap();
+        Arc::make_mut(groq).base = Some(Arc::new(moved));
+        let both = BTreeSet::from(["api.openai.com", "models.example"]);
+        assert_eq!(config.hosts(), both);
+    }
+}

@@ -137,9 +137,13 @@ fn play(round: Round) {
     let tally = Arc::new(Tally::default());
     let mut clients = Vec::new();
     let workers = round.requests_per_second.div_ceil(10);
-    for _ in 0..workers {
+    for number in 0..workers {
         let pause = Duration::from_secs(1) * workers as u32 / round.requests_per_second as u32;
-        clients.push(runtime.spawn(ask(gateway.address.clone(), pause, tally.clone())));
+        let (address, tally) = (gateway.address.clone(), tally.clone());
+        clients.push(match number % 5 {
+            0 => runtime.spawn(ask_by_http2(address, pause, tally)),
+            _ => runtime.spawn(ask(address, pause, tally)),
+        });
     }
     for number in 0..round.streams {
         let events = round.events / 4 + number * round.events * 3 / 4 / round.streams;
@@ -174,6 +178,7 @@ fn play(round: Round) {
         assert!(status.success());
         assert!(old.logged().contains("drained"), "{}", old.logged());
     }
+    let lasted = started.elapsed();
     tally.over.store(true, Ordering::Relaxed);
     runtime.block_on(async {
         for client in clients {
@@ -181,12 +186,16 @@ fn play(round: Round) {
         }
     });
     let failures = tally.failures.lock().unwrap();
+    // What the last process holds, which has read its conf again and again.
+    let memory = std::fs::read_to_string(format!("/proc/{}/status", gateway.child.id()));
+    let memory = memory.unwrap_or_default();
+    let memory = memory.lines().find(|line| line.starts_with("VmRSS"));
     println!(
-        "{round:?}: {} requests, the slowest in {} ms, {} streams in {:?}, {} failed",
+        "{round:?}: {} requests, the slowest in {} ms, {} streams in {:?}, {} failed, {memory:?}",
         tally.requests.load(Ordering::Relaxed),
         tally.slowest.load(Ordering::Relaxed),
         tally.streams.load(Ordering::Relaxed),
-        started.elapsed(),
+        lasted,
         failures.len(),
     );
     assert!(failures.is_empty(), "{failures:?}");
@@ -210,6 +219,51 @@ async fn ask(address: String, pause: Duration, tally: Arc<Tally>) {
         let took = started.elapsed().as_millis() as usize;
         tally.slowest.fetch_max(took, Ordering::Relaxed);
         tally.count(&tally.requests, asked);
+    }
+}
+
+/// Requests on a connection of HTTP/2, until the gateway says that it goes away.
+async fn ask_by_http2(address: String, pause: Duration, tally: Arc<Tally>) {
+    let mut tick = tokio::time::interval(pause);
+    while tally.goes_on() {
+        let stream = TcpStream::connect(&address).await.unwrap();
+        let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        while tally.goes_on() {
+            tick.tick().await;
+            // Gone, in good time: nothing was asked yet.
+            sender = match sender.ready().await {
+                Ok(sender) => sender,
+                Err(_) => break,
+            };
+            let started = Instant::now();
+            let asked = tokio::time::timeout(PATIENCE, ask_stream(&mut sender));
+            let asked = asked.await.unwrap_or_else(|_| Err("no answer".to_owned()));
+            let took = started.elapsed().as_millis() as usize;
+            tally.slowest.fetch_max(took, Ordering::Relaxed);
+            let asked = asked.map_err(|why| std::io::Error::other(format!("HTTP/2: {why}")));
+            tally.count(&tally.requests, asked);
+        }
+    }
+}
+
+async fn ask_stream(sender: &mut h2::client::SendRequest<bytes::Bytes>) -> Result<(), String> {
+    let request = http::Request::post("http://gateway/v1/completions")
+        .body(())
+        .unwrap();
+    let sent = sender.send_request(request, false);
+    let (answer, mut stream) = sent.map_err(|error| error.to_string())?;
+    let sent = stream.send_data(PLAIN.into(), true);
+    sent.map_err(|error| error.to_string())?;
+    let answer = answer.await.map_err(|error| error.to_string())?;
+    let (head, mut body) = answer.into_parts();
+    let mut length = 0;
+    while let Some(piece) = body.data().await {
+        length += piece.map_err(|error| error.to_string())?.len();
+    }
+    match head.status.as_u16() {
+        200 if length > 0 => Ok(()),
+        status => Err(format!("{status} of {length} bytes")),
     }
 }
 
