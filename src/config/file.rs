@@ -12,7 +12,9 @@ use crate::{
     config::{
         Config, ConfigError, Emulator, credentials,
         limits::{LimitsFile, TimeoutsFile},
+        node::Node,
         prompt::PromptKeys,
+        routes,
         source::Source,
         substitutes::{self, InfillFile},
         text::{AuthText, BaseText, DialectText, HostText, ParameterText, Unique},
@@ -57,6 +59,8 @@ struct GatewayFile {
     default: DefaultFile,
     providers: Unique<ProviderFile>,
     models: Unique<ModelFile>,
+    configs: Unique<Node>,
+    routes: Vec<Node>,
     infill: Vec<InfillFile>,
     tokenizers: Unique<String>,
     allowed_hosts: Vec<HostText>,
@@ -164,7 +168,8 @@ impl GatewayFile {
             emulator.apply(source, config)?;
         }
         apply_default(self.default, source, config)?;
-        apply_models(self.models.0, source, config)
+        apply_models(self.models.0, source, config)?;
+        routes::apply(self.configs.0, &self.routes, source, config)
     }
 }
 

@@ -4,11 +4,19 @@ mod credentials;
 pub mod file;
 pub mod headers;
 pub mod host;
+mod inherit;
+mod leaf;
 mod limits;
+mod node;
+mod portkey;
 mod prompt;
+mod query;
+mod routes;
+mod schema;
 pub mod source;
 mod substitutes;
 mod text;
+mod tree;
 pub mod word;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
@@ -16,8 +24,9 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use crate::{
     completion::PromptAs,
     dialect::{settle::Unsupported, substitute::Substitutes},
+    error::Error,
     provider::{Base, Provider, Row, place::Place, table::ROWS},
-    route::Models,
+    route::{Models, Route, rules::Rules},
 };
 
 pub use host::AllowedHost;
@@ -31,6 +40,10 @@ pub struct Config {
     pub default: Defaults,
     pub providers: BTreeMap<String, Arc<Provider>>,
     pub models: Models,
+    /// What `x-portkey-config` may name.
+    pub configs: BTreeMap<String, Arc<Route>>,
+    /// For requests that name neither a config nor a provider.
+    pub routes: Rules,
     pub substitutes: Substitutes,
     /// Hosts that a client may choose by `x-portkey-custom-host`. Empty: none.
     pub allowed_hosts: Vec<AllowedHost>,
@@ -131,6 +144,25 @@ pub trait Surroundings {
 /// Reads a file as it stands at that moment.
 pub type Reader = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
+impl Config {
+    pub fn provider(&self, name: &str) -> Result<Arc<Provider>, Error> {
+        self.check_provider(name)?;
+        let unserved = || Error::unsupported("x-portkey-provider", name);
+        self.providers.get(name).cloned().ok_or_else(unserved)
+    }
+
+    /// Whether a client may name the provider: Portkey's that have no completions are known, and lead nowhere.
+    pub fn check_provider(&self, name: &str) -> Result<(), Error> {
+        if self.providers.contains_key(name) || tree::is_elsewhere(name) {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "x-portkey-provider",
+            "Invalid provider passed",
+        ))
+    }
+}
+
 impl Default for Config {
     /// The conf of a gateway that was started without one: loopback, all providers at their public URLs.
     fn default() -> Self {
@@ -146,6 +178,8 @@ impl Default for Config {
                 .map(|row| (row.name.to_owned(), Arc::new(built_in(row))))
                 .collect(),
             models: Models::default(),
+            configs: BTreeMap::new(),
+            routes: Rules::default(),
             substitutes: Substitutes::default(),
             allowed_hosts: Vec::new(),
             limits: Limits::default(),
