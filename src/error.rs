@@ -52,6 +52,8 @@ pub enum Kind {
     Upstream(StatusCode),
     /// The client left before its answer was complete. Nobody reads this error but the log.
     ClientGone,
+    /// The gateway's process ends before the answer is complete.
+    Stopping,
     /// A fault of the gateway.
     Internal,
 }
@@ -65,7 +67,13 @@ pub enum Deadline {
     Read,
     /// The upstream takes no more of the request.
     Write,
-    /// The whole call.
+    /// From a call's begin to the first token of its answer.
+    FirstToken,
+    /// Between two events of a stream.
+    Idle,
+    /// One call with its answer; others may follow it.
+    Attempt,
+    /// The whole request.
     Total,
 }
 
@@ -212,7 +220,7 @@ impl Error {
             }
             Kind::Upstream(status) if status.is_client_error() => Fault::Client,
             Kind::Upstream(_) => Fault::Upstream,
-            Kind::Internal => Fault::Gateway,
+            Kind::Stopping | Kind::Internal => Fault::Gateway,
         }
     }
 
@@ -228,6 +236,7 @@ impl Error {
             Kind::ClientGone => {
                 StatusCode::from_u16(CLIENT_GONE).unwrap_or(StatusCode::BAD_REQUEST)
             }
+            Kind::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -246,10 +255,14 @@ impl Error {
             Kind::Timeout(Deadline::Connect) => "connect_timeout",
             Kind::Timeout(Deadline::Read) => "read_timeout",
             Kind::Timeout(Deadline::Write) => "write_timeout",
+            Kind::Timeout(Deadline::FirstToken) => "first_token_timeout",
+            Kind::Timeout(Deadline::Idle) => "idle_timeout",
+            Kind::Timeout(Deadline::Attempt) => "attempt_timeout",
             Kind::Timeout(Deadline::Total) => "total_timeout",
             Kind::Broken => "broken_upstream",
             Kind::Upstream(_) => "upstream_error",
             Kind::ClientGone => "client_gone",
+            Kind::Stopping => "gateway_stopping",
             Kind::Internal => "internal_error",
         }
     }

@@ -11,15 +11,15 @@ use crate::{
     config::{
         Config,
         headers::{self, Directives},
-        host::custom_base,
+        host::{custom_base, reach},
         word::Word,
     },
     dialect::settle::{self, Settled, settle},
     error::{Error, Kind},
-    exchange::{Seed, Terms, Work, fan_out::FanOutLimits, split::split},
+    exchange::{Deadlines, Seed, Terms, Work, fan_out::FanOutLimits, split::split},
     metrics::Metrics,
     passage::{Passage, passed_path},
-    provider::{Provider, Secret, Target, target::Choice},
+    provider::{Base, Provider, Reach, Secret, Target, target::Choice},
     route::{
         leaf::Leaf,
         plan::{Choose, Facts, Plan, Traits, identity, no_target, plan},
@@ -173,7 +173,7 @@ impl State {
         let limits = &self.config.limits;
         let terms = Terms {
             compliance: word.compliance(),
-            timeout: word.timeout(),
+            deadlines: self.deadlines(word),
             forwarded: word.forwarded(&provider),
             max_event_bytes: limits.event_bytes,
             fan_out: FanOutLimits {
@@ -186,6 +186,16 @@ impl State {
         let shares = split(request, &settled, limits.calls)?;
         let work = Work::try_new(shares, target, terms, seed)?;
         Ok(Completing { work, settled })
+    }
+
+    fn deadlines(&self, word: Word<'_>) -> Deadlines {
+        let timeouts = &self.config.timeouts;
+        Deadlines {
+            connect: None,
+            first_token: timeouts.first_token,
+            idle: timeouts.idle,
+            call: word.timeout(),
+        }
     }
 
     fn target(
@@ -202,7 +212,13 @@ impl State {
             model,
             option: &|slot| word.option(slot),
         };
-        let target = Target::try_new(provider, choice)?;
+        let mut target = Target::try_new(provider, choice)?;
+        // A customer's place at a vendor's, which a client named and the conf trusts with more than public addresses.
+        if target.base.reach == Reach::Public
+            && let Some(reach) = reach(&target.base, &self.config.allowed_hosts)
+        {
+            target.base = Arc::new(Base::clone(&target.base).within(reach));
+        }
         word.check_key(&target)?;
         Ok(target)
     }

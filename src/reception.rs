@@ -3,20 +3,22 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::HeaderValue;
 use pingora::proxy::Session;
 
 use crate::{
     arrival,
-    conductor::Conductor,
+    client::{Client, Limit},
+    conductor,
     config::{Limits, headers::Directives},
     context::{Call, Context},
     downstream::{self, unless_gone},
     error::Error,
-    exchange::{Replay, Road, Seed, Work},
+    exchange::{Deadlines, Exchange, Replay, Road, Seed, Work, fan_out::FanOut},
     gateway::{Admission, Completing},
-    gather::Gather,
+    gather,
+    leg::Failed,
     proxy::Gateway,
+    pursuit::{Pursuit, Step},
     route::{
         Balanced,
         plan::{no_target, weighted},
@@ -32,15 +34,27 @@ pub enum Next {
     Answered,
 }
 
+/// Which carriers there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Roads {
+    All,
+    /// Inside a filter of somebody else's, whose phases are not ours.
+    Inside,
+}
+
 impl Gateway {
     /// Admits the request; what needs the conductor, or is answered here, is over when this returns.
     pub(crate) async fn receive(
         &self,
         session: &mut Session,
         context: &mut Context,
+        roads: Roads,
     ) -> Result<Next, Error> {
         let edition = context.edition.clone();
         downstream::prepare(session, edition.upstream.timeouts().write);
+        if edition.upstream.leaving().is_retiring() {
+            session.set_keepalive(None);
+        }
         context.ticket.adopt(&session.req_header().headers);
         match edition.state.admit(downstream::head(session))? {
             Admission::Answer(text) => {
@@ -63,61 +77,91 @@ impl Gateway {
                 context.call = Call::Pass(passage);
                 Ok(Next::Proxy)
             }
-            Admission::Complete(directives) => self.complete(session, context, *directives).await,
+            Admission::Complete(directives) => {
+                self.complete(session, context, directives, roads).await
+            }
         }
     }
 
+    /// Reads the body, and calls one target after the other until an answer has begun.
     async fn complete(
         &self,
         session: &mut Session,
         context: &mut Context,
-        directives: Directives,
+        directives: Box<Directives>,
+        roads: Roads,
     ) -> Result<Next, Error> {
         let edition = context.edition.clone();
-        let limits = &edition.state.config.limits;
-        let (body, replay) = arrival::read_body(session, limits).await?;
+        let (body, replay) = arrival::read_body(session, &edition.state.config.limits).await?;
         // From here on, an upstream's 1xx is the upstream's own business.
         session.as_downstream_mut().set_ignore_info_resp(true);
+        context.begin_call();
         let mut choose = |balanced: &Balanced| weighted(balanced, fastrand::f64());
         let head = downstream::head(session);
-        let state = &edition.state;
-        let plan = state.plan(&directives, head, &body, &mut choose)?;
-        let attempt = plan.first().ok_or_else(no_target)?;
-        if let Ok(option) = HeaderValue::try_from(&*attempt.place) {
-            context.ticket.option = option;
+        let plan = edition.state.plan(&directives, head, &body, &mut choose)?;
+        let mut pursuit = Pursuit::new(directives, plan, body, replay);
+        loop {
+            let tried = self.attempt(session, context, &mut pursuit, roads).await;
+            let failed = match tried {
+                Ok(next) => return Ok(next),
+                Err(failed) => failed,
+            };
+            let step = pursuit.after(&failed, unix_now(), fastrand::f64());
+            context.ticket.retries = pursuit.retries();
+            if step == Step::End {
+                context.refused = failed.head;
+                return Err(failed.error);
+            }
+            context.note_failed(&failed.error);
+            if let Step::Again(wait) = step {
+                context.pause(session, wait).await?;
+            }
         }
-        let (leaf, headers) = (&attempt.leaf, head.headers);
+    }
+
+    /// Calls the present target. `Err`: nothing of an answer was written.
+    async fn attempt(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        pursuit: &mut Pursuit,
+        roads: Roads,
+    ) -> Result<Next, Failed> {
+        let edition = context.edition.clone();
+        let may_go_on = pursuit.may_go_on();
+        let body = match may_go_on {
+            true => pursuit.body.clone(),
+            false => std::mem::take(&mut pursuit.body),
+        };
+        let attempt = pursuit.attempt().ok_or_else(no_target)?;
+        context.ticket.turn(&attempt.place);
+        let headers = &session.req_header().headers;
+        let state = &edition.state;
         let Completing { mut work, settled } =
-            state.complete(&directives, leaf, headers, body, seed())?;
-        let provider = &work.target().provider;
-        context.ticket.name(&provider.name);
-        context.ticket.sent_as = Some(provider.dialect.prompt_form().sent_as(settled.approach));
-        context.ticket.tell(&settled);
-        context.begin_call();
+            state.complete(&pursuit.directives, &attempt.leaf, headers, body, seed())?;
+        context.ticket.goes_to(work.target(), &settled);
         if work.target().grant().is_some() {
             let total = edition.upstream.timeouts().total;
             self.settle(session, &mut work, total).await?;
+            context.ticket.target = Some(work.target().clone());
         }
-        context.ticket.target = Some(work.target().clone());
-        let (ticket, upstream) = (&mut context.ticket, &edition.upstream);
-        // Boxed: the carriers' states are large, and would be moved with this phase's for every plain request too.
-        let (next, call) = match work {
-            Work::One(exchange) if exchange.road(replay) == Road::Phases => {
-                (Ok(Next::Proxy), Call::Complete(exchange))
+        let phases = roads == Roads::All && !may_go_on;
+        let (carried, call) = match work {
+            Work::One(exchange) if phases && exchange.road(pursuit.replay) == Road::Phases => {
+                context.call = Call::Complete(exchange);
+                return Ok(Next::Proxy);
             }
             Work::One(mut exchange) => {
-                let conductor = Conductor::new(session, ticket, upstream, &exchange);
-                let carried = Box::pin(conductor.carry(&mut exchange)).await;
-                (carried.map(|()| Next::Answered), Call::Complete(exchange))
+                let carried = context.conduct(session, &mut exchange).await;
+                (carried, Call::Complete(exchange))
             }
             Work::Many(mut fan_out) => {
-                let gather = Gather::new(session, ticket, upstream, &fan_out);
-                let carried = Box::pin(gather.carry(&mut fan_out, upstream)).await;
-                (carried.map(|()| Next::Answered), Call::Many(fan_out))
+                let carried = context.gather(session, &mut fan_out).await;
+                (carried, Call::Many(fan_out))
             }
         };
         context.call = call;
-        next
+        carried.map(|()| Next::Answered)
     }
 
     /// Gets the token that a target's credential stands for; nearly always one is held.
@@ -127,13 +171,51 @@ impl Gateway {
         work: &mut Work,
         total: Duration,
     ) -> Result<(), Error> {
-        let patience = work.timeout().map_or(total, |own| own.min(total));
+        let call = work.deadlines().call;
+        let patience = call.map_or(total, |own| own.min(total));
         let settling = tokio::time::timeout(patience, self.tokens.settle(work.target()));
         let settled = unless_gone(session, Box::pin(settling)).await?;
         if let Some(token) = settled.map_err(|_| total_timeout())?? {
             work.settle(token);
         }
         Ok(())
+    }
+}
+
+impl Context {
+    /// Has one call carried by the conductor. `Err`: nothing of an answer was written.
+    pub(crate) async fn conduct(
+        &mut self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+    ) -> Result<(), Failed> {
+        let mut limit = self.limit(exchange.deadlines());
+        let upstream = &self.edition.upstream;
+        let mut client = Client::new(session, &mut self.ticket);
+        conductor::carry(&mut client, exchange, upstream, &mut limit).await
+    }
+
+    /// Has several calls carried.
+    async fn gather(&mut self, session: &mut Session, fan_out: &mut FanOut) -> Result<(), Failed> {
+        let mut limit = self.limit(fan_out.deadlines());
+        let upstream = &self.edition.upstream;
+        let mut client = Client::new(session, &mut self.ticket);
+        // Boxed: few requests need it, and its state would be a part of all of them.
+        Box::pin(gather::carry(&mut client, fan_out, upstream, &mut limit)).await
+    }
+
+    fn limit(&self, deadlines: &Deadlines) -> Limit {
+        let total = self.edition.upstream.timeouts().total;
+        let began = self.ticket.attempted;
+        Limit::new((self.ticket.called, total), (began, deadlines.call))
+    }
+
+    /// Waits before the next try.
+    async fn pause(&mut self, session: &mut Session, wait: Duration) -> Result<(), Error> {
+        let mut limit = self.limit(&Deadlines::default());
+        let mut client = Client::new(session, &mut self.ticket);
+        let waiting = Box::pin(tokio::time::sleep(wait));
+        client.wait(&mut limit, waiting).await
     }
 }
 

@@ -90,8 +90,14 @@ pub struct Timeouts {
     /// Longest silence of the upstream, before its head or between two reads.
     pub read: Duration,
     pub write: Duration,
-    /// The whole call.
+    /// From a call's begin to the first token of a stream; `None`: `read` alone limits it.
+    pub first_token: Option<Duration>,
+    /// Between two events of a stream; `None`: `read` alone limits it.
+    pub idle: Option<Duration>,
+    /// The whole request.
     pub total: Duration,
+    /// How often the client of a stream that brings nothing is shown that somebody is there.
+    pub heartbeat: Option<Duration>,
 }
 
 #[derive(Clone, Debug)]
@@ -105,7 +111,7 @@ pub struct Emulator {
 }
 
 /// Why a conf was refused. Never quotes a secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct ConfigError {
     pub file: String,
     /// 1 is the first; 0: the file as a whole.
@@ -211,6 +217,9 @@ impl Default for Timeouts {
             connect: Duration::from_secs(2),
             read: Duration::from_secs(120),
             write: Duration::from_secs(60),
+            first_token: None,
+            idle: None,
+            heartbeat: Some(Duration::from_secs(15)),
             total: Duration::from_secs(600),
         }
     }

@@ -21,23 +21,23 @@ mod output;
 pub mod relay;
 pub mod reply;
 pub mod split;
+mod terms;
 #[cfg(test)]
 mod vendor_errors;
 mod wishes;
 mod work;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{
-    completion::{CompletionRequest, Compliance, Partial, Tail, Usage, logprobs::Running},
-    dialect::{UpstreamRequest, settle::Best},
+    completion::{CompletionRequest, Partial, Tail, Usage, logprobs::Running},
+    dialect::UpstreamRequest,
     error::Error,
     exchange::{
         edits::Plan,
-        fan_out::FanOutLimits,
         relay::{Answer, Counts, Relay, Wishes},
         split::Share,
     },
@@ -45,7 +45,10 @@ use crate::{
     wire::Framing,
 };
 
-pub use work::Work;
+pub use {
+    terms::{Deadlines, Seed, Terms},
+    work::Work,
+};
 
 /// One request to `/v1/completions` and its answer.
 #[derive(Debug)]
@@ -55,7 +58,7 @@ pub struct Exchange {
     method: Method,
     forwarded: HeaderMap,
     reply: ReplyForm,
-    timeout: Option<Duration>,
+    deadlines: Deadlines,
     wishes: Wishes,
     /// What the gateway does to the answer's choices.
     plan: Plan,
@@ -114,26 +117,6 @@ pub struct Report<'a> {
     pub failure: Option<&'a Error>,
 }
 
-/// What seeds the answer's own `id` and `created`.
-#[derive(Clone, Copy, Debug)]
-pub struct Seed {
-    /// Unix time, seconds.
-    pub now: u64,
-    pub draw: u128,
-}
-
-/// What a client said of the call, beside its body.
-#[derive(Clone, Debug)]
-pub struct Terms {
-    pub compliance: Compliance,
-    pub timeout: Option<Duration>,
-    pub forwarded: HeaderMap,
-    pub max_event_bytes: usize,
-    pub fan_out: FanOutLimits,
-    /// The choice among candidates that is made here.
-    pub best: Option<Best>,
-}
-
 impl Exchange {
     /// The exchange of a request that takes one call.
     pub fn try_new(
@@ -161,7 +144,7 @@ impl Exchange {
             method: Method::POST,
             forwarded: terms.forwarded.clone(),
             reply: ReplyForm::asked(&share.request),
-            timeout: terms.timeout,
+            deadlines: terms.deadlines,
             wishes: Wishes {
                 compliance: terms.compliance,
                 counts: Counts::asked(&share.request),
@@ -181,7 +164,7 @@ impl Exchange {
     /// The carrier that can do what this exchange needs. Pingora's phases carry streams, unless
     /// * the request body is past what they can send again,
     /// * it is so large that their one deadline for all of it would end an upload that moves,
-    /// * the client set a deadline for the whole call, which they do not have, or
+    /// * a deadline was set that they do not have, or
     /// * its texts may be ended here, which has to end the upstream's call too, or
     /// * the answer is the second of two calls.
     ///
@@ -190,7 +173,7 @@ impl Exchange {
     pub fn road(&self, replay: Replay) -> Road {
         let is_plain = replay == Replay::Held
             && self.request.body.len() <= MAX_PHASES_BYTES
-            && self.timeout.is_none()
+            && self.deadlines == Deadlines::default()
             && self.plan.is_empty()
             && !self.follows();
         match self.reply {
@@ -203,9 +186,12 @@ impl Exchange {
         &self.target
     }
 
-    /// The client's own deadline for the whole call.
-    pub fn timeout(&self) -> Option<Duration> {
-        self.timeout
+    pub fn deadlines(&self) -> &Deadlines {
+        &self.deadlines
+    }
+
+    pub fn reply(&self) -> ReplyForm {
+        self.reply
     }
 
     /// The upstream's body.
@@ -401,8 +387,9 @@ const USER_AGENT: &str = concat!("pingora-completions/", env!("CARGO_PKG_VERSION
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{fan_out::FanOutLimits, *};
     use crate::{
+        completion::Compliance,
         config::Config,
         dialect::settle::Settled,
         provider::{Credential, Secret, target::Choice},
@@ -420,7 +407,7 @@ mod tests {
         let target = Target::try_new(provider, choice).unwrap();
         let terms = Terms {
             compliance: Compliance::Strict,
-            timeout: None,
+            deadlines: Deadlines::default(),
             forwarded: HeaderMap::new(),
             max_event_bytes: 1 << 20,
             fan_out: FanOutLimits {
