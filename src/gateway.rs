@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
+use serde_json::value::RawValue;
 
 use crate::{
     completion::{CompletionRequest, Shape, fields},
@@ -19,10 +20,10 @@ use crate::{
     front::Came,
     metrics::Metrics,
     passage::{Passage, passed_path},
-    provider::{Base, Provider, Reach, Target, target::Choice},
+    provider::{Base, Provider, Reach, Secret, Target, target::Choice},
     route::{
         leaf::Leaf,
-        plan::{Choose, Facts, Plan, no_target, plan},
+        plan::{Choose, Facts, Plan, Traits, identity, no_target, plan},
     },
 };
 
@@ -92,7 +93,7 @@ impl State {
         self.check(head)?;
         if let Some(shape) = asked(head.method, head.path) {
             check_content_type(head.headers)?;
-            let directives = Directives::read(head.headers)?;
+            let directives = Directives::read(head.headers, &self.config)?;
             let directives = Directives {
                 shape,
                 ..directives
@@ -120,15 +121,23 @@ impl State {
         body: &[u8],
         choose: Choose<'_>,
     ) -> Result<Plan, Error> {
-        let Some(route) = &directives.route else {
+        let by_rule = directives.provider.is_none() && !self.config.routes.is_empty();
+        if directives.route.is_none() && !by_rule {
             return Ok(Plan::plain());
-        };
-        let facts = Facts {
+        }
+        let params = fields::read(body)?;
+        let mut facts = Facts {
             metadata: &directives.metadata,
-            params: &fields::read(body)?,
+            params: &params,
             path: head.path,
             headers: head.headers,
+            traits: Traits::default(),
         };
+        let ruled = || self.config.routes.find(&facts);
+        let Some(route) = directives.route.as_ref().or_else(ruled) else {
+            return Ok(Plan::plain());
+        };
+        facts.traits = traits(directives, &facts);
         plan(route, &facts, choose)
     }
 
@@ -216,6 +225,7 @@ impl State {
         {
             target.base = Arc::new(Base::clone(&target.base).within(reach));
         }
+        word.check_key(&target)?;
         Ok(target)
     }
 
@@ -233,8 +243,8 @@ impl State {
             .as_deref()
             .and_then(|model| self.config.models.find(model));
         let provider = match (word.provider(), rule) {
-            (Some(name), _) => self.provider(name)?,
-            (None, Some(rule)) => self.provider(&rule.provider)?,
+            (Some(_), _) => self.named(word)?,
+            (None, Some(rule)) => self.config.provider(&rule.provider)?,
             (None, None) => self.default_provider()?,
         };
         let renamed = rule
@@ -248,14 +258,18 @@ impl State {
         Ok(provider)
     }
 
-    fn provider(&self, name: &str) -> Result<Arc<Provider>, Error> {
-        let known = self.config.providers.get(name).cloned();
-        known.ok_or_else(|| Error::invalid(headers::PROVIDER, "Invalid provider passed"))
+    /// The provider that the client or its target names, as the target has it.
+    fn named(&self, word: Word<'_>) -> Result<Arc<Provider>, Error> {
+        match (&word.leaf.held, word.provider()) {
+            (Some(held), _) => Ok(Arc::clone(held)),
+            (None, Some(name)) => self.config.provider(name),
+            (None, None) => self.default_provider(),
+        }
     }
 
     fn default_provider(&self) -> Result<Arc<Provider>, Error> {
         match &self.config.default.provider {
-            Some(name) => self.provider(name),
+            Some(name) => self.config.provider(name),
             None => Err(Error::invalid(
                 headers::PROVIDER,
                 "Either x-portkey-config or x-portkey-provider header is required",
@@ -270,9 +284,12 @@ impl State {
     }
 
     fn pass(&self, head: Head<'_>) -> Result<Passage, Error> {
-        let directives = Directives::read(head.headers)?;
+        let directives = Directives::read(head.headers, &self.config)?;
         // No body is read here, so that neither its fields nor a place which the model names count on this way.
-        let plan = self.plan(&directives, head, b"{}", &mut |_| 0)?;
+        let plan = match &directives.route {
+            Some(_) => self.plan(&directives, head, b"{}", &mut |_| 0)?,
+            None => Plan::plain(),
+        };
         let attempt = plan.first().ok_or_else(no_target)?;
         let word = Word {
             directives: &directives,
@@ -280,8 +297,8 @@ impl State {
             headers: head.headers,
         };
         let provider = match (word.provider(), &self.config.default.upstream) {
-            (Some(name), _) => self.provider(name)?,
-            (None, Some(name)) => self.provider(name)?,
+            (Some(_), _) => self.named(word)?,
+            (None, Some(name)) => self.config.provider(name)?,
             (None, None) => self.default_provider()?,
         };
         let target = self.target(provider, "", word)?;
@@ -326,6 +343,18 @@ impl State {
     }
 }
 
+/// What of a request makes the same leaf another target.
+fn traits(directives: &Directives, facts: &Facts<'_>) -> Traits {
+    let key = directives.key.as_ref().map(Secret::expose);
+    let host = directives.custom_host.as_ref();
+    let model = facts.param("model").map(RawValue::get);
+    Traits {
+        key: key.map_or(0, |key| identity(&key)),
+        host: host.map_or(0, identity),
+        model: model.map_or(0, |model| identity(&model)),
+    }
+}
+
 /// The endpoint of completions that a request is for.
 pub fn asked(method: &Method, path: &str) -> Option<Shape> {
     match path {
@@ -367,7 +396,7 @@ const NO_MODEL: &str = "portkey-default";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::{Base, Credential, Secret, azure, grant::Token, oci};
+    use crate::provider::{Base, Credential, azure, grant::Token, oci};
     use crate::{dialect, exchange::Exchange};
 
     fn state(change: impl FnOnce(&mut Config)) -> State {

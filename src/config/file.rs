@@ -13,7 +13,9 @@ use crate::{
         AllowedHost, Config, ConfigError, Emulator, credentials,
         front::{self, ListenFile, UpstreamFile},
         limits::{LimitsFile, TimeoutsFile},
+        node::Node,
         prompt::PromptKeys,
+        routes,
         source::Source,
         substitutes::{self, InfillFile},
         text::{AuthText, BaseText, DialectText, ParameterText, Unique},
@@ -59,6 +61,8 @@ struct GatewayFile {
     providers: Unique<ProviderFile>,
     models: Unique<ModelFile>,
     upstreams: Unique<UpstreamFile>,
+    configs: Unique<Node>,
+    routes: Vec<Node>,
     infill: Vec<InfillFile>,
     tokenizers: Unique<String>,
     allowed_hosts: Vec<AllowedHost>,
@@ -155,7 +159,8 @@ impl GatewayFile {
         }
         config.front = front::read(self.upstreams.0, source, config)?;
         apply_default(self.default, source, config)?;
-        apply_models(self.models.0, source, config)
+        apply_models(self.models.0, source, config)?;
+        routes::apply(self.configs.0, &self.routes, source, config)
     }
 }
 

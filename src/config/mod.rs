@@ -5,11 +5,19 @@ pub mod file;
 mod front;
 pub mod headers;
 pub mod host;
+mod inherit;
+mod leaf;
 mod limits;
+mod node;
+mod portkey;
 mod prompt;
+mod query;
+mod routes;
+mod schema;
 pub mod source;
 mod substitutes;
 mod text;
+mod tree;
 pub mod word;
 
 use std::{
@@ -22,9 +30,10 @@ use std::{
 use crate::{
     completion::PromptAs,
     dialect::{settle::Unsupported, substitute::Substitutes},
+    error::Error,
     front::Front,
     provider::{Base, Provider, Row, place::Place, table::ROWS},
-    route::Models,
+    route::{Models, Route, rules::Rules},
     tls::Tls,
 };
 
@@ -43,6 +52,10 @@ pub struct Config {
     pub models: Models,
     /// The apps that the gateway stands in front of.
     pub front: Front,
+    /// What `x-portkey-config` may name.
+    pub configs: BTreeMap<String, Arc<Route>>,
+    /// For requests that name neither a config nor a provider.
+    pub routes: Rules,
     pub substitutes: Substitutes,
     /// Hosts that a client may choose by `x-portkey-custom-host`. Empty: none.
     pub allowed_hosts: Vec<AllowedHost>,
@@ -167,6 +180,23 @@ impl Config {
         let bases = named.filter_map(|provider| provider.base.as_deref());
         bases.map(|base| &*base.host).collect()
     }
+
+    pub fn provider(&self, name: &str) -> Result<Arc<Provider>, Error> {
+        self.check_provider(name)?;
+        let unserved = || Error::unsupported("x-portkey-provider", name);
+        self.providers.get(name).cloned().ok_or_else(unserved)
+    }
+
+    /// Whether a client may name the provider: Portkey's that have no completions are known, and lead nowhere.
+    pub fn check_provider(&self, name: &str) -> Result<(), Error> {
+        if self.providers.contains_key(name) || tree::is_elsewhere(name) {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "x-portkey-provider",
+            "Invalid provider passed",
+        ))
+    }
 }
 
 impl Default for Config {
@@ -186,6 +216,8 @@ impl Default for Config {
                 .collect(),
             models: Models::default(),
             front: Front::default(),
+            configs: BTreeMap::new(),
+            routes: Rules::default(),
             substitutes: Substitutes::default(),
             allowed_hosts: Vec::new(),
             limits: Limits::default(),
