@@ -38,7 +38,7 @@ impl Gateway {
     ) -> Result<Next, Error> {
         downstream::prepare(session, self.upstream.timeouts().write);
         context.ticket.adopt(&session.req_header().headers);
-        let admission = match passing::to_app(&self.state, session)? {
+        let admission = match passing::front(&self.state, session)? {
             Some(passage) => Admission::Pass(Box::new(passage)),
             None => self.state.admit(downstream::head(session))?,
         };
