@@ -25,7 +25,7 @@ pub struct App {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Its longest silence; `None`: as of every upstream.
     pub read: Option<Duration>,
-    /// How long one side of a websocket may say nothing; `None`: upgrades are not passed.
+    /// How long a websocket may stay when neither side says anything; `None`: upgrades are not passed.
     pub websocket: Option<Duration>,
 }
 
