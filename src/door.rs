@@ -161,7 +161,7 @@ pub fn renew(tls: &Tls) {
         match renewal {
             Renewal::Renewed(file) => log::info!("the certificate in `{file}` is in use now"),
             Renewal::Refused(file, why) => {
-                log::error!(
+                log::warn!(
                     "the new certificate in `{file}` is not used, the one before it is: {why}"
                 );
             }

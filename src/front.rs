@@ -25,7 +25,7 @@ pub struct App {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Its longest silence; `None`: as of every upstream.
     pub read: Option<Duration>,
-    /// How long one side of a websocket may say nothing; `None`: upgrades are not passed.
+    /// How long a websocket may stay when neither side says anything; `None`: upgrades are not passed.
     pub websocket: Option<Duration>,
 }
 
@@ -51,7 +51,15 @@ pub enum Forwarded {
     Off,
 }
 
-/// Requests of one kind, and their app.
+/// Who answers requests of one kind.
+#[derive(Clone, Debug)]
+pub enum Way {
+    App(Arc<App>),
+    /// The provider of this name, unless the request names another: as if there were no app.
+    Provider(String),
+}
+
+/// Requests of one kind, and who answers them.
 #[derive(Clone, Debug)]
 pub struct Rule {
     /// The port that the request came to; `None`: any.
@@ -60,7 +68,7 @@ pub struct Rule {
     pub host: Option<String>,
     /// `None`: any.
     pub path: Option<PathRule>,
-    pub app: Arc<App>,
+    pub way: Way,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,9 +135,13 @@ impl Front {
                 (path.is_none(), path),
             )
         });
+        let has_path = |way: &Way| match way {
+            Way::App(app) => !app.target.base.path.is_empty(),
+            Way::Provider(_) => false,
+        };
         let by_path = rules
             .iter()
-            .any(|rule| rule.path.is_some() || !rule.app.target.base.path.is_empty());
+            .any(|rule| rule.path.is_some() || has_path(&rule.way));
         Self { rules, by_path }
     }
 
@@ -137,12 +149,12 @@ impl Front {
         self.rules.is_empty()
     }
 
-    /// The app for a request, and the path to ask it for.
+    /// Who answers a request, and the path to ask them for.
     pub fn find<'p>(
         &self,
         came: Came<'_>,
         path: &'p str,
-    ) -> Result<Option<(&Arc<App>, &'p str)>, Error> {
+    ) -> Result<Option<(&Way, &'p str)>, Error> {
         if self.by_path && climbs(path) {
             let message = "The request's path leaves itself.";
             return Err(Error::new(Kind::Invalid, message));
@@ -164,7 +176,7 @@ impl Front {
                     Some(wanted) => wanted.reach(path)?,
                     None => path,
                 };
-                Some((&rule.app, path))
+                Some((&rule.way, path))
             });
         Ok(reached.next())
     }
@@ -221,7 +233,8 @@ mod tests {
             port: Some(port),
         };
         match front.find(came, path) {
-            Ok(Some((app, path))) => format!("{} {path}", app.name),
+            Ok(Some((Way::App(app), path))) => format!("{} {path}", app.name),
+            Ok(Some((Way::Provider(name), path))) => format!("{name}! {path}"),
             Ok(None) => "-".to_owned(),
             Err(error) => error.status().as_u16().to_string(),
         }
@@ -236,10 +249,12 @@ mod tests {
             "    host: { url: \"http://a\", host: Admin.example.com }\n",
             "    wild: { url: \"http://a\", host: [\"*.example.com\", \"[::1]\"], path: /api }\n",
             "    port: { url: \"http://a\", port: 9000 }\n",
+            "    none: { provider: groq, path: /v1/chat }\n",
         ));
         for (port, host, path, app) in [
             (1, "x", "/", "all /"),
             (1, "x", "/apix", "all /apix"),
+            (1, "x", "/v1/chat/completions", "groq! /v1/chat/completions"),
             (1, "x", "/api", "api /api"),
             (1, "x", "/api/v1", "api /api/v1"),
             (1, "", "/api/v2/x", "deep /api/v2/x"),

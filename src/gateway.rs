@@ -17,7 +17,7 @@ use crate::{
     dialect::settle::{self, Settled, settle},
     error::{Error, Kind},
     exchange::{Deadlines, Seed, Terms, Work, fan_out::FanOutLimits, split::split},
-    front::Came,
+    front::{Came, Way},
     metrics::Metrics,
     passage::{Passage, passed_path},
     provider::{Base, Provider, Reach, Secret, Target, target::Choice},
@@ -79,14 +79,21 @@ impl State {
         }
     }
 
-    /// The passage of a request that is for an app. Completions never are: they are what the gateway stands in front for.
-    pub fn to_app(&self, head: Head<'_>, came: Came<'_>) -> Result<Option<Passage>, Error> {
+    /// The passage of a request whose upstream the conf has a rule for. Completions never are: they are what the gateway
+    /// stands in front for.
+    pub fn front(&self, head: Head<'_>, came: Came<'_>) -> Result<Option<Passage>, Error> {
         if asked(head.method, head.path).is_some() {
             return Ok(None);
         }
         self.check(head)?;
-        let found = self.config.front.find(came, head.path)?;
-        Ok(found.map(|(app, path)| Passage::to_app(app, path, head.query, head.headers)))
+        match self.config.front.find(came, head.path)? {
+            Some((Way::App(app), path)) => {
+                let passage = Passage::to_app(app, path, head.query, head.headers);
+                Ok(Some(passage))
+            }
+            Some((Way::Provider(name), _)) => self.pass(head, Some(name)).map(Some),
+            None => Ok(None),
+        }
     }
 
     pub fn admit(&self, head: Head<'_>) -> Result<Admission, Error> {
@@ -109,7 +116,7 @@ impl State {
         };
         match own {
             Some(text) if self.config.default.upstream.is_none() => Ok(Admission::Answer(text)),
-            _ => self.pass(head).map(Box::new).map(Admission::Pass),
+            _ => self.pass(head, None).map(Box::new).map(Admission::Pass),
         }
     }
 
@@ -283,7 +290,8 @@ impl State {
         provider.default_model.as_deref().or(general)
     }
 
-    fn pass(&self, head: Head<'_>) -> Result<Passage, Error> {
+    /// `named`: the provider that the conf names for such a request.
+    fn pass(&self, head: Head<'_>, named: Option<&String>) -> Result<Passage, Error> {
         let directives = Directives::read(head.headers, &self.config)?;
         // No body is read here, so that neither its fields nor a place which the model names count on this way.
         let plan = match &directives.route {
@@ -296,7 +304,8 @@ impl State {
             leaf: &attempt.leaf,
             headers: head.headers,
         };
-        let provider = match (word.provider(), &self.config.default.upstream) {
+        let named = named.or(self.config.default.upstream.as_ref());
+        let provider = match (word.provider(), named) {
             (Some(_), _) => self.named(word)?,
             (None, Some(name)) => self.config.provider(name)?,
             (None, None) => self.default_provider()?,
@@ -547,7 +556,7 @@ mod tests {
                 query: None,
                 headers: &HeaderMap::new(),
             };
-            state.pass(head)
+            state.pass(head, None)
         };
         let identity = azure::Identity::managed(None).unwrap();
         let mut passage = pass(Credential::Azure(Arc::new(identity))).unwrap();

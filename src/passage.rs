@@ -24,7 +24,7 @@ pub struct Passage {
     pub body: Option<Bytes>,
     /// `None`: its target is a provider.
     pub app: Option<Arc<App>>,
-    /// It asks for a websocket, and may: how long one side of that may say nothing.
+    /// It asks for a websocket, and may: how long that may stay when neither side says anything.
     pub upgrade: Option<Duration>,
 }
 

@@ -23,12 +23,12 @@ use crate::{
     upstream::pass_request,
 };
 
-/// The session's request as a passage, if it is for an app.
-pub fn to_app(state: &State, session: &Session) -> Result<Option<Passage>, Error> {
+/// The session's request as a passage, if the conf has a rule for it.
+pub fn front(state: &State, session: &Session) -> Result<Option<Passage>, Error> {
     if state.config.front.is_empty() {
         return Ok(None);
     }
-    state.to_app(downstream::head(session), came(session))
+    state.front(downstream::head(session), came(session))
 }
 
 fn came(session: &Session) -> Came<'_> {

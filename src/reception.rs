@@ -57,7 +57,7 @@ impl Gateway {
             session.set_keepalive(None);
         }
         context.ticket.adopt(&session.req_header().headers);
-        let admission = match passing::to_app(&edition.state, session)? {
+        let admission = match passing::front(&edition.state, session)? {
             Some(passage) => Admission::Pass(Box::new(passage)),
             None => edition.state.admit(downstream::head(session))?,
         };

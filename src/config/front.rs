@@ -11,8 +11,8 @@ use crate::{
         source::Source,
         text::{DurationText, UrlText},
     },
-    front::{App, Forwarded, Front, HostField, PathRule, Rule},
-    provider::{Auth, Provider, Target, target::Choice},
+    front::{App, Forwarded, Front, HostField, PathRule, Rule, Way},
+    provider::{Auth, Base, Provider, Target, target::Choice},
     tls::{Pair, PemFile, Tls},
 };
 
@@ -122,7 +122,8 @@ impl TlsFile {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamFile {
-    url: UrlText,
+    url: Option<UrlText>,
+    provider: Option<String>,
     path: Option<Texts>,
     host: Option<Texts>,
     port: Option<u16>,
@@ -204,19 +205,40 @@ impl UpstreamFile {
             return Err(wrong("port", message));
         }
         let port = self.port;
-        let app = Arc::new(self.app(name, source)?);
+        let way = self.way(name, source, config)?;
         for host in hosts {
             rules.extend(paths.iter().map(|path| Rule {
                 port,
                 host: host.clone(),
                 path: path.clone(),
-                app: app.clone(),
+                way: way.clone(),
             }));
         }
         Ok(())
     }
 
-    fn app(self, name: &str, source: &Source<'_>) -> Result<App, ConfigError> {
+    fn way(mut self, name: &str, source: &Source<'_>, config: &Config) -> Result<Way, ConfigError> {
+        let path = ["gateway", "upstreams", name, "provider"];
+        match (self.url.take(), self.provider.take()) {
+            (Some(url), None) => Ok(Way::App(Arc::new(self.app(name, url.0, source)?))),
+            (None, Some(provider)) if self.strip_prefix => {
+                let message =
+                    format!("`strip_prefix` is for apps: `{provider}` has paths of its own");
+                Err(source.error(&path, message))
+            }
+            (None, Some(provider)) => {
+                source.check_provider(&path, &provider, config)?;
+                Ok(Way::Provider(provider))
+            }
+            (None, None) | (Some(_), Some(_)) => {
+                let message =
+                    "`url`, an app's address, or `provider` is needed, not both".to_owned();
+                Err(source.error(&path[..3], message))
+            }
+        }
+    }
+
+    fn app(self, name: &str, url: Base, source: &Source<'_>) -> Result<App, ConfigError> {
         let path = |key| ["gateway", "upstreams", name, key];
         let host = match self.host_header.as_deref() {
             None | Some("client") => HostField::Client,
@@ -234,7 +256,7 @@ impl UpstreamFile {
             .map(|(header, value)| source.header(&path("headers"), header, value))
             .collect();
         let provider = Provider {
-            base: Some(Arc::new(self.url.0)),
+            base: Some(Arc::new(url)),
             auth: Auth::None,
             ..super::file::declared(name)
         };
@@ -389,7 +411,9 @@ mod tests {
             host: "h",
             port: Some(8787),
         };
-        let (full, path) = config.front.find(came, "/x/y").unwrap().unwrap();
+        let (Way::App(full), path) = config.front.find(came, "/x/y").unwrap().unwrap() else {
+            panic!("a provider");
+        };
         assert_eq!((full.name.as_str(), path), ("full", "/y"));
         assert_eq!(full.target.base.to_string(), "https://b/base");
         assert_eq!(full.headers[0].1, "s3cret");
@@ -401,11 +425,10 @@ mod tests {
             (full.read, full.websocket),
             (Some(Duration::from_secs(300)), None)
         );
-        let (plain, _) = config
-            .front
-            .find(Default::default(), "/x")
-            .unwrap()
-            .unwrap();
+        let found = config.front.find(Default::default(), "/x");
+        let Some((Way::App(plain), _)) = found.unwrap() else {
+            panic!("no app");
+        };
         assert_eq!(
             (plain.host.clone(), plain.forwarded),
             (HostField::Client, Forwarded::Set)
@@ -447,6 +470,22 @@ mod tests {
                 "url: http://a, forwarded: maybe",
                 "upstreams.app",
                 "unknown variant",
+            ),
+            ("path: /x", "upstreams.app", "is needed"),
+            (
+                "url: http://a, provider: openai",
+                "upstreams.app",
+                "not both",
+            ),
+            (
+                "provider: nobody",
+                "upstreams.app.provider",
+                "unknown provider",
+            ),
+            (
+                "provider: openai, path: /x, strip_prefix: true",
+                "upstreams.app.provider",
+                "is for apps",
             ),
             ("url: http://a, ulr: x", "upstreams.app", "unknown field"),
         ] {

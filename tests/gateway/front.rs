@@ -407,6 +407,33 @@ fn a_websocket_has_an_idle_time_of_its_own_and_counts_as_in_flight() {
 }
 
 #[test]
+fn a_websocket_that_ends_for_silence_gets_no_answer_of_http() {
+    let upstream = Upstream::start(|_, stream| {
+        stream
+            .write_all(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\r\n")
+            .unwrap();
+        while matches!(stream.read(&mut [0; 64]), Ok(1..)) {}
+        After::Close
+    });
+    let gateway = Gateway::start(&format!(
+        "  upstreams: {{ app: {{ url: \"http://{}\", websocket_idle: 500ms }} }}\n",
+        upstream.address
+    ));
+    let mut client = Client::connect(&gateway.address);
+    client.send(request("GET", "/", &UPGRADE, ""));
+    assert_eq!(client.read_head().status, 101);
+    // One side alone keeps it open.
+    for _ in 0..8 {
+        std::thread::sleep(Duration::from_millis(100));
+        client.send("x");
+    }
+    let mut said = Vec::new();
+    let _ = client.stream.read_to_end(&mut said);
+    assert_eq!(said, b"");
+    gateway.wait_for_log("status=101");
+}
+
+#[test]
 fn nobody_is_upgraded_who_did_not_ask_or_asked_for_another_protocol() {
     let upstream = Upstream::start(|request, stream| {
         let other = request.header("upgrade").is_some();
@@ -460,4 +487,69 @@ fn an_app_may_take_its_own_time() {
         client.send(request("GET", "/x", &[], ""));
         assert_eq!(client.read().status, status);
     }
+}
+
+#[test]
+fn a_path_may_be_a_providers() {
+    let (app, provider) = (app::start(), Upstream::answering(json(200, "{}")));
+    let gateway = Gateway::start(&format!(
+        "  providers: {{ groq: {{ base_url: \"http://{0}/openai/v1\", api_key: sk-conf }}, openai: {{ base_url: \"http://{0}/v1\" }} }}\n  upstreams:\n    app: {{ url: \"http://{1}\" }}\n    chat: {{ provider: groq, path: /v1/embeddings }}\n",
+        provider.address, app.address
+    ));
+    let mut client = Client::connect(&gateway.address);
+    for (headers, path, key) in [
+        (&[][..], "/openai/v1/embeddings", Some("Bearer sk-conf")),
+        (&[("x-portkey-provider", "openai")], "/v1/embeddings", None),
+    ] {
+        client.send(request("POST", "/v1/embeddings", headers, "{}"));
+        assert_eq!(client.read().text(), "{}");
+        let sent = provider.seen().pop().unwrap();
+        assert_eq!(
+            (sent.path.as_str(), sent.header("authorization")),
+            (path, key)
+        );
+    }
+    client.send(request("GET", "/file", &[], ""));
+    assert_eq!(client.read().text(), "0123456789");
+}
+
+#[test]
+fn an_app_may_refuse_an_upload_before_its_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut start = [0; 64];
+        stream.read_exact(&mut start).unwrap();
+        stream
+            .write_all(
+                b"HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 3\r\n\r\nbig",
+            )
+            .unwrap();
+        wait_for_close(&mut stream);
+    });
+    let gateway = Gateway::start(&format!(
+        "  upstreams: {{ app: {{ url: \"http://{address}\" }} }}\n"
+    ));
+    let mut client = Client::connect(&gateway.address);
+    client.send("POST /files HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000\r\n\r\nstart");
+    let answer = client.read();
+    assert_eq!((answer.status, answer.text()), (413, "big"));
+}
+
+#[test]
+fn a_process_that_is_told_to_stop_waits_for_its_websockets() {
+    let app = app::start();
+    let mut gateway = before(&app);
+    let mut client = Client::connect(&gateway.address);
+    client.send(request("GET", "/socket", &UPGRADE, ""));
+    assert_eq!(client.read_head().status, 101);
+    gateway.signal("TERM");
+    gateway.wait_for_log("draining");
+    client.send("still here");
+    assert_eq!(client.read_exact(10), b"still here");
+    assert!(gateway.child.try_wait().unwrap().is_none());
+    drop(client);
+    let ended = wait_for(|| gateway.child.try_wait().unwrap());
+    assert!(ended.unwrap().success());
 }
