@@ -8,11 +8,13 @@ use http::{Method, Response, StatusCode, header};
 use pingora::{apps::http_app::ServeHttp, protocols::http::ServerSession};
 use tokio::net::TcpStream;
 
-use crate::gateway::State;
+use crate::metrics::Metrics;
 
 /// Answers the operator.
 pub struct Admin {
-    pub state: Arc<State>,
+    /// The client listeners' addresses.
+    pub listen: Vec<String>,
+    pub metrics: Arc<Metrics>,
 }
 
 #[async_trait]
@@ -30,7 +32,7 @@ impl ServeHttp for Admin {
                 TEXT,
                 b"not listening\n".to_vec(),
             ),
-            "/metrics" => answer(StatusCode::OK, METRICS, self.state.metrics.text()),
+            "/metrics" => answer(StatusCode::OK, METRICS, self.metrics.text()),
             _ => answer(
                 StatusCode::NOT_FOUND,
                 TEXT,
@@ -43,7 +45,7 @@ impl ServeHttp for Admin {
 impl Admin {
     /// Whether clients can connect. Each service binds in its own time, so that this one can be up before they are.
     async fn listens(&self) -> bool {
-        for address in &self.state.config.listen {
+        for address in &self.listen {
             let connecting = tokio::time::timeout(PATIENCE, TcpStream::connect(address));
             if !matches!(connecting.await, Ok(Ok(_))) {
                 return false;

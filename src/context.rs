@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     fmt,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,10 +14,10 @@ use prometheus::IntGauge;
 use crate::{
     completion::Parameter,
     downstream::{self, is_answered},
+    edition::Edition,
     error::{CLIENT_GONE, Deadline, Error, Kind},
     exchange::{Exchange, ReplyForm, Report, fan_out::FanOut},
-    gateway::State,
-    metrics::{Ended, Metrics},
+    metrics::Ended,
     passage::Passage,
     provider::Target,
     ticket::Ticket,
@@ -40,6 +41,8 @@ pub struct Context {
     pub(crate) heads: u32,
     /// The call is on its second and last connection.
     pub(crate) repeated: bool,
+    /// The conf it met.
+    pub(crate) edition: Arc<Edition>,
     _in_flight: InFlight,
 }
 
@@ -124,7 +127,7 @@ impl Drop for InFlight {
 }
 
 impl Context {
-    pub(crate) fn new(draw: u128, metrics: &Metrics) -> Self {
+    pub(crate) fn new(draw: u128, edition: Arc<Edition>) -> Self {
         Self {
             ticket: Ticket::new(draw),
             call: Call::Own,
@@ -135,7 +138,8 @@ impl Context {
             handed: Handed::default(),
             heads: 0,
             repeated: false,
-            _in_flight: InFlight::new(&metrics.in_flight),
+            _in_flight: InFlight::new(&edition.state.metrics.in_flight),
+            edition,
         }
     }
 
@@ -157,7 +161,8 @@ impl Context {
 
     /// What a failure of the phases is told as: `error`, unless it was the end of the whole call's time that made it, or
     /// broke off an error of the provider's own.
-    pub(crate) fn failed(&mut self, session: &Session, error: Error, total: Duration) -> Error {
+    pub(crate) fn failed(&mut self, session: &Session, error: Error) -> Error {
+        let total = self.edition.upstream.timeouts().total;
         let over = self.left(total).is_some_and(|left| left.is_zero());
         if over && error.kind() == Kind::Timeout(Deadline::Read) {
             return total_timeout();
@@ -197,7 +202,7 @@ impl Context {
     }
 
     /// Counts the request and writes its line.
-    pub(crate) fn log(&self, session: &Session, state: &State) {
+    pub(crate) fn log(&self, session: &Session) {
         let answer = session.response_written();
         // The one that the client has, which can be the provider's own.
         let request_id = answer.and_then(|head| head.headers.get("x-request-id"));
@@ -209,7 +214,7 @@ impl Context {
             bytes: session.body_bytes_sent(),
             head: downstream::head(session),
         };
-        state.metrics.count(&entry.ended());
+        self.edition.state.metrics.count(&entry.ended());
         log::info!(target: "access", "{entry}");
     }
 }

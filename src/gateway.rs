@@ -29,7 +29,7 @@ use crate::{
 #[derive(Debug)]
 pub struct State {
     pub config: Config,
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
 }
 
 /// A request's head.
@@ -63,7 +63,18 @@ impl State {
     pub fn try_new(config: Config) -> Result<Self, Error> {
         let metrics = Metrics::try_new()
             .map_err(|_| Error::new(Kind::Internal, "The metrics could not be set up."))?;
-        Ok(Self { config, metrics })
+        Ok(Self {
+            config,
+            metrics: Arc::new(metrics),
+        })
+    }
+
+    /// What was counted and learned so far, under another conf.
+    pub fn under(&self, config: Config) -> Self {
+        Self {
+            config,
+            metrics: self.metrics.clone(),
+        }
     }
 
     pub fn admit(&self, head: Head<'_>) -> Result<Admission, Error> {

@@ -25,6 +25,14 @@ impl Lanes {
         }
     }
 
+    /// The same ones, unless their number is another.
+    pub fn resized(lanes: &Arc<Self>, size: usize) -> Arc<Self> {
+        match Self::new(size) {
+            other if other.size != lanes.size => Arc::new(other),
+            _ => lanes.clone(),
+        }
+    }
+
     /// Waits for one to `base`. It is free again when what comes back is dropped.
     pub async fn enter(&self, base: &Base) -> Option<OwnedSemaphorePermit> {
         // Nobody closes these: `None` is never seen.

@@ -41,7 +41,7 @@
 //! | `passage` | a request of the transparent proxy |
 //! | `gateway` | a request's head and body become an answer, a passage or an exchange |
 //! | `tokens`, `issuer` | the tokens that some credentials are exchanged for: kept and refreshed, fetched |
-//! | `proxy`, `reception`, `conductor`, `gather`, `lanes`, `opening`, `call`, `upstream`, `downstream`, `arrival`, `context`, `ticket`, `door` | the IO around it |
+//! | `proxy`, `reception`, `conductor`, `gather`, `lanes`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `edition` | the IO around it |
 //! | [`server`], `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
 //!
 //! Imports point down this table; `tests/layers.rs` holds it.
@@ -79,6 +79,7 @@ mod depth;
 pub mod dialect;
 mod door;
 mod downstream;
+mod edition;
 mod emulator;
 mod error;
 mod exchange;
@@ -93,6 +94,7 @@ mod pattern;
 pub mod provider;
 mod proxy;
 mod reception;
+mod resolver;
 mod route;
 pub mod server;
 mod ticket;

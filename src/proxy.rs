@@ -11,6 +11,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::StatusCode;
@@ -28,14 +29,15 @@ use crate::{
     config::Config,
     context::{Call, Context},
     downstream::{self, is_answered, unless_gone},
+    edition::Edition,
     error::{Error, Kind},
     exchange::UpstreamHead,
-    gateway::{State, asked},
+    gateway::asked,
     reception::Next,
     tokens::Tokens,
     upstream::{
-        MAX_INTERIM, Upstream, failure, interim_flood, is_interim, is_unanswered, make_fresh,
-        pass_request, request_head, sign_passage, total_timeout,
+        MAX_INTERIM, failure, interim_flood, is_interim, is_unanswered, make_fresh, pass_request,
+        request_head, sign_passage, total_timeout,
     },
 };
 
@@ -45,23 +47,17 @@ use crate::{
 /// [`Gateway::serve`]. Clones share their state.
 #[derive(Clone)]
 pub struct Gateway {
-    pub(crate) state: Arc<State>,
-    pub(crate) upstream: Arc<Upstream>,
+    pub(crate) edition: Arc<ArcSwap<Edition>>,
     pub(crate) tokens: Tokens,
 }
 
 impl Gateway {
     /// A gateway under `config`; `conf` sizes the connection pool of its own calls.
     pub fn new(config: Config, conf: &ServerConf) -> Result<Self, Error> {
-        let upstream = Arc::new(Upstream::new(
-            conf,
-            config.timeouts,
-            config.limits.upstream_calls,
-        ));
+        let edition = Edition::first(config, conf)?;
         Ok(Self {
-            state: Arc::new(State::try_new(config)?),
-            tokens: Tokens::try_new(upstream.clone())?,
-            upstream,
+            tokens: Tokens::try_new(edition.upstream.clone())?,
+            edition: Arc::new(ArcSwap::from_pointee(edition)),
         })
     }
 
@@ -83,8 +79,8 @@ impl Gateway {
         let received = self.receive(session, &mut context).await;
         let carried = match (received, &mut context.call) {
             (Ok(Next::Proxy), Call::Complete(exchange)) => {
-                let ticket = &mut context.ticket;
-                let conductor = Conductor::new(session, ticket, &self.upstream, exchange);
+                let (ticket, upstream) = (&mut context.ticket, &context.edition.upstream);
+                let conductor = Conductor::new(session, ticket, upstream, exchange);
                 Box::pin(conductor.carry(exchange)).await
             }
             (received, _) => received.map(drop),
@@ -93,7 +89,7 @@ impl Gateway {
             Ok(()) => Ok(true),
             Err(error) => context.refuse(session, error).await.map(|()| true),
         };
-        context.log(session, &self.state);
+        context.log(session);
         served
     }
 }
@@ -103,7 +99,7 @@ impl ProxyHttp for Gateway {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
-        Context::new(fastrand::u128(..), &self.state.metrics)
+        Context::new(fastrand::u128(..), self.edition.load_full())
     }
 
     /// No modules: the default one would hold a stream's events back to compress them.
@@ -129,7 +125,8 @@ impl ProxyHttp for Gateway {
         let Some(target) = context.call.target() else {
             return pingora::Error::e_explain(ErrorType::InternalError, "nothing to call");
         };
-        let peer = self.upstream.peer(&target.base);
+        let upstream = &context.edition.upstream;
+        let peer = upstream.peer(&target.base);
         let peer = match &context.call {
             Call::Complete(_) => unless_gone(session, Box::pin(peer))
                 .await
@@ -141,7 +138,7 @@ impl ProxyHttp for Gateway {
         if context.repeated {
             make_fresh(&mut peer);
         }
-        if let Some(left) = context.left(self.upstream.timeouts().total) {
+        if let Some(left) = context.left(context.edition.upstream.timeouts().total) {
             let read = peer
                 .options
                 .read_timeout
@@ -258,7 +255,7 @@ impl ProxyHttp for Gateway {
             context.ticket.mark_first_byte();
         }
         let late = context
-            .left(self.upstream.timeouts().total)
+            .left(context.edition.upstream.timeouts().total)
             .is_some_and(|left| left.is_zero());
         if late && !end_of_stream {
             return Err(context.stop(total_timeout()));
@@ -328,7 +325,7 @@ impl ProxyHttp for Gateway {
         mut error: Box<pingora::Error>,
     ) -> Box<pingora::Error> {
         if let Some(target) = context.call.target() {
-            self.upstream.avoid(&target.base);
+            context.edition.upstream.avoid(&target.base);
         }
         error.set_retry(false);
         error
@@ -342,7 +339,7 @@ impl ProxyHttp for Gateway {
     ) -> FailToProxy {
         let error = match context.failure.take() {
             Some(told) => told,
-            None => context.failed(session, failure(cause), self.upstream.timeouts().total),
+            None => context.failed(session, failure(cause)),
         };
         let code = error.status().as_u16();
         if is_answered(session) {
@@ -370,7 +367,7 @@ impl ProxyHttp for Gateway {
         _: Option<&pingora::Error>,
         context: &mut Context,
     ) {
-        context.log(session, &self.state);
+        context.log(session);
     }
 
     /// The access line tells it, without the peer's address.

@@ -1,6 +1,6 @@
 //! A request's arrival: its head is admitted, its body read, its exchange made, and it is settled who carries it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -9,7 +9,7 @@ use pingora::proxy::Session;
 use crate::{
     arrival,
     conductor::Conductor,
-    config::headers::Directives,
+    config::{Limits, headers::Directives},
     context::{Call, Context},
     downstream::{self, unless_gone},
     error::Error,
@@ -35,9 +35,10 @@ impl Gateway {
         session: &mut Session,
         context: &mut Context,
     ) -> Result<Next, Error> {
-        downstream::prepare(session, self.upstream.timeouts().write);
+        let edition = context.edition.clone();
+        downstream::prepare(session, edition.upstream.timeouts().write);
         context.ticket.adopt(&session.req_header().headers);
-        match self.state.admit(downstream::head(session))? {
+        match edition.state.admit(downstream::head(session))? {
             Admission::Answer(text) => {
                 context.call = Call::Own;
                 downstream::write_own(session, &mut context.ticket, text).await?;
@@ -46,7 +47,7 @@ impl Gateway {
             Admission::Pass(mut passage) => {
                 context.ticket.name(&passage.target.provider.name);
                 if passage.target.signs() {
-                    passage.body = Some(self.hold(session).await?);
+                    passage.body = Some(hold(session, &edition.state.config.limits).await?);
                 }
                 if let Some(token) = self.tokens.settle(&passage.target).await? {
                     passage.settle(token)?;
@@ -62,25 +63,14 @@ impl Gateway {
         }
     }
 
-    /// Reads the body of a passage that is signed: the signature covers it, and stands before it.
-    async fn hold(&self, session: &mut Session) -> Result<Bytes, Error> {
-        let limits = &self.state.config.limits;
-        match arrival::read_body(session, limits).await? {
-            (body, Replay::Held) => Ok(body),
-            (_, Replay::Lost) => {
-                let message = "The body of a signed call is sent with its `content-length`.";
-                Err(Error::invalid("content-length", message))
-            }
-        }
-    }
-
     async fn complete(
         &self,
         session: &mut Session,
         context: &mut Context,
         directives: Directives,
     ) -> Result<Next, Error> {
-        let limits = &self.state.config.limits;
+        let edition = context.edition.clone();
+        let limits = &edition.state.config.limits;
         let (body, replay) = arrival::read_body(session, limits).await?;
         // From here on, an upstream's 1xx is the upstream's own business.
         session.as_downstream_mut().set_ignore_info_resp(true);
@@ -89,30 +79,31 @@ impl Gateway {
         }
         let headers = &session.req_header().headers;
         let Completing { mut work, settled } =
-            self.state.complete(directives, headers, body, seed())?;
+            edition.state.complete(directives, headers, body, seed())?;
         let provider = &work.target().provider;
         context.ticket.name(&provider.name);
         context.ticket.sent_as = Some(provider.dialect.prompt_form().sent_as(settled.approach));
         context.ticket.tell(&settled);
         context.begin_call();
         if work.target().grant().is_some() {
-            self.settle(session, &mut work).await?;
+            let total = edition.upstream.timeouts().total;
+            self.settle(session, &mut work, total).await?;
         }
         context.ticket.target = Some(work.target().clone());
-        let ticket = &mut context.ticket;
+        let (ticket, upstream) = (&mut context.ticket, &edition.upstream);
         // Boxed: the carriers' states are large, and would be moved with this phase's for every plain request too.
         let (next, call) = match work {
             Work::One(exchange) if exchange.road(replay) == Road::Phases => {
                 (Ok(Next::Proxy), Call::Complete(exchange))
             }
             Work::One(mut exchange) => {
-                let conductor = Conductor::new(session, ticket, &self.upstream, &exchange);
+                let conductor = Conductor::new(session, ticket, upstream, &exchange);
                 let carried = Box::pin(conductor.carry(&mut exchange)).await;
                 (carried.map(|()| Next::Answered), Call::Complete(exchange))
             }
             Work::Many(mut fan_out) => {
-                let gather = Gather::new(session, ticket, &self.upstream, &fan_out);
-                let carried = Box::pin(gather.carry(&mut fan_out, &self.upstream)).await;
+                let gather = Gather::new(session, ticket, upstream, &fan_out);
+                let carried = Box::pin(gather.carry(&mut fan_out, upstream)).await;
                 (carried.map(|()| Next::Answered), Call::Many(fan_out))
             }
         };
@@ -121,8 +112,12 @@ impl Gateway {
     }
 
     /// Gets the token that a target's credential stands for; nearly always one is held.
-    async fn settle(&self, session: &mut Session, work: &mut Work) -> Result<(), Error> {
-        let total = self.upstream.timeouts().total;
+    async fn settle(
+        &self,
+        session: &mut Session,
+        work: &mut Work,
+        total: Duration,
+    ) -> Result<(), Error> {
         let patience = work.timeout().map_or(total, |own| own.min(total));
         let settling = tokio::time::timeout(patience, self.tokens.settle(work.target()));
         let settled = unless_gone(session, Box::pin(settling)).await?;
@@ -130,6 +125,17 @@ impl Gateway {
             work.settle(token);
         }
         Ok(())
+    }
+}
+
+/// Reads the body of a passage that is signed: the signature covers it, and stands before it.
+async fn hold(session: &mut Session, limits: &Limits) -> Result<Bytes, Error> {
+    match arrival::read_body(session, limits).await? {
+        (body, Replay::Held) => Ok(body),
+        (_, Replay::Lost) => {
+            let message = "The body of a signed call is sent with its `content-length`.";
+            Err(Error::invalid("content-length", message))
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     config::{Config, ConfigError, Surroundings, source::Source},
     door::Door,
     emulator,
-    gateway::State,
+    metrics::Metrics,
     proxy::Gateway,
 };
 
@@ -85,8 +85,7 @@ impl Ready {
         server.bootstrap();
         let conf = server.configuration.clone();
         let gateway = Gateway::new(self.config, &conf).map_err(|error| error.to_string())?;
-        let state = gateway.state.clone();
-        add_services(&mut server, gateway, &state);
+        add_services(&mut server, gateway);
         server.run_forever()
     }
 
@@ -136,19 +135,22 @@ fn check_server(conf: &ServerConf, source: &Source<'_>) -> Result<(), ConfigErro
     Ok(())
 }
 
-fn add_services(server: &mut Server, gateway: Gateway, state: &Arc<State>) {
+fn add_services(server: &mut Server, gateway: Gateway) {
     let conf = server.configuration.clone();
+    let edition = gateway.edition.load_full();
+    let config = &edition.state.config;
     let mut proxy = Service::new("completions".to_owned(), Door::new(gateway, &conf));
-    for address in &state.config.listen {
+    for address in &config.listen {
         proxy.add_tcp(address);
     }
     server.add_service(proxy);
-    if let Some(settings) = &state.config.emulator {
+    if let Some(settings) = &config.emulator {
         server.add_service(emulator::service(settings));
     }
-    if let Some(address) = &state.config.admin {
+    if let Some(address) = &config.admin {
         let admin = Admin {
-            state: state.clone(),
+            listen: config.listen.clone(),
+            metrics: edition.state.metrics.clone(),
         };
         let mut service = Service::new("admin".to_owned(), admin);
         service.threads = Some(1);
@@ -156,14 +158,14 @@ fn add_services(server: &mut Server, gateway: Gateway, state: &Arc<State>) {
         server.add_service(service);
     }
     let drain = Drain {
-        state: state.clone(),
+        metrics: edition.state.metrics.clone(),
     };
     server.add_service(background_service("drain", drain));
 }
 
 /// Ends the process once it has been told to stop and the last request is answered.
 struct Drain {
-    state: Arc<State>,
+    metrics: Arc<Metrics>,
 }
 
 #[async_trait]
@@ -174,13 +176,13 @@ impl BackgroundService for Drain {
         }
         log::info!(
             "draining: no new connections, {} in flight",
-            self.state.metrics.in_flight.get()
+            self.metrics.in_flight.get()
         );
         // A request whose head has just arrived is not counted yet: the count has to stay at 0.
         let mut quiet = 0;
         while quiet < QUIET_TICKS {
             tokio::time::sleep(TICK).await;
-            quiet = if self.state.metrics.in_flight.get() == 0 {
+            quiet = if self.metrics.in_flight.get() == 0 {
                 quiet + 1
             } else {
                 0

@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use ring::{hmac, rand::SystemRandom};
 use tokio::sync::{Notify, watch};
 
@@ -38,7 +39,7 @@ use crate::{
 pub struct Tokens(Arc<Shared>);
 
 struct Shared {
-    upstream: Arc<Upstream>,
+    upstream: ArcSwap<Upstream>,
     slots: Mutex<HashMap<GrantId, Slot>>,
     /// New in every process.
     key: hmac::Key,
@@ -73,10 +74,15 @@ impl Tokens {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
         let message = "The system gives no random numbers.";
         Ok(Self(Arc::new(Shared {
-            upstream,
+            upstream: ArcSwap::new(upstream),
             slots: Mutex::default(),
             key: key.map_err(|_| Error::new(Kind::Internal, message))?,
         })))
+    }
+
+    /// Fetches by `upstream` from now on.
+    pub fn fetch_by(&self, upstream: Arc<Upstream>) {
+        self.0.upstream.store(upstream);
     }
 
     /// The token that `target`'s credential stands for; `None`: the credential is used as it is. Waits only if none is
@@ -292,7 +298,8 @@ impl Shared {
             Some(source) => Some(Tokens(self.clone()).token(source).await?),
             None => None,
         };
-        issuer::fetch(&self.upstream, grant, source.as_ref()).await
+        let upstream = self.upstream.load_full();
+        issuer::fetch(&upstream, grant, source.as_ref()).await
     }
 }
 

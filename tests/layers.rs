@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy reception context conductor gather opening lanes call ticket tokens issuer downstream arrival upstream door server admin emulator      the only IO
+//! L8  proxy reception context conductor gather opening lanes call ticket tokens issuer downstream arrival upstream resolver door edition server admin emulator      the only IO
 //! L7  gateway
 //! L6  exchange passage
 //! L5  config
@@ -46,7 +46,9 @@ const LAYERS: &[(&str, u8)] = &[
     ("downstream", 8),
     ("arrival", 8),
     ("upstream", 8),
+    ("resolver", 8),
     ("door", 8),
+    ("edition", 8),
     ("server", 8),
     ("admin", 8),
     ("emulator", 8),

@@ -1,5 +1,8 @@
 //! Which provider serves a model: the conf's model map.
 
+#[allow(dead_code, reason = "the loop of attempts, which comes after it")]
+pub mod retry;
+
 use crate::pattern;
 
 /// One line of the model map.
