@@ -14,6 +14,7 @@ mod http2;
 mod identities;
 mod leaving;
 mod passing;
+mod portkey;
 mod process;
 mod prompt_as;
 mod providers;
