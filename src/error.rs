@@ -64,7 +64,13 @@ pub enum Deadline {
     Read,
     /// The upstream takes no more of the request.
     Write,
-    /// The whole call.
+    /// From a call's begin to the first token of its answer.
+    FirstToken,
+    /// Between two events of a stream.
+    Idle,
+    /// One call with its answer; others may follow it.
+    Attempt,
+    /// The whole request.
     Total,
 }
 
@@ -238,6 +244,9 @@ impl Error {
             Kind::Timeout(Deadline::Connect) => "connect_timeout",
             Kind::Timeout(Deadline::Read) => "read_timeout",
             Kind::Timeout(Deadline::Write) => "write_timeout",
+            Kind::Timeout(Deadline::FirstToken) => "first_token_timeout",
+            Kind::Timeout(Deadline::Idle) => "idle_timeout",
+            Kind::Timeout(Deadline::Attempt) => "attempt_timeout",
             Kind::Timeout(Deadline::Total) => "total_timeout",
             Kind::Broken => "broken_upstream",
             Kind::Upstream(_) => "upstream_error",

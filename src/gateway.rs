@@ -3,25 +3,25 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, Method};
 
 use crate::{
-    completion::{CompletionRequest, Shape},
+    completion::{CompletionRequest, Shape, fields},
     config::{
         Config,
         headers::{self, Directives},
         host::custom_base,
+        word::Word,
     },
     dialect::settle::{self, Settled, settle},
     error::{Error, Kind},
-    exchange::{Seed, Terms, Work, fan_out::FanOutLimits, split::split},
+    exchange::{Deadlines, Seed, Terms, Work, fan_out::FanOutLimits, split::split},
     metrics::Metrics,
     passage::{Passage, passed_path},
-    provider::{
-        Auth, Credential, Provider, Secret, Target,
-        place::Slot,
-        scheme::{Part, Parts},
-        target::Choice,
+    provider::{Provider, Target, target::Choice},
+    route::{
+        leaf::Leaf,
+        plan::{Choose, Facts, Plan, no_target, plan},
     },
 };
 
@@ -106,30 +106,56 @@ impl State {
         }
     }
 
-    /// Decides what an admitted completion takes.
+    /// The targets of an admitted completion, in the order in which they are tried.
+    pub fn plan(
+        &self,
+        directives: &Directives,
+        head: Head<'_>,
+        body: &[u8],
+        choose: Choose<'_>,
+    ) -> Result<Plan, Error> {
+        let Some(route) = &directives.route else {
+            return Ok(Plan::plain());
+        };
+        let facts = Facts {
+            metadata: &directives.metadata,
+            params: &fields::read(body)?,
+            path: head.path,
+            headers: head.headers,
+        };
+        plan(route, &facts, choose)
+    }
+
+    /// Decides what a completion takes at one target of its plan.
     pub fn complete(
         &self,
-        directives: Directives,
+        directives: &Directives,
+        leaf: &Leaf,
         headers: &HeaderMap,
         body: Bytes,
         seed: Seed,
     ) -> Result<Completing, Error> {
+        let word = Word {
+            directives,
+            leaf,
+            headers,
+        };
         let read = match directives.shape {
             Shape::Text => CompletionRequest::read_with,
             Shape::Fim => CompletionRequest::read_fim,
         };
-        let mut request = read(body, &directives.overrides)?;
-        let mut provider = self.choose(&directives, &mut request)?;
-        if directives.custom_host.is_none() {
-            provider = provider.at(&|slot| option(slot, &directives, headers))?;
+        let mut request = read(body, &leaf.overrides)?;
+        let mut provider = self.choose(word, &mut request)?;
+        if word.custom_host().is_none() {
+            provider = provider.at(&|slot| word.option(slot))?;
         }
         let provider = provider.speaking_for(&request);
         let policy = settle::Terms {
             dialect: provider.dialect,
             refused: &provider.refuses,
             provider: &provider.name,
-            unsupported: directives.unsupported.unwrap_or(self.config.unsupported),
-            prompt_as: self.config.prompt_as(directives.prompt_as, &provider),
+            unsupported: word.unsupported().unwrap_or(self.config.unsupported),
+            prompt_as: self.config.prompt_as(word.prompt_as(), &provider),
             prefill: provider.prefill,
         };
         let substituted = self.config.substitutes.apply(&mut request, policy)?;
@@ -137,9 +163,9 @@ impl State {
         settled.emulated.extend(substituted);
         let limits = &self.config.limits;
         let terms = Terms {
-            compliance: directives.compliance,
-            timeout: directives.timeout,
-            forwarded: forwarded(&directives.forward, &provider, headers),
+            compliance: word.compliance(),
+            deadlines: self.deadlines(word),
+            forwarded: word.forwarded(&provider),
             max_event_bytes: limits.event_bytes,
             fan_out: FanOutLimits {
                 concurrent_calls: limits.concurrent_calls,
@@ -147,26 +173,35 @@ impl State {
             },
             best: settled.best,
         };
-        let target = self.target(provider, request.model(), directives, headers)?;
+        let target = self.target(provider, request.model(), word)?;
         let shares = split(request, &settled, limits.calls)?;
         let work = Work::try_new(shares, target, terms, seed)?;
         Ok(Completing { work, settled })
+    }
+
+    fn deadlines(&self, word: Word<'_>) -> Deadlines {
+        let timeouts = &self.config.timeouts;
+        Deadlines {
+            connect: None,
+            first_token: timeouts.first_token,
+            idle: timeouts.idle,
+            call: word.timeout(),
+        }
     }
 
     fn target(
         &self,
         provider: Arc<Provider>,
         model: &str,
-        directives: Directives,
-        headers: &HeaderMap,
+        word: Word<'_>,
     ) -> Result<Target, Error> {
-        let custom = directives.custom_host.as_deref();
+        let custom = word.custom_host();
         let custom = custom.map(|url| custom_base(url, &self.config.allowed_hosts));
         let choice = Choice {
             custom: custom.transpose()?,
-            credential: client_credential(&provider, &directives, headers)?,
+            credential: word.credential(&provider)?,
             model,
-            option: &|slot| option(slot, &directives, headers),
+            option: &|slot| word.option(slot),
         };
         Target::try_new(provider, choice)
     }
@@ -174,7 +209,7 @@ impl State {
     /// The provider, first that applies: the client's word, the model map, the default. Settles the model on the way.
     fn choose(
         &self,
-        directives: &Directives,
+        word: Word<'_>,
         request: &mut CompletionRequest,
     ) -> Result<Arc<Provider>, Error> {
         let named = request
@@ -184,13 +219,13 @@ impl State {
         let rule = named
             .as_deref()
             .and_then(|model| self.config.models.find(model));
-        let provider = match (&directives.provider, rule) {
+        let provider = match (word.provider(), rule) {
             (Some(name), _) => self.provider(name)?,
             (None, Some(rule)) => self.provider(&rule.provider)?,
             (None, None) => self.default_provider()?,
         };
         let renamed = rule
-            .filter(|_| directives.provider.is_none())
+            .filter(|_| word.provider().is_none())
             .and_then(|rule| rule.model.as_deref());
         let model = renamed
             .or(named.as_deref())
@@ -223,12 +258,20 @@ impl State {
 
     fn pass(&self, head: Head<'_>) -> Result<Passage, Error> {
         let directives = Directives::read(head.headers)?;
-        let provider = match (&directives.provider, &self.config.default.upstream) {
-            (Some(name), _) | (None, Some(name)) => self.provider(name)?,
+        // No body is read here, so that neither its fields nor a place which the model names count on this way.
+        let plan = self.plan(&directives, head, b"{}", &mut |_| 0)?;
+        let attempt = plan.first().ok_or_else(no_target)?;
+        let word = Word {
+            directives: &directives,
+            leaf: &attempt.leaf,
+            headers: head.headers,
+        };
+        let provider = match (word.provider(), &self.config.default.upstream) {
+            (Some(name), _) => self.provider(name)?,
+            (None, Some(name)) => self.provider(name)?,
             (None, None) => self.default_provider()?,
         };
-        // No body is read here, so that a place which the model names is not reached on this way.
-        let target = self.target(provider, "", directives, head.headers)?;
+        let target = self.target(provider, "", word)?;
         let headers = match target.grant() {
             None => target.headers()?,
             Some(_) => Vec::new(),
@@ -257,70 +300,6 @@ impl State {
         }
         Ok(())
     }
-}
-
-/// The client's value for a slot of a provider's place.
-fn option(
-    slot: &Slot,
-    directives: &Directives,
-    headers: &HeaderMap,
-) -> Result<Option<String>, Error> {
-    match directives.options.get(slot.name) {
-        Some(value) => Ok(Some(value.clone())),
-        None => headers::text(headers, slot.header).map(|text| text.map(str::to_owned)),
-    }
-}
-
-/// The client's own credential: the parts of one that is more than a key, or its key.
-fn client_credential(
-    provider: &Provider,
-    directives: &Directives,
-    headers: &HeaderMap,
-) -> Result<Option<Credential>, Error> {
-    let named = |part: &Part| match (directives.options.get(part.name), part.header) {
-        (_, "") => Ok(None),
-        (Some(value), _) => Ok(Secret::try_new(value)),
-        (None, header) => headers::text(headers, header).map(|text| Secret::try_new(text?)),
-    };
-    let region = provider.options.get("aws_region");
-    let made = provider.scheme.read(&Parts {
-        named: &named,
-        own: None,
-        region: region.map_or("us-east-1", String::as_str),
-    })?;
-    let key = || {
-        directives
-            .key
-            .clone()
-            .or_else(|| native_key(provider, headers))
-    };
-    Ok(made.or_else(|| key().map(Credential::Key)))
-}
-
-/// The key in the header in which the provider itself would look for it, as its own SDK sends it.
-fn native_key(provider: &Provider, headers: &HeaderMap) -> Option<Secret> {
-    match &provider.auth {
-        Auth::Header(name) => headers.get(name)?.to_str().ok().and_then(Secret::try_new),
-        Auth::Bearer | Auth::None => None,
-    }
-}
-
-/// The client's headers that go upstream: those it asked to forward, and OpenAI's own account headers to OpenAI.
-fn forwarded(names: &[HeaderName], provider: &Provider, headers: &HeaderMap) -> HeaderMap {
-    let mut forwarded = HeaderMap::new();
-    for name in names {
-        for value in headers.get_all(name) {
-            forwarded.append(name, value.clone());
-        }
-    }
-    if provider.name == "openai" {
-        for (plain, portkey) in OPENAI_ACCOUNT {
-            if let Some(value) = headers.get(plain).or_else(|| headers.get(portkey)) {
-                forwarded.insert(plain, value.clone());
-            }
-        }
-    }
-    forwarded
 }
 
 /// The endpoint of completions that a request is for.
@@ -360,16 +339,11 @@ const BODIES: usize = 4;
 pub const FIM_COMPLETIONS: &str = "/v1/fim/completions";
 /// What Portkey's SDK sends where its user named no model.
 const NO_MODEL: &str = "portkey-default";
-const OPENAI_ACCOUNT: [(&str, &str); 3] = [
-    ("openai-organization", "x-portkey-openai-organization"),
-    ("openai-project", "x-portkey-openai-project"),
-    ("openai-beta", "x-portkey-openai-beta"),
-];
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::{Base, azure, grant::Token, oci};
+    use crate::provider::{Base, Credential, Secret, azure, grant::Token, oci};
     use crate::{dialect, exchange::Exchange};
 
     fn state(change: impl FnOnce(&mut Config)) -> State {
@@ -401,8 +375,11 @@ mod tests {
         match state.admit(head)? {
             Admission::Complete(directives) => {
                 let body = Bytes::copy_from_slice(body.as_bytes());
+                let plan = state.plan(&directives, head, &body, &mut |_| 0)?;
+                let leaf = &plan.first().unwrap().leaf;
+                let seed = Seed { now: 1, draw: 1 };
                 match state
-                    .complete(*directives, &headers, body, Seed { now: 1, draw: 1 })?
+                    .complete(&directives, leaf, &headers, body, seed)?
                     .work
                 {
                     Work::One(exchange) => Ok(*exchange),
@@ -866,7 +843,8 @@ mod tests {
             panic!("{path} is passed");
         };
         let bytes = Bytes::copy_from_slice(body.as_bytes());
-        let completing = state.complete(*directives, &headers, bytes, Seed { now: 1, draw: 1 })?;
+        let (leaf, seed) = (Leaf::default(), Seed { now: 1, draw: 1 });
+        let completing = state.complete(&directives, &leaf, &headers, bytes, seed)?;
         let Work::One(exchange) = completing.work else {
             panic!("one call");
         };

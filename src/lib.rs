@@ -41,7 +41,7 @@
 //! | `passage` | a request of the transparent proxy |
 //! | `gateway` | a request's head and body become an answer, a passage or an exchange |
 //! | `tokens`, `issuer` | the tokens that some credentials are exchanged for: kept and refreshed, fetched |
-//! | `proxy`, `reception`, `conductor`, `gather`, `lanes`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `edition` | the IO around it |
+//! | `proxy`, `reception`, `conductor`, `gather`, `client`, `leg`, `pulse`, `lanes`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `edition` | the IO around it |
 //! | [`server`], `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
 //!
 //! Imports point down this table; `tests/layers.rs` holds it.
@@ -71,6 +71,7 @@
 mod admin;
 mod arrival;
 mod call;
+mod client;
 pub mod completion;
 mod conductor;
 mod config;
@@ -87,12 +88,14 @@ mod gateway;
 mod gather;
 mod issuer;
 mod lanes;
+mod leg;
 mod metrics;
 mod opening;
 mod passage;
 mod pattern;
 pub mod provider;
 mod proxy;
+mod pulse;
 mod reception;
 mod resolver;
 mod route;

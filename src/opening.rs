@@ -20,7 +20,7 @@ use crate::{
 /// A call whose answer's head its exchange has taken.
 pub struct Opened {
     pub call: Call,
-    peer: HttpPeer,
+    peer: Box<HttpPeer>,
     work: Option<Work>,
 }
 
@@ -87,7 +87,7 @@ async fn open_followed(
     Ok(Opened { call, peer, work })
 }
 
-async fn ask(exchange: &Exchange, upstream: &Upstream) -> Result<(Call, HttpPeer), Error> {
+async fn ask(exchange: &Exchange, upstream: &Upstream) -> Result<(Call, Box<HttpPeer>), Error> {
     let base = &exchange.target().base;
     let peer = upstream.peer(base).await?;
     let request = request_head(exchange)?;

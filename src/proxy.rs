@@ -25,7 +25,6 @@ use pingora::{
 };
 
 use crate::{
-    conductor::Conductor,
     config::Config,
     context::{Call, Context},
     downstream::{self, is_answered, unless_gone},
@@ -33,7 +32,7 @@ use crate::{
     error::{Error, Kind},
     exchange::UpstreamHead,
     gateway::asked,
-    reception::Next,
+    reception::{Next, Roads},
     tokens::Tokens,
     upstream::{
         MAX_INTERIM, failure, interim_flood, is_interim, is_unanswered, make_fresh, pass_request,
@@ -76,17 +75,9 @@ impl Gateway {
             return Ok(false);
         }
         let mut context = self.new_ctx();
-        let received = self.receive(session, &mut context).await;
-        let carried = match (received, &mut context.call) {
-            (Ok(Next::Proxy), Call::Complete(exchange)) => {
-                let (ticket, upstream) = (&mut context.ticket, &context.edition.upstream);
-                let conductor = Conductor::new(session, ticket, upstream, exchange);
-                Box::pin(conductor.carry(exchange)).await
-            }
-            (received, _) => received.map(drop),
-        };
-        let served = match carried {
-            Ok(()) => Ok(true),
+        let received = self.receive(session, &mut context, Roads::Inside).await;
+        let served = match received {
+            Ok(_) => Ok(true),
             Err(error) => context.refuse(session, error).await.map(|()| true),
         };
         context.log(session);
@@ -110,7 +101,7 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         context: &mut Context,
     ) -> pingora::Result<bool> {
-        match self.receive(session, context).await {
+        match self.receive(session, context, Roads::All).await {
             Ok(Next::Proxy) => Ok(false),
             Ok(Next::Answered) => Ok(true),
             Err(error) => context.refuse(session, error).await.map(|()| true),
@@ -145,7 +136,7 @@ impl ProxyHttp for Gateway {
                 .map_or(left, |read| read.min(left));
             peer.options.read_timeout = Some(read);
         }
-        Ok(Box::new(peer))
+        Ok(peer)
     }
 
     async fn upstream_request_filter(

@@ -8,15 +8,21 @@ use pingora::proxy::Session;
 
 use crate::{
     arrival,
-    conductor::Conductor,
+    client::{Client, Limit},
+    conductor,
     config::{Limits, headers::Directives},
     context::{Call, Context},
     downstream::{self, unless_gone},
     error::Error,
-    exchange::{Replay, Road, Seed, Work},
+    exchange::{Deadlines, Exchange, Replay, Road, Seed, Work, fan_out::FanOut},
     gateway::{Admission, Completing},
-    gather::Gather,
+    gather,
+    leg::Failed,
     proxy::Gateway,
+    route::{
+        Balanced,
+        plan::{no_target, weighted},
+    },
     upstream::{total_timeout, unix_now},
 };
 
@@ -28,12 +34,21 @@ pub enum Next {
     Answered,
 }
 
+/// Which carriers there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Roads {
+    All,
+    /// Inside a filter of somebody else's, whose phases are not ours.
+    Inside,
+}
+
 impl Gateway {
     /// Admits the request; what needs the conductor, or is answered here, is over when this returns.
     pub(crate) async fn receive(
         &self,
         session: &mut Session,
         context: &mut Context,
+        roads: Roads,
     ) -> Result<Next, Error> {
         let edition = context.edition.clone();
         downstream::prepare(session, edition.upstream.timeouts().write);
@@ -59,7 +74,9 @@ impl Gateway {
                 context.call = Call::Pass(passage);
                 Ok(Next::Proxy)
             }
-            Admission::Complete(directives) => self.complete(session, context, *directives).await,
+            Admission::Complete(directives) => {
+                self.complete(session, context, *directives, roads).await
+            }
         }
     }
 
@@ -68,18 +85,25 @@ impl Gateway {
         session: &mut Session,
         context: &mut Context,
         directives: Directives,
+        roads: Roads,
     ) -> Result<Next, Error> {
         let edition = context.edition.clone();
         let limits = &edition.state.config.limits;
         let (body, replay) = arrival::read_body(session, limits).await?;
         // From here on, an upstream's 1xx is the upstream's own business.
         session.as_downstream_mut().set_ignore_info_resp(true);
-        if let Ok(option) = HeaderValue::try_from(directives.option.as_str()) {
+        let mut choose = |balanced: &Balanced| weighted(balanced, fastrand::f64());
+        let head = downstream::head(session);
+        let plan = edition.state.plan(&directives, head, &body, &mut choose)?;
+        let attempt = plan.first().ok_or_else(no_target)?;
+        if let Ok(option) = HeaderValue::try_from(&*attempt.place) {
             context.ticket.option = option;
         }
-        let headers = &session.req_header().headers;
+        let (leaf, headers) = (&attempt.leaf, head.headers);
         let Completing { mut work, settled } =
-            edition.state.complete(directives, headers, body, seed())?;
+            edition
+                .state
+                .complete(&directives, leaf, headers, body, seed())?;
         let provider = &work.target().provider;
         context.ticket.name(&provider.name);
         context.ticket.sent_as = Some(provider.dialect.prompt_form().sent_as(settled.approach));
@@ -90,25 +114,28 @@ impl Gateway {
             self.settle(session, &mut work, total).await?;
         }
         context.ticket.target = Some(work.target().clone());
-        let (ticket, upstream) = (&mut context.ticket, &edition.upstream);
-        // Boxed: the carriers' states are large, and would be moved with this phase's for every plain request too.
-        let (next, call) = match work {
-            Work::One(exchange) if exchange.road(replay) == Road::Phases => {
-                (Ok(Next::Proxy), Call::Complete(exchange))
+        let (carried, call) = match work {
+            Work::One(exchange) if roads == Roads::All && exchange.road(replay) == Road::Phases => {
+                context.call = Call::Complete(exchange);
+                return Ok(Next::Proxy);
             }
             Work::One(mut exchange) => {
-                let conductor = Conductor::new(session, ticket, upstream, &exchange);
-                let carried = Box::pin(conductor.carry(&mut exchange)).await;
-                (carried.map(|()| Next::Answered), Call::Complete(exchange))
+                let carried = context.conduct(session, &mut exchange).await;
+                (carried, Call::Complete(exchange))
             }
             Work::Many(mut fan_out) => {
-                let gather = Gather::new(session, ticket, upstream, &fan_out);
-                let carried = Box::pin(gather.carry(&mut fan_out, upstream)).await;
-                (carried.map(|()| Next::Answered), Call::Many(fan_out))
+                let carried = context.gather(session, &mut fan_out).await;
+                (carried, Call::Many(fan_out))
             }
         };
         context.call = call;
-        next
+        match carried {
+            Ok(()) => Ok(Next::Answered),
+            Err(failed) => {
+                context.refused = failed.head;
+                Err(failed.error)
+            }
+        }
     }
 
     /// Gets the token that a target's credential stands for; nearly always one is held.
@@ -118,13 +145,42 @@ impl Gateway {
         work: &mut Work,
         total: Duration,
     ) -> Result<(), Error> {
-        let patience = work.timeout().map_or(total, |own| own.min(total));
+        let call = work.deadlines().call;
+        let patience = call.map_or(total, |own| own.min(total));
         let settling = tokio::time::timeout(patience, self.tokens.settle(work.target()));
         let settled = unless_gone(session, Box::pin(settling)).await?;
         if let Some(token) = settled.map_err(|_| total_timeout())?? {
             work.settle(token);
         }
         Ok(())
+    }
+}
+
+impl Context {
+    /// Has one call carried by the conductor. `Err`: nothing of an answer was written.
+    pub(crate) async fn conduct(
+        &mut self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+    ) -> Result<(), Failed> {
+        let mut limit = self.limit(exchange.deadlines());
+        let upstream = &self.edition.upstream;
+        let mut client = Client::new(session, &mut self.ticket);
+        conductor::carry(&mut client, exchange, upstream, &mut limit).await
+    }
+
+    /// Has several calls carried.
+    async fn gather(&mut self, session: &mut Session, fan_out: &mut FanOut) -> Result<(), Failed> {
+        let mut limit = self.limit(fan_out.deadlines());
+        let upstream = &self.edition.upstream;
+        let mut client = Client::new(session, &mut self.ticket);
+        // Boxed: few requests need it, and its state would be a part of all of them.
+        Box::pin(gather::carry(&mut client, fan_out, upstream, &mut limit)).await
+    }
+
+    fn limit(&self, deadlines: &Deadlines) -> Limit {
+        let total = self.edition.upstream.timeouts().total;
+        Limit::new(self.ticket.called, total, deadlines.call)
     }
 }
 

@@ -84,11 +84,6 @@ impl Ticket {
         self.dropped = list(settled.dropped.iter().map(String::as_str));
     }
 
-    /// What has passed of the call's time before it could begin.
-    pub fn waited(&self) -> Duration {
-        self.called.map_or(Duration::ZERO, |at| at.elapsed())
-    }
-
     pub fn mark_first_byte(&mut self) {
         if self.first_byte.is_none() {
             self.first_byte = Some(self.started.elapsed());

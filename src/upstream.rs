@@ -67,7 +67,7 @@ impl Upstream {
     }
 
     /// The peer of `base`: an address, and how to talk to it.
-    pub async fn peer(&self, base: &Base) -> Result<HttpPeer, Error> {
+    pub async fn peer(&self, base: &Base) -> Result<Box<HttpPeer>, Error> {
         let address = self.resolver.resolve(base, self.timeouts.connect).await?;
         let tls = base.scheme == Scheme::Https;
         // An empty name would switch the certificate check off; a base URL's host never is.
@@ -76,7 +76,7 @@ impl Upstream {
         } else {
             String::new()
         };
-        let mut peer = HttpPeer::new(address, tls, name);
+        let mut peer = Box::new(HttpPeer::new(address, tls, name));
         let options = &mut peer.options;
         options.alpn = ALPN::H1;
         options.connection_timeout = Some(self.timeouts.connect);
@@ -101,13 +101,19 @@ impl Upstream {
             self.avoid(base);
             failure(&error)
         };
-        let pooled = self.connector.get_stream(peer).await;
-        let (stream, reused) = pooled.map_err(unreachable)?;
+        // Boxed: a connection in the making has kilobytes, and most calls find one that is made.
+        let (stream, reused) = match self.connector.reused_stream(peer).await {
+            Some(stream) => (stream, true),
+            None => {
+                let fresh = Box::pin(self.connector.new_stream(peer)).await;
+                (fresh.map_err(unreachable)?, false)
+            }
+        };
         match Call::ask(stream, peer, head, body, &self.timeouts).await {
             Err(error) if reused && is_unanswered(&error) => {}
             asked => return asked.map_err(|error| failure(&error)),
         }
-        let fresh = self.connector.new_stream(peer).await;
+        let fresh = Box::pin(self.connector.new_stream(peer)).await;
         let stream = fresh.map_err(unreachable)?;
         let asked = Call::ask(stream, peer, head, body, &self.timeouts).await;
         asked.map_err(|error| failure(&error))
@@ -292,10 +298,14 @@ pub fn broke_off(exchange: &mut Exchange, error: Error) -> Error {
     own.cloned().unwrap_or(error)
 }
 
-/// The deadline of the whole call has come.
-pub fn total_timeout() -> Error {
+/// The deadline of a call or of the whole request has come.
+pub fn out_of_time(deadline: Deadline) -> Error {
     let message = "The provider's answer was not complete within the request's deadline.";
-    Error::new(Kind::Timeout(Deadline::Total), message)
+    Error::new(Kind::Timeout(deadline), message)
+}
+
+pub fn total_timeout() -> Error {
+    out_of_time(Deadline::Total)
 }
 
 /// Of AWS's and Oracle's signatures, beside `Authorization`.
@@ -320,7 +330,7 @@ mod tests {
         completion::{CompletionRequest, Compliance},
         config::Config,
         dialect::settle::Settled,
-        exchange::{Seed, Terms, Work, fan_out::FanOutLimits, split::split},
+        exchange::{Deadlines, Seed, Terms, Work, fan_out::FanOutLimits, split::split},
         provider::{
             Auth, Credential, Secret, Target,
             azure::Identity,
@@ -360,7 +370,7 @@ mod tests {
         let target = Target::try_new(provider, Choice::of(credential)).unwrap();
         let terms = Terms {
             compliance: Compliance::Strict,
-            timeout: None,
+            deadlines: Deadlines::default(),
             forwarded: [(header::DATE, "forged".parse().unwrap())]
                 .into_iter()
                 .collect(),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy reception context conductor gather opening lanes call ticket tokens issuer downstream arrival upstream resolver door edition server admin emulator      the only IO
+//! L8  proxy reception context conductor gather client leg pulse opening lanes call ticket tokens issuer downstream arrival upstream resolver door edition server admin emulator      the only IO
 //! L7  gateway
 //! L6  exchange passage
 //! L5  config
@@ -35,7 +35,10 @@ const LAYERS: &[(&str, u8)] = &[
     ("proxy", 8),
     ("reception", 8),
     ("context", 8),
+    ("client", 8),
     ("conductor", 8),
+    ("leg", 8),
+    ("pulse", 8),
     ("opening", 8),
     ("gather", 8),
     ("lanes", 8),

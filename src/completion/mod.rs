@@ -4,7 +4,7 @@
 
 pub mod approach;
 mod asked;
-mod fields;
+pub mod fields;
 pub mod fim;
 pub mod finished;
 pub mod infill;

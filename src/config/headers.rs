@@ -1,39 +1,41 @@
 //! What a request's headers say to the gateway: Portkey's headers, one row each.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName};
 use serde::{Deserialize, Deserializer, de::Error as _};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use crate::{
     completion::{Compliance, PromptAs, Shape, approach::PROMPT_AS},
     dialect::settle::Unsupported,
     error::Error,
     provider::{Secret, table::is_option},
+    route::{
+        Route,
+        leaf::{Leaf, ROOT},
+    },
 };
 
-/// The client's word on one call, headers and inline config merged: a header beats the config's field of the same meaning.
+/// The word of a request's headers on all of its calls. The targets of its config have a word of their own.
 #[derive(Clone, Debug)]
 pub struct Directives {
+    /// The config that the request brought or named.
+    pub route: Option<Arc<Route>>,
     pub provider: Option<String>,
     pub key: Option<Secret>,
     pub custom_host: Option<String>,
-    /// Request headers to send on to the upstream.
-    pub forward: Vec<HeaderName>,
-    /// The whole call's deadline.
+    /// Request headers to send on to the upstream; `None`: what the target names.
+    pub forward: Option<Vec<HeaderName>>,
+    /// The deadline of each call.
     pub timeout: Option<Duration>,
     pub compliance: Compliance,
-    /// What becomes of a parameter that nobody can carry; `None`: what the conf says.
+    /// What becomes of a parameter that nobody can carry; `None`: what the target or the conf says.
     pub unsupported: Option<Unsupported>,
-    /// How the prompt is put to a model that answers messages; `None`: what the conf says.
+    /// How the prompt is put to a model that answers messages; `None`: what the target or the conf says.
     pub prompt_as: Option<PromptAs>,
-    /// Where in the config the target stands: `config`, or `config.targets[0]` and deeper.
-    pub option: String,
-    /// Values for the slots of a provider's place.
-    pub options: BTreeMap<String, String>,
-    /// Body fields that beat the client's own.
-    pub overrides: BTreeMap<String, Box<RawValue>>,
+    /// What the client tells of the request, for choices.
+    pub metadata: BTreeMap<String, Value>,
     /// Which endpoint was asked; the path's word, not a header's.
     pub shape: Shape,
 }
@@ -44,77 +46,46 @@ impl Directives {
         if !headers.keys().any(ours) {
             return Self::of_app(headers);
         }
-        let (config, option) = match text(headers, CONFIG)? {
-            Some(json) => InlineConfig::read(json)?,
-            None => (InlineConfig::default(), ROOT.to_owned()),
-        };
-        let provider = match config.provider {
-            Some(provider) => Some(provider),
-            None => text(headers, PROVIDER)?.map(str::to_owned),
-        };
-        if let Some(metadata) = text(headers, METADATA)? {
-            check_metadata(metadata)?;
-        }
-        let forward = match text(headers, FORWARD)? {
-            Some(list) => list.split(',').map(str::trim).map(str::to_owned).collect(),
-            None => config.forward_headers,
-        };
-        let strict = text(headers, STRICT)? != Some("false")
-            && config.strict_open_ai_compliance != Some(false);
+        let route = text(headers, CONFIG)?.map(InlineConfig::read).transpose()?;
+        let forward = text(headers, FORWARD)?.map(|list| list.split(',').map(str::trim));
+        let forward = forward.map(|names| names.map(forwardable).collect::<Result<_, _>>());
+        let strict = text(headers, STRICT)? != Some("false");
         Ok(Self {
-            provider,
-            key: client_key(config.api_key.as_deref(), headers)?,
-            custom_host: text(headers, CUSTOM_HOST)?
-                .map(str::to_owned)
-                .or(config.custom_host),
-            forward: forward
-                .iter()
-                .map(|name| forwardable(name))
-                .collect::<Result<_, _>>()?,
-            timeout: read_timeout(text(headers, TIMEOUT)?)?.or(config
-                .request_timeout
-                .filter(|&millis| millis > 0)
-                .map(Duration::from_millis)),
+            route: route.map(Arc::new),
+            provider: text(headers, PROVIDER)?.map(str::to_owned),
+            custom_host: text(headers, CUSTOM_HOST)?.map(str::to_owned),
+            forward: forward.transpose()?,
+            timeout: read_timeout(text(headers, TIMEOUT)?)?,
             compliance: if strict {
                 Compliance::Strict
             } else {
                 Compliance::Loose
             },
-            unsupported: read_unsupported(headers)?,
-            prompt_as: read_prompt_as(headers)?,
-            option,
-            options: config.options,
-            overrides: config.override_params,
-            shape: Shape::default(),
+            metadata: text(headers, METADATA)?.map_or(Ok(BTreeMap::new()), read_metadata)?,
+            ..Self::of_app(headers)?
         })
     }
-}
 
-impl Directives {
     /// Those of an app that knows nothing of this gateway: its key, and that is all.
     fn of_app(headers: &HeaderMap) -> Result<Self, Error> {
         Ok(Self {
+            route: None,
             provider: None,
-            key: client_key(None, headers)?,
+            key: client_key(headers)?,
             custom_host: None,
-            forward: Vec::new(),
+            forward: None,
             timeout: None,
             compliance: Compliance::Strict,
             unsupported: read_unsupported(headers)?,
             prompt_as: read_prompt_as(headers)?,
-            option: ROOT.to_owned(),
-            options: BTreeMap::new(),
-            overrides: BTreeMap::new(),
+            metadata: BTreeMap::new(),
             shape: Shape::default(),
         })
     }
 }
 
-/// The key, first that applies: the config's, `Authorization`, `x-portkey-api-key`. An empty one counts as absent.
-fn client_key(config: Option<&str>, headers: &HeaderMap) -> Result<Option<Secret>, Error> {
-    if let Some(key) = config.and_then(Secret::try_new) {
-        return Ok(Some(key));
-    }
+/// The key, first that applies: `Authorization`, `x-portkey-api-key`. An empty one counts as absent.
+fn client_key(headers: &HeaderMap) -> Result<Option<Secret>, Error> {
     let key = text(headers, "authorization")?.and_then(Secret::from_authorization);
     if let Some(key) = key.filter(|key| key.expose() != NO_KEY) {
         return Ok(Some(key));
@@ -174,10 +145,9 @@ fn read_prompt_as(headers: &HeaderMap) -> Result<Option<PromptAs>, Error> {
     PromptAs::by_name(value).map(Some).ok_or_else(wrong)
 }
 
-/// Metadata is for routes and logs; here it is only held to be an object, so that a typo is found where it is made.
-fn check_metadata(json: &str) -> Result<(), Error> {
-    serde_json::from_str::<BTreeMap<String, serde::de::IgnoredAny>>(json)
-        .map(|_| ())
+/// It is held to be an object, so that a typo is found where it is made.
+fn read_metadata(json: &str) -> Result<BTreeMap<String, Value>, Error> {
+    serde_json::from_str(json)
         .map_err(|_| Error::invalid(METADATA, format!("`{METADATA}` must be a JSON object.")))
 }
 
@@ -236,8 +206,8 @@ struct Strategy {
 }
 
 impl InlineConfig {
-    /// The config's one target, and where it stands.
-    fn read(json: &str) -> Result<(Self, String), Error> {
+    /// The config's one target.
+    fn read(json: &str) -> Result<Route, Error> {
         if !json.starts_with('{') {
             return Err(Error::invalid(
                 CONFIG,
@@ -254,7 +224,27 @@ impl InlineConfig {
                 "Invalid config passed. You need to pass a valid json",
             ),
         })?;
-        config.into_single(ROOT.to_owned())
+        let (config, place) = config.into_single(ROOT.to_owned())?;
+        config.into_leaf(place).map(Arc::new).map(Route::Leaf)
+    }
+
+    fn into_leaf(self, place: String) -> Result<Leaf, Error> {
+        let forward = self.forward_headers.iter();
+        let timeout = self.request_timeout.filter(|&millis| millis > 0);
+        Ok(Leaf {
+            place: place.into(),
+            provider: self.provider,
+            key: self.api_key.as_deref().and_then(Secret::try_new),
+            custom_host: self.custom_host,
+            forward: forward
+                .map(|name| forwardable(name))
+                .collect::<Result<_, _>>()?,
+            timeout: timeout.map(Duration::from_millis),
+            strict: self.strict_open_ai_compliance,
+            options: self.options,
+            overrides: self.override_params,
+            ..Leaf::default()
+        })
     }
 
     /// The one target of a config that has one, with the root's fields where it has none of its own.
@@ -318,8 +308,6 @@ fn without_input(error: &serde_json::Error) -> String {
     }
 }
 
-/// What `x-portkey-last-used-option-index` calls a config's root.
-const ROOT: &str = "config";
 /// What Portkey's Python SDK sends where its user gave `x-portkey-api-key` alone.
 const NO_KEY: &str = "OPENAI_API_KEY";
 /// Of every header that is for the gateway.
@@ -384,12 +372,20 @@ mod tests {
         read(pairs).unwrap().key.map(|key| key.expose().to_owned())
     }
 
+    fn leaf(directives: &Directives) -> &Leaf {
+        match directives.route.as_deref() {
+            Some(Route::Leaf(leaf)) => leaf,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn the_first_key_that_applies_is_taken() {
         let config = (CONFIG, r#"{"provider":"openai","api_key":"c"}"#);
         let bearer = ("authorization", "Bearer a");
         let portkey = (API_KEY, "p");
-        assert_eq!(key(&[config, bearer, portkey]).as_deref(), Some("c"));
+        let own = leaf(&read(&[config, bearer, portkey]).unwrap()).key.clone();
+        assert_eq!(own.unwrap().expose(), "c");
         assert_eq!(key(&[bearer, portkey]).as_deref(), Some("a"));
         assert_eq!(
             key(&[("authorization", "Bearer "), portkey]).as_deref(),
@@ -409,10 +405,10 @@ mod tests {
             (TIMEOUT, "70"),
         ])
         .unwrap();
-        assert_eq!(directives.provider.as_deref(), Some("groq"));
+        assert_eq!(leaf(&directives).provider.as_deref(), Some("groq"));
         assert_eq!(directives.custom_host.as_deref(), Some("https://b"));
         assert_eq!(directives.timeout, Some(Duration::from_millis(70)));
-        assert_eq!(directives.overrides["n"].get(), "2");
+        assert_eq!(leaf(&directives).overrides["n"].get(), "2");
     }
 
     #[test]
@@ -422,9 +418,10 @@ mod tests {
             r#"{"strategy":{"mode":"single"},"request_timeout":9,"targets":[{"provider":"groq","api_key":"k"}]}"#,
         )])
         .unwrap();
-        assert_eq!(directives.provider.as_deref(), Some("groq"));
-        assert_eq!(directives.timeout, Some(Duration::from_millis(9)));
-        assert_eq!(directives.option, "config.targets[0]");
+        let leaf = leaf(&directives);
+        assert_eq!(leaf.provider.as_deref(), Some("groq"));
+        assert_eq!(leaf.timeout, Some(Duration::from_millis(9)));
+        assert_eq!(leaf.place, "config.targets[0]");
     }
 
     #[test]

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Limits, Timeouts, text::DurationText};
+use super::{
+    Limits, Timeouts,
+    text::{DurationText, MaybeDuration},
+};
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -24,6 +27,9 @@ pub struct TimeoutsFile {
     connect: Option<DurationText>,
     read: Option<DurationText>,
     write: Option<DurationText>,
+    first_token: Option<DurationText>,
+    idle: Option<DurationText>,
+    heartbeat: Option<MaybeDuration>,
     total: Option<DurationText>,
 }
 
@@ -49,5 +55,10 @@ impl TimeoutsFile {
         timeouts.read = or(self.read, timeouts.read);
         timeouts.write = or(self.write, timeouts.write);
         timeouts.total = or(self.total, timeouts.total);
+        timeouts.first_token = self.first_token.map(|duration| duration.0);
+        timeouts.idle = self.idle.map(|duration| duration.0);
+        if let Some(MaybeDuration(period)) = self.heartbeat {
+            timeouts.heartbeat = period;
+        }
     }
 }

@@ -9,6 +9,7 @@ mod prompt;
 pub mod source;
 mod substitutes;
 mod text;
+pub mod word;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -76,8 +77,14 @@ pub struct Timeouts {
     /// Longest silence of the upstream, before its head or between two reads.
     pub read: Duration,
     pub write: Duration,
-    /// The whole call.
+    /// From a call's begin to the first token of a stream; `None`: `read` alone limits it.
+    pub first_token: Option<Duration>,
+    /// Between two events of a stream; `None`: `read` alone limits it.
+    pub idle: Option<Duration>,
+    /// The whole request.
     pub total: Duration,
+    /// How often the client of a stream that brings nothing is shown that somebody is there.
+    pub heartbeat: Option<Duration>,
 }
 
 #[derive(Clone, Debug)]
@@ -176,6 +183,9 @@ impl Default for Timeouts {
             connect: Duration::from_secs(2),
             read: Duration::from_secs(120),
             write: Duration::from_secs(60),
+            first_token: None,
+            idle: None,
+            heartbeat: Some(Duration::from_secs(15)),
             total: Duration::from_secs(600),
         }
     }

@@ -31,6 +31,10 @@ text!(BaseText, Base, |text: &str| Base::try_new(text, "base_url")
     .map_err(|error| error.message().to_owned()));
 text!(HostText, AllowedHost, AllowedHost::try_new);
 text!(DurationText, Duration, read_duration);
+text!(MaybeDuration, Option<Duration>, |text: &str| match text {
+    "none" => Ok(None),
+    time => read_duration(time).map(Some),
+});
 text!(ParameterText, Parameter, |text: &str| {
     let mut all = Parameter::ALL.into_iter();
     all.find(|parameter| parameter.title() == text)

@@ -6,12 +6,12 @@
 //!              └─▶ Exchange (shift 2) ─┘
 //! ```
 
-use std::{iter, sync::Arc, time::Duration};
+use std::{iter, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{
-    Exchange, ReplyForm, Report, Seed, Terms,
+    Deadlines, Exchange, ReplyForm, Report, Seed, Terms,
     relay::Counts,
     reply::{Gathered, OwnedChoice},
     seeded,
@@ -103,8 +103,8 @@ impl FanOut {
         self.reply
     }
 
-    pub fn timeout(&self) -> Option<Duration> {
-        self.terms.timeout
+    pub fn deadlines(&self) -> &Deadlines {
+        &self.terms.deadlines
     }
 
     /// Calls in flight at a time; at least 1.

@@ -55,7 +55,7 @@ pub struct Exchange {
     method: Method,
     forwarded: HeaderMap,
     reply: ReplyForm,
-    timeout: Option<Duration>,
+    deadlines: Deadlines,
     wishes: Wishes,
     /// What the gateway does to the answer's choices.
     plan: Plan,
@@ -122,11 +122,23 @@ pub struct Seed {
     pub draw: u128,
 }
 
+/// How long the parts of one call may take. `None`: nothing is said, so that what holds for all calls holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deadlines {
+    pub connect: Option<Duration>,
+    /// From its begin to the first token of a stream.
+    pub first_token: Option<Duration>,
+    /// Between two events of a stream.
+    pub idle: Option<Duration>,
+    /// The whole call with its answer.
+    pub call: Option<Duration>,
+}
+
 /// What a client said of the call, beside its body.
 #[derive(Clone, Debug)]
 pub struct Terms {
     pub compliance: Compliance,
-    pub timeout: Option<Duration>,
+    pub deadlines: Deadlines,
     pub forwarded: HeaderMap,
     pub max_event_bytes: usize,
     pub fan_out: FanOutLimits,
@@ -161,7 +173,7 @@ impl Exchange {
             method: Method::POST,
             forwarded: terms.forwarded.clone(),
             reply: ReplyForm::asked(&share.request),
-            timeout: terms.timeout,
+            deadlines: terms.deadlines,
             wishes: Wishes {
                 compliance: terms.compliance,
                 counts: Counts::asked(&share.request),
@@ -181,7 +193,7 @@ impl Exchange {
     /// The carrier that can do what this exchange needs. Pingora's phases carry streams, unless
     /// * the request body is past what they can send again,
     /// * it is so large that their one deadline for all of it would end an upload that moves,
-    /// * the client set a deadline for the whole call, which they do not have, or
+    /// * a deadline was set that they do not have, or
     /// * its texts may be ended here, which has to end the upstream's call too, or
     /// * the answer is the second of two calls.
     ///
@@ -190,7 +202,7 @@ impl Exchange {
     pub fn road(&self, replay: Replay) -> Road {
         let is_plain = replay == Replay::Held
             && self.request.body.len() <= MAX_PHASES_BYTES
-            && self.timeout.is_none()
+            && self.deadlines == Deadlines::default()
             && self.plan.is_empty()
             && !self.follows();
         match self.reply {
@@ -203,9 +215,12 @@ impl Exchange {
         &self.target
     }
 
-    /// The client's own deadline for the whole call.
-    pub fn timeout(&self) -> Option<Duration> {
-        self.timeout
+    pub fn deadlines(&self) -> &Deadlines {
+        &self.deadlines
+    }
+
+    pub fn reply(&self) -> ReplyForm {
+        self.reply
     }
 
     /// The upstream's body.
@@ -420,7 +435,7 @@ mod tests {
         let target = Target::try_new(provider, choice).unwrap();
         let terms = Terms {
             compliance: Compliance::Strict,
-            timeout: None,
+            deadlines: Deadlines::default(),
             forwarded: HeaderMap::new(),
             max_event_bytes: 1 << 20,
             fan_out: FanOutLimits {

@@ -1,8 +1,8 @@
 //! What a completion takes: one call of its provider, or several.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use super::{Exchange, Seed, Terms, edits::Role, fan_out::FanOut, split::Share};
+use super::{Deadlines, Exchange, Seed, Terms, edits::Role, fan_out::FanOut, split::Share};
 use crate::{
     error::Error,
     provider::{Target, live::LiveToken},
@@ -41,11 +41,10 @@ impl Work {
         }
     }
 
-    /// The client's own deadline for the whole of it.
-    pub fn timeout(&self) -> Option<Duration> {
+    pub fn deadlines(&self) -> &Deadlines {
         match self {
-            Self::One(exchange) => exchange.timeout(),
-            Self::Many(fan_out) => fan_out.timeout(),
+            Self::One(exchange) => exchange.deadlines(),
+            Self::Many(fan_out) => fan_out.deadlines(),
         }
     }
 

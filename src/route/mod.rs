@@ -1,9 +1,75 @@
-//! Which provider serves a model: the conf's model map.
+//! Who is called: the conf's model map, and the tree of a config's strategies.
 
+pub mod leaf;
+pub mod plan;
 #[allow(dead_code, reason = "the loop of attempts, which comes after it")]
 pub mod retry;
 
-use crate::pattern;
+use std::sync::Arc;
+
+use http::HeaderName;
+
+use crate::{
+    pattern,
+    route::{leaf::Leaf, plan::Trigger},
+};
+
+/// A config: a tree whose leaves are targets.
+#[derive(Clone, Debug)]
+pub enum Route {
+    Leaf(Arc<Leaf>),
+    /// The next one, where one ended as `on` says.
+    Fallback {
+        on: Trigger,
+        targets: Vec<Route>,
+    },
+    /// One of several.
+    Balance(Balanced),
+}
+
+/// Targets of which one is called.
+#[derive(Clone, Debug)]
+pub struct Balanced {
+    pub mode: Balance,
+    /// Never empty, and their weights are not all 0.
+    pub targets: Vec<Weighed>,
+    /// What is remembered of the choice, such as whose turn it is.
+    pub id: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Weighed {
+    /// Finite, and at least 0: of 0, it is never chosen.
+    pub weight: f64,
+    pub route: Arc<Route>,
+    /// Of the target, or of the first below it.
+    pub id: u64,
+}
+
+/// How one of several targets is chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// By chance, in the proportion of the weights.
+    Weighted,
+    RoundRobin,
+    LeastOutstanding,
+    /// The quicker of two that chance picks.
+    Latency,
+    /// The same for the same client.
+    Sticky {
+        by: StickyBy,
+    },
+    /// The same for prompts that start alike.
+    PrefixAffinity,
+}
+
+/// Whom a sticky choice knows again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StickyBy {
+    /// The body's `user`.
+    User,
+    Header(HeaderName),
+}
 
 /// One line of the model map.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -487,6 +487,6 @@ fn a_deadline_comes_up_though_the_upstream_always_has_more() {
         let answer = ask(&gateway.address, &[GROQ, soon], &body);
         assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
         let last = events(&answer).pop().unwrap();
-        assert_eq!(last["error"]["code"], "total_timeout", "{last}");
+        assert_eq!(last["error"]["code"], "attempt_timeout", "{last}");
     }
 }

@@ -538,10 +538,10 @@ fn the_client_s_own_deadline_holds_for_the_whole_call() {
     let whole = ask(&gateway.address, &[deadline], PLAIN);
     assert_eq!(
         (whole.status, error_code(&whole).as_str()),
-        (504, "total_timeout")
+        (504, "attempt_timeout")
     );
     let streamed = ask(&gateway.address, &[deadline], STREAMED);
-    assert!(streamed.text().contains(r#""code":"total_timeout""#) && streamed.complete);
+    assert!(streamed.text().contains(r#""code":"attempt_timeout""#) && streamed.complete);
 }
 
 #[test]

@@ -1,0 +1,134 @@
+//! What is said of one call: by its request's headers, and by the target of its config. A header beats the config's field of
+//! the same meaning, at every target.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+
+use crate::{
+    completion::{Compliance, PromptAs},
+    config::headers::{self, Directives},
+    dialect::settle::Unsupported,
+    error::Error,
+    provider::{
+        Auth, Credential, Provider, Secret,
+        place::Slot,
+        scheme::{Part, Parts},
+    },
+    route::leaf::{ClientKey, Leaf},
+};
+
+/// Both words on one call.
+#[derive(Clone, Copy, Debug)]
+pub struct Word<'a> {
+    pub directives: &'a Directives,
+    pub leaf: &'a Leaf,
+    pub headers: &'a HeaderMap,
+}
+
+impl<'a> Word<'a> {
+    /// The name of the provider; `None`: the conf's to say.
+    pub fn provider(self) -> Option<&'a str> {
+        let named = self.leaf.provider.as_ref();
+        named
+            .or(self.directives.provider.as_ref())
+            .map(String::as_str)
+    }
+
+    /// A host of the client's own.
+    pub fn custom_host(self) -> Option<&'a str> {
+        let host = self.directives.custom_host.as_ref();
+        host.or(self.leaf.custom_host.as_ref()).map(String::as_str)
+    }
+
+    pub fn timeout(self) -> Option<Duration> {
+        self.directives.timeout.or(self.leaf.timeout)
+    }
+
+    pub fn compliance(self) -> Compliance {
+        match self.leaf.strict {
+            Some(false) => Compliance::Loose,
+            Some(true) | None => self.directives.compliance,
+        }
+    }
+
+    pub fn unsupported(self) -> Option<Unsupported> {
+        self.directives.unsupported.or(self.leaf.unsupported)
+    }
+
+    pub fn prompt_as(self) -> Option<PromptAs> {
+        self.directives.prompt_as.or(self.leaf.prompt_as)
+    }
+
+    /// The client's value for a slot of the provider's place.
+    pub fn option(self, slot: &Slot) -> Result<Option<String>, Error> {
+        match self.leaf.options.get(slot.name) {
+            Some(value) => Ok(Some(value.clone())),
+            None => headers::text(self.headers, slot.header).map(|text| text.map(str::to_owned)),
+        }
+    }
+
+    /// The client's own credential: the parts of one that is more than a key, or its key.
+    pub fn credential(self, provider: &Provider) -> Result<Option<Credential>, Error> {
+        let named = |part: &Part| match (self.leaf.options.get(part.name), part.header) {
+            (_, "") => Ok(None),
+            (Some(value), _) => Ok(Secret::try_new(value)),
+            (None, header) => {
+                headers::text(self.headers, header).map(|text| Secret::try_new(text?))
+            }
+        };
+        let region = provider.options.get("aws_region");
+        let made = provider.scheme.read(&Parts {
+            named: &named,
+            own: None,
+            region: region.map_or("us-east-1", String::as_str),
+        })?;
+        Ok(made.or_else(|| self.key(provider).map(Credential::Key)))
+    }
+
+    /// The client's key: the target's own, else the one that came beside the config, if it is meant for this provider.
+    fn key(self, provider: &Provider) -> Option<Secret> {
+        let own = self.leaf.key.clone();
+        own.or_else(|| match self.leaf.client_key {
+            ClientKey::Sent => {
+                let sent = self.directives.key.clone();
+                sent.or_else(|| native_key(provider, self.headers))
+            }
+            ClientKey::Withheld => None,
+        })
+    }
+
+    /// The client's headers that go upstream: those it asked to forward, and OpenAI's own account headers to OpenAI.
+    pub fn forwarded(self, provider: &Provider) -> HeaderMap {
+        let names = self.directives.forward.as_ref();
+        let mut forwarded = HeaderMap::new();
+        for name in names.unwrap_or(&self.leaf.forward) {
+            for value in self.headers.get_all(name) {
+                forwarded.append(name, value.clone());
+            }
+        }
+        if provider.name == "openai" {
+            for (plain, portkey) in OPENAI_ACCOUNT {
+                let value = self.headers.get(plain);
+                if let Some(value) = value.or_else(|| self.headers.get(portkey)) {
+                    forwarded.insert(plain, value.clone());
+                }
+            }
+        }
+        forwarded
+    }
+}
+
+/// The key in the header in which the provider itself would look for it, as its own SDK sends it.
+fn native_key(provider: &Provider, headers: &HeaderMap) -> Option<Secret> {
+    match &provider.auth {
+        Auth::Header(name) => headers.get(name)?.to_str().ok().and_then(Secret::try_new),
+        Auth::Bearer | Auth::None => None,
+    }
+}
+
+const OPENAI_ACCOUNT: [(&str, &str); 3] = [
+    ("openai-organization", "x-portkey-openai-organization"),
+    ("openai-project", "x-portkey-openai-project"),
+    ("openai-beta", "x-portkey-openai-beta"),
+];

@@ -1,0 +1,128 @@
+//! What is done while an open stream brings nothing: comments for whoever waits for it, and in the end its end.
+//!
+//! One timer for the whole stream. It is not set anew with each event, which would cost every event for the sake of a pause
+//! that most streams never have: when it fires, it looks back at when the last one came.
+
+use std::{pin::Pin, time::Duration};
+
+use bytes::Bytes;
+use tokio::time::{Instant, Sleep};
+
+use crate::error::{Deadline, Error, Kind};
+
+/// The pauses of one stream.
+pub struct Pulse {
+    timer: Pin<Box<Sleep>>,
+    /// So often the client is shown that somebody is there.
+    heartbeat: Option<Duration>,
+    /// The longest pause between two events.
+    idle: Option<Duration>,
+    /// When the last event came.
+    heard: Instant,
+    /// When the client was last written to.
+    written: Instant,
+}
+
+impl Pulse {
+    pub fn new(heartbeat: Option<Duration>, idle: Option<Duration>) -> Self {
+        let now = Instant::now();
+        let first = heartbeat.into_iter().chain(idle).min();
+        Self {
+            timer: Box::pin(tokio::time::sleep(first.unwrap_or_default())),
+            heartbeat,
+            idle,
+            heard: now,
+            written: now,
+        }
+    }
+
+    /// An event came.
+    pub fn heard(&mut self) {
+        self.heard = Instant::now();
+        self.written = self.heard;
+    }
+
+    /// Waits for a pause that is too long, and says what the client gets for it. `Err`: nothing more is waited for.
+    pub async fn beat(&mut self) -> Result<Bytes, Error> {
+        loop {
+            let end = self.idle.map(|idle| self.heard + idle);
+            let beat = self.heartbeat.map(|period| self.written + period);
+            let Some(due) = end.into_iter().chain(beat).min() else {
+                return std::future::pending().await;
+            };
+            if self.timer.deadline() < due {
+                // Only what has fired is set anew.
+                self.timer.as_mut().await;
+                self.timer.as_mut().reset(due);
+                continue;
+            }
+            self.timer.as_mut().await;
+            let now = Instant::now();
+            if end.is_some_and(|end| end <= now) {
+                return Err(paused(self.idle.unwrap_or_default()));
+            }
+            if beat.is_some_and(|beat| beat <= now) {
+                self.written = now;
+                return Ok(Bytes::from_static(COMMENT));
+            }
+        }
+    }
+}
+
+fn paused(patience: Duration) -> Error {
+    let seconds = patience.as_secs_f64();
+    let message = format!("The provider's stream brought nothing for {seconds} s.");
+    Error::new(Kind::Timeout(Deadline::Idle), message)
+}
+
+/// Clients skip lines that begin with a colon.
+const COMMENT: &[u8] = b": waiting\n\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_is_filled_with_comments_and_has_an_end() {
+        let mut pulse = Pulse::new(Some(2 * SECOND), Some(5 * SECOND));
+        let begun = Instant::now();
+        let elapsed = || begun.elapsed().as_secs();
+        assert_eq!(
+            (pulse.beat().await.unwrap().as_ref(), elapsed()),
+            (COMMENT, 2)
+        );
+        assert_eq!(
+            (pulse.beat().await.unwrap().as_ref(), elapsed()),
+            (COMMENT, 4)
+        );
+        let error = pulse.beat().await.unwrap_err();
+        assert_eq!((error.label(), elapsed()), ("idle_timeout", 5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_puts_both_off() {
+        let mut pulse = Pulse::new(Some(2 * SECOND), Some(3 * SECOND));
+        let begun = Instant::now();
+        for _ in 0..4 {
+            let beat = tokio::time::timeout(3 * SECOND / 2, pulse.beat()).await;
+            assert!(beat.is_err(), "no pause of 2 s yet");
+            pulse.heard();
+        }
+        assert!(pulse.beat().await.is_ok());
+        assert_eq!(begun.elapsed(), 8 * SECOND);
+        assert!(pulse.beat().await.is_err());
+        assert_eq!(begun.elapsed(), 9 * SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_either_nothing_is_done() {
+        let mut pulse = Pulse::new(None, None);
+        assert!(
+            tokio::time::timeout(3600 * SECOND, pulse.beat())
+                .await
+                .is_err()
+        );
+    }
+}

@@ -1,0 +1,238 @@
+//! One request's targets, in a row: what a config's tree comes to once its choices are made, so that the loop which tries them
+//! needs no tree.
+//!
+//! ```text
+//!  fallback                     0  config.targets[0]             failure -> 1
+//!  ├─ openai                    1  config.targets[1].targets[0]  429 -> 2, failure -> 3
+//!  ├─ fallback on 429     ──▶   2  config.targets[1].targets[1]  failure -> 3
+//!  │  ├─ groq                   3  config.targets[2]
+//!  │  └─ together-ai
+//!  └─ vllm
+//! ```
+
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    ops::Deref,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use http::HeaderMap;
+use serde_json::{Value, value::RawValue};
+
+use crate::{
+    error::Error,
+    route::{
+        Balanced, Route,
+        leaf::{Leaf, ROOT},
+        retry::Retry,
+    },
+};
+
+/// A target, and what follows when it fails.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    pub leaf: Arc<Leaf>,
+    /// What `x-portkey-last-used-option-index` tells.
+    pub place: Cow<'static, str>,
+    pub retry: Retry,
+    /// Innermost strategy first: the first whose trigger fires says which attempt is next. An answer of 2xx ends the plan
+    /// whatever stands here.
+    pub jumps: Vec<Jump>,
+    /// What is remembered of the target is remembered under this; 0: nothing is.
+    pub id: u64,
+    pub breaker: Option<Breaker>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Jump {
+    pub on: Trigger,
+    /// The attempt that is next.
+    pub to: usize,
+}
+
+/// What makes a strategy go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// Any status that is not 2xx, and calls that bring none.
+    Failure,
+    Statuses(Arc<[u16]>),
+}
+
+impl Trigger {
+    /// Whether it fires on `status`, the upstream's or what the client would be told.
+    pub fn fires(&self, status: u16) -> bool {
+        let failed = !(200..300).contains(&status);
+        match self {
+            Self::Failure => failed,
+            Self::Statuses(statuses) => failed && statuses.contains(&status),
+        }
+    }
+}
+
+/// `cb_config`: when a target is left alone for a while.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Breaker {
+    /// Failures in a row.
+    pub failures: Option<u32>,
+    /// Share of failures among the last calls, of 100.
+    pub percentage: Option<f64>,
+    /// Calls below which the share says nothing.
+    pub minimum: Option<u32>,
+    pub cooldown: Duration,
+    /// `None`: 5xx.
+    pub statuses: Option<Arc<[u16]>>,
+}
+
+/// A request's attempts, in the order of their places; never empty. One needs no allocation.
+#[derive(Clone, Debug)]
+pub enum Plan {
+    One(Attempt),
+    Many(Vec<Attempt>),
+}
+
+impl Plan {
+    /// The plan of a request without a config.
+    pub fn plain() -> Self {
+        static PLAIN: LazyLock<Arc<Leaf>> = LazyLock::new(Arc::default);
+        Self::One(Attempt {
+            leaf: Arc::clone(&PLAIN),
+            place: Cow::Borrowed(ROOT),
+            retry: Retry::default(),
+            jumps: Vec::new(),
+            id: 0,
+            breaker: None,
+        })
+    }
+
+    /// The attempt that every plan has.
+    pub fn first(&self) -> Option<&Attempt> {
+        <[Attempt]>::first(self)
+    }
+
+    /// The attempt after number `at`, which ended with `status`; `None`: that is the request's answer.
+    pub fn next(&self, at: usize, status: u16) -> Option<usize> {
+        let jumps = &self.get(at)?.jumps;
+        let jump = jumps.iter().find(|jump| jump.on.fires(status));
+        jump.map(|jump| jump.to)
+    }
+}
+
+impl Deref for Plan {
+    type Target = [Attempt];
+
+    fn deref(&self) -> &[Attempt] {
+        match self {
+            Self::One(attempt) => std::slice::from_ref(attempt),
+            Self::Many(attempts) => attempts,
+        }
+    }
+}
+
+/// What a request says that choices are made by.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    pub metadata: &'a BTreeMap<String, Value>,
+    /// The body's fields, as the client sent them.
+    pub params: &'a [(String, &'a RawValue)],
+    pub path: &'a str,
+    pub headers: &'a HeaderMap,
+}
+
+impl<'a> Facts<'a> {
+    /// A field of the body, unread.
+    pub fn param(&self, name: &str) -> Option<&'a RawValue> {
+        let mut params = self.params.iter();
+        params.find(|(own, _)| own == name).map(|(_, value)| *value)
+    }
+
+    /// A field of the body that holds a text.
+    pub fn text(&self, name: &str) -> Option<String> {
+        let value = self.param(name)?;
+        serde_json::from_str(value.get()).ok()
+    }
+}
+
+/// Says which of a balanced node's targets is called.
+pub type Choose<'a> = &'a mut dyn FnMut(&Balanced) -> usize;
+
+/// The attempts that `route` comes to. Err: no target is left to call.
+pub fn plan(route: &Route, facts: &Facts<'_>, choose: Choose<'_>) -> Result<Plan, Error> {
+    let mut attempts = Vec::new();
+    flatten(route, facts, choose, &mut attempts)?;
+    match <[Attempt; 1]>::try_from(attempts) {
+        Ok([one]) => Ok(Plan::One(one)),
+        Err(many) => Ok(Plan::Many(many)),
+    }
+}
+
+/// Adds the attempts of a node, at least one.
+fn flatten(
+    route: &Route,
+    facts: &Facts<'_>,
+    choose: Choose<'_>,
+    attempts: &mut Vec<Attempt>,
+) -> Result<(), Error> {
+    match route {
+        Route::Leaf(leaf) => attempts.push(attempt(leaf)),
+        Route::Balance(balanced) => {
+            let chosen = balanced.targets.get(choose(balanced));
+            let chosen = chosen.or(balanced.targets.first()).ok_or_else(no_target)?;
+            flatten(&chosen.route, facts, choose, attempts)?;
+        }
+        Route::Fallback { on, targets } => {
+            let (mut behind, mut failure) = (None, None);
+            for target in targets {
+                let start = attempts.len();
+                // A choice that fails here is a failure of this target alone.
+                if let Err(error) = flatten(target, facts, choose, attempts) {
+                    failure = failure.or(Some(error));
+                    continue;
+                }
+                for before in attempts
+                    .get_mut(behind.unwrap_or(start)..start)
+                    .into_iter()
+                    .flatten()
+                {
+                    before.jumps.push(Jump {
+                        on: on.clone(),
+                        to: start,
+                    });
+                }
+                behind = Some(start);
+            }
+            if behind.is_none() {
+                return Err(failure.unwrap_or_else(no_target));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whose share of the weights `draw`, of [0, 1), falls into.
+pub fn weighted(balanced: &Balanced, draw: f64) -> usize {
+    let sum: f64 = balanced.targets.iter().map(|target| target.weight).sum();
+    let mut left = draw * sum;
+    let found = balanced.targets.iter().position(|target| {
+        left -= target.weight;
+        left < 0.0
+    });
+    found.unwrap_or_default()
+}
+
+fn attempt(leaf: &Arc<Leaf>) -> Attempt {
+    Attempt {
+        leaf: Arc::clone(leaf),
+        place: leaf.place.clone(),
+        retry: leaf.retry.clone(),
+        jumps: Vec::new(),
+        id: leaf.id,
+        breaker: leaf.breaker.clone(),
+    }
+}
+
+/// What a tree without a leaf comes to.
+pub fn no_target() -> Error {
+    Error::invalid("x-portkey-config", "The config has no target to call.")
+}
