@@ -2,10 +2,12 @@
 
 mod bodies;
 mod canary;
+mod chaos;
 mod completions;
 mod counts;
 mod credentials;
 mod embedding;
+mod fallback;
 mod fan_out;
 mod faults;
 mod follow;
