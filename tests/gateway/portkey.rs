@@ -11,7 +11,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
 use crate::support::{
     Gateway,
@@ -28,7 +28,8 @@ const AT_ONCE: usize = 12;
 #[derive(Clone, Deserialize)]
 struct Case {
     name: String,
-    config: Option<Value>,
+    /// As it is written: a condition's keys have an order.
+    config: Option<Box<RawValue>>,
     #[serde(default)]
     headers: BTreeMap<String, Option<String>>,
     path: Option<String>,
@@ -175,9 +176,9 @@ impl Case {
             "content-type".to_owned(),
             Some("application/json".to_owned()),
         )]);
-        let config = self.config.as_ref().map(|config| match config {
-            Value::String(text) => text.clone(),
-            config => config.to_string(),
+        // A text is the header itself.
+        let config = self.config.as_ref().map(|config| {
+            serde_json::from_str(config.get()).unwrap_or_else(|_| config.get().to_owned())
         });
         headers.extend(config.map(|config| ("x-portkey-config".to_owned(), Some(config))));
         headers.extend(self.headers.clone());
