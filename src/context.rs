@@ -20,7 +20,7 @@ use crate::{
     metrics::Ended,
     passage::Passage,
     provider::Target,
-    ticket::Ticket,
+    ticket::{Ticket, Tried},
     upstream::{broke_off, total_timeout},
 };
 
@@ -147,6 +147,12 @@ impl Context {
     pub(crate) fn stop(&mut self, error: Error) -> Box<pingora::Error> {
         self.failure = Some(error);
         pingora::Error::explain(ErrorType::Custom("Stopped"), "by the gateway")
+    }
+
+    /// The present try failed, and another follows: what it left does not count.
+    pub(crate) fn note_failed(&mut self, error: &Error) {
+        self.ticket.failed(error);
+        self.call = Call::Own;
     }
 
     /// From here on the deadline of a whole completion runs.
@@ -288,6 +294,15 @@ impl fmt::Display for Entry<'_> {
                 write!(f, " calls={}", report.calls)?;
             }
         }
+        let tried = &self.context.ticket.tried;
+        if !tried.is_empty() {
+            write!(
+                f,
+                " attempts={} tried=\"{}\"",
+                tried.len() + 1,
+                Tries(tried)
+            )?;
+        }
         if let Some(usage) = ended.usage {
             let (prompt, completion) = (usage.prompt_tokens, usage.completion_tokens);
             write!(f, " prompt_tokens={prompt} completion_tokens={completion}")?;
@@ -304,6 +319,22 @@ impl fmt::Display for Entry<'_> {
             ),
             None => Ok(()),
         }
+    }
+}
+
+/// The tries before the last one.
+struct Tries<'a>(&'a [Tried]);
+
+impl fmt::Display for Tries<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, tried) in self.0.iter().enumerate() {
+            let separator = if at == 0 { "" } else { "; " };
+            let (status, failure) = (tried.status, tried.failure);
+            let ms = tried.elapsed.as_millis();
+            let (place, provider) = (&tried.place, &tried.provider);
+            write!(f, "{separator}{place} {provider} {status} {failure} {ms}ms")?;
+        }
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     config::{
         Config,
         headers::{self, Directives},
-        host::custom_base,
+        host::{custom_base, reach},
         word::Word,
     },
     dialect::settle::{self, Settled, settle},
@@ -18,7 +18,7 @@ use crate::{
     exchange::{Deadlines, Seed, Terms, Work, fan_out::FanOutLimits, split::split},
     metrics::Metrics,
     passage::{Passage, passed_path},
-    provider::{Provider, Target, target::Choice},
+    provider::{Base, Provider, Reach, Target, target::Choice},
     route::{
         leaf::Leaf,
         plan::{Choose, Facts, Plan, no_target, plan},
@@ -203,7 +203,14 @@ impl State {
             model,
             option: &|slot| word.option(slot),
         };
-        Target::try_new(provider, choice)
+        let mut target = Target::try_new(provider, choice)?;
+        // A customer's place at a vendor's, which a client named and the conf trusts with more than public addresses.
+        if target.base.reach == Reach::Public
+            && let Some(reach) = reach(&target.base, &self.config.allowed_hosts)
+        {
+            target.base = Arc::new(Base::clone(&target.base).within(reach));
+        }
+        Ok(target)
     }
 
     /// The provider, first that applies: the client's word, the model map, the default. Settles the model on the way.

@@ -41,7 +41,7 @@
 //! | `passage` | a request of the transparent proxy |
 //! | `gateway` | a request's head and body become an answer, a passage or an exchange |
 //! | `tokens`, `issuer` | the tokens that some credentials are exchanged for: kept and refreshed, fetched |
-//! | `proxy`, `reception`, `conductor`, `gather`, `client`, `leg`, `pulse`, `lanes`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `edition` | the IO around it |
+//! | `proxy`, `reception`, `conductor`, `gather`, `client`, `leg`, `pulse`, `pursuit`, `lanes`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `edition` | the IO around it |
 //! | [`server`], `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
 //!
 //! Imports point down this table; `tests/layers.rs` holds it.
@@ -86,6 +86,7 @@ mod error;
 mod exchange;
 mod gateway;
 mod gather;
+mod guard;
 mod issuer;
 mod lanes;
 mod leg;
@@ -96,6 +97,7 @@ mod pattern;
 pub mod provider;
 mod proxy;
 mod pulse;
+mod pursuit;
 mod reception;
 mod resolver;
 mod route;

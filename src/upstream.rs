@@ -22,6 +22,7 @@ use crate::{
     config::Timeouts,
     error::{Deadline, Error, Kind},
     exchange::{Exchange, UpstreamHead},
+    guard,
     lanes::Lanes,
     passage::Passage,
     provider::{Base, base::Scheme},
@@ -69,6 +70,7 @@ impl Upstream {
     /// The peer of `base`: an address, and how to talk to it.
     pub async fn peer(&self, base: &Base) -> Result<Box<HttpPeer>, Error> {
         let address = self.resolver.resolve(base, self.timeouts.connect).await?;
+        guard::check(base, address)?;
         let tls = base.scheme == Scheme::Https;
         // An empty name would switch the certificate check off; a base URL's host never is.
         let name = if tls {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy reception context conductor gather client leg pulse opening lanes call ticket tokens issuer downstream arrival upstream resolver door edition server admin emulator      the only IO
+//! L8  proxy reception context conductor gather client leg pulse pursuit opening lanes call ticket tokens issuer downstream arrival upstream guard resolver door edition server admin emulator      the only IO
 //! L7  gateway
 //! L6  exchange passage
 //! L5  config
@@ -39,6 +39,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("conductor", 8),
     ("leg", 8),
     ("pulse", 8),
+    ("pursuit", 8),
     ("opening", 8),
     ("gather", 8),
     ("lanes", 8),
@@ -49,6 +50,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("downstream", 8),
     ("arrival", 8),
     ("upstream", 8),
+    ("guard", 8),
     ("resolver", 8),
     ("door", 8),
     ("edition", 8),

@@ -10,12 +10,12 @@ use serde::Deserialize;
 use crate::{
     completion::{Mark, PromptAs},
     config::{
-        Config, ConfigError, Emulator, credentials,
+        AllowedHost, Config, ConfigError, Emulator, credentials,
         limits::{LimitsFile, TimeoutsFile},
         prompt::PromptKeys,
         source::Source,
         substitutes::{self, InfillFile},
-        text::{AuthText, BaseText, DialectText, HostText, ParameterText, Unique},
+        text::{AuthText, BaseText, DialectText, ParameterText, Unique},
     },
     dialect::{openai::OPENAI, settle::Unsupported},
     provider::{Auth, Base, Provider, place::Place, scheme::Scheme},
@@ -59,7 +59,7 @@ struct GatewayFile {
     models: Unique<ModelFile>,
     infill: Vec<InfillFile>,
     tokenizers: Unique<String>,
-    allowed_hosts: Vec<HostText>,
+    allowed_hosts: Vec<AllowedHost>,
     limits: LimitsFile,
     timeouts: TimeoutsFile,
     unsupported: Unsupported,
@@ -154,7 +154,7 @@ impl GatewayFile {
             let resolved = provider.resolve(&name, source, config)?;
             config.providers.insert(name, Arc::new(resolved));
         }
-        config.allowed_hosts = self.allowed_hosts.into_iter().map(|host| host.0).collect();
+        config.allowed_hosts = self.allowed_hosts;
         config.substitutes = substitutes::read(self.infill, &self.tokenizers.0, source)?;
         self.limits.apply(&mut config.limits);
         self.timeouts.apply(&mut config.timeouts);

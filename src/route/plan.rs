@@ -26,7 +26,7 @@ use crate::{
     route::{
         Balanced, Route,
         leaf::{Leaf, ROOT},
-        retry::Retry,
+        retry::{Outcome, Retry},
     },
 };
 
@@ -61,12 +61,11 @@ pub enum Trigger {
 }
 
 impl Trigger {
-    /// Whether it fires on `status`, the upstream's or what the client would be told.
-    pub fn fires(&self, status: u16) -> bool {
-        let failed = !(200..300).contains(&status);
+    pub fn fires(&self, outcome: &Outcome) -> bool {
+        let failed = !(200..300).contains(&outcome.status);
         match self {
             Self::Failure => failed,
-            Self::Statuses(statuses) => failed && statuses.contains(&status),
+            Self::Statuses(statuses) => failed && outcome.is_one_of(statuses),
         }
     }
 }
@@ -111,10 +110,10 @@ impl Plan {
         <[Attempt]>::first(self)
     }
 
-    /// The attempt after number `at`, which ended with `status`; `None`: that is the request's answer.
-    pub fn next(&self, at: usize, status: u16) -> Option<usize> {
+    /// The attempt after number `at`; `None`: its outcome is the request's answer.
+    pub fn next(&self, at: usize, outcome: &Outcome) -> Option<usize> {
         let jumps = &self.get(at)?.jumps;
-        let jump = jumps.iter().find(|jump| jump.on.fires(status));
+        let jump = jumps.iter().find(|jump| jump.on.fires(outcome));
         jump.map(|jump| jump.to)
     }
 }
