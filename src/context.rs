@@ -165,6 +165,16 @@ impl Context {
         Some(total.saturating_sub(self.ticket.called?.elapsed()))
     }
 
+    /// Why a call that still goes on has to end, if it has.
+    pub(crate) fn overdue(&self) -> Option<Error> {
+        if let Err(stopping) = self.edition.upstream.leaving().check() {
+            return Some(stopping);
+        }
+        let total = self.edition.upstream.timeouts().total;
+        let left = self.left(total)?;
+        left.is_zero().then(total_timeout)
+    }
+
     /// What a failure of the phases is told as: `error`, unless it was the end of the whole call's time that made it, or
     /// broke off an error of the provider's own.
     pub(crate) fn failed(&mut self, session: &Session, error: Error) -> Error {

@@ -7,22 +7,24 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use pingora::{
-    apps::{HttpServerApp, HttpServerOptions, ServerApp},
+    apps::{HttpServerOptions, ServerApp},
     protocols::{Stream, http::v2::server::default_h2_options},
     proxy::{HttpProxy, http_proxy},
     server::{ShutdownWatch, configuration::ServerConf},
 };
 
-use crate::proxy::Gateway;
+use crate::{drain::Leaving, proxy::Gateway};
 
 /// The gateway, once for each protocol.
 pub struct Door {
     http1: Arc<HttpProxy<Gateway>>,
     http2: Arc<HttpProxy<Gateway>>,
+    leaving: Arc<Leaving>,
 }
 
 impl Door {
     pub fn new(gateway: Gateway, conf: &Arc<ServerConf>) -> Self {
+        let leaving = gateway.edition.load().upstream.leaving().clone();
         let http1 = http_proxy(conf, gateway.clone());
         let mut http2 = http_proxy(conf, gateway);
         let mut options = HttpServerOptions::default();
@@ -36,6 +38,7 @@ impl Door {
         Self {
             http1: Arc::new(http1),
             http2: Arc::new(http2),
+            leaving,
         }
     }
 }
@@ -48,17 +51,17 @@ impl ServerApp for Door {
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
         let speaks_http2 = tokio::time::timeout(PATIENCE, starts_with_preface(&mut stream));
-        let app = match speaks_http2.await.ok()?.ok()? {
-            true => &self.http2,
-            false => &self.http1,
-        };
-        app.process_new(stream, shutdown).await
+        if !speaks_http2.await.ok()?.ok()? {
+            return self.http1.process_new(stream, shutdown).await;
+        }
+        // Its answers are written by the connection's own task, after their requests have ended.
+        let _guest = self.leaving.guest();
+        self.http2.process_new(stream, shutdown).await
     }
 
-    async fn cleanup(&self) {
-        self.http1.http_cleanup().await;
-        self.http2.http_cleanup().await;
-    }
+    /// Pingora would shut idle connections here, and with them those whose client is sending its next request. They end
+    /// with that one's answer, or with the process.
+    async fn cleanup(&self) {}
 }
 
 /// "PRI" is a method of HTTP/2's preface alone, and every HTTP/1 request is longer than it. Only behind it is the whole

@@ -51,6 +51,8 @@ pub enum Kind {
     Upstream(StatusCode),
     /// The client left before its answer was complete. Nobody reads this error but the log.
     ClientGone,
+    /// The gateway's process ends before the answer is complete.
+    Stopping,
     /// A fault of the gateway.
     Internal,
 }
@@ -210,7 +212,7 @@ impl Error {
             }
             Kind::Upstream(status) if status.is_client_error() => Fault::Client,
             Kind::Upstream(_) => Fault::Upstream,
-            Kind::Internal => Fault::Gateway,
+            Kind::Stopping | Kind::Internal => Fault::Gateway,
         }
     }
 
@@ -226,6 +228,7 @@ impl Error {
             Kind::ClientGone => {
                 StatusCode::from_u16(CLIENT_GONE).unwrap_or(StatusCode::BAD_REQUEST)
             }
+            Kind::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -251,6 +254,7 @@ impl Error {
             Kind::Broken => "broken_upstream",
             Kind::Upstream(_) => "upstream_error",
             Kind::ClientGone => "client_gone",
+            Kind::Stopping => "gateway_stopping",
             Kind::Internal => "internal_error",
         }
     }

@@ -41,8 +41,8 @@
 //! | `passage` | a request of the transparent proxy |
 //! | `gateway` | a request's head and body become an answer, a passage or an exchange |
 //! | `tokens`, `issuer` | the tokens that some credentials are exchanged for: kept and refreshed, fetched |
-//! | `proxy`, `reception`, `conductor`, `gather`, `client`, `leg`, `pulse`, `pursuit`, `lanes`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `edition` | the IO around it |
-//! | [`server`], `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
+//! | `proxy`, `reception`, `conductor`, `gather`, `client`, `leg`, `pulse`, `pursuit`, `lanes`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `edition`, `drain` | the IO around it |
+//! | [`server`], `reload`, `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
 //!
 //! Imports point down this table; `tests/layers.rs` holds it.
 //!
@@ -80,6 +80,7 @@ mod depth;
 pub mod dialect;
 mod door;
 mod downstream;
+mod drain;
 mod edition;
 mod emulator;
 mod error;
@@ -99,6 +100,7 @@ mod proxy;
 mod pulse;
 mod pursuit;
 mod reception;
+mod reload;
 mod resolver;
 mod route;
 pub mod server;
@@ -113,3 +115,4 @@ pub use error::Error;
 #[doc(hidden)]
 pub use exchange::relay;
 pub use proxy::Gateway;
+pub use reload::Reread;

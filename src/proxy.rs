@@ -36,7 +36,7 @@ use crate::{
     tokens::Tokens,
     upstream::{
         MAX_INTERIM, failure, interim_flood, is_interim, is_unanswered, make_fresh, pass_request,
-        request_head, sign_passage, total_timeout,
+        request_head, sign_passage,
     },
 };
 
@@ -245,11 +245,8 @@ impl ProxyHttp for Gateway {
         if body.is_some() {
             context.ticket.mark_first_byte();
         }
-        let late = context
-            .left(context.edition.upstream.timeouts().total)
-            .is_some_and(|left| left.is_zero());
-        if late && !end_of_stream {
-            return Err(context.stop(total_timeout()));
+        if let Some(error) = context.overdue().filter(|_| !end_of_stream) {
+            return Err(context.stop(error));
         }
         let Call::Complete(exchange) = &mut context.call else {
             return Ok(None);

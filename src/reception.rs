@@ -52,6 +52,9 @@ impl Gateway {
     ) -> Result<Next, Error> {
         let edition = context.edition.clone();
         downstream::prepare(session, edition.upstream.timeouts().write);
+        if edition.upstream.leaving().is_retiring() {
+            session.set_keepalive(None);
+        }
         context.ticket.adopt(&session.req_header().headers);
         match edition.state.admit(downstream::head(session))? {
             Admission::Answer(text) => {

@@ -20,6 +20,7 @@ use crate::{
     arrival,
     call::Call,
     config::Timeouts,
+    drain::Leaving,
     error::{Deadline, Error, Kind},
     exchange::{Exchange, UpstreamHead},
     guard,
@@ -35,6 +36,7 @@ pub struct Upstream {
     connector: Arc<TransportConnector>,
     timeouts: Timeouts,
     lanes: Arc<Lanes>,
+    leaving: Arc<Leaving>,
 }
 
 impl Upstream {
@@ -46,6 +48,7 @@ impl Upstream {
             ))),
             timeouts,
             lanes: Arc::new(Lanes::new(lanes)),
+            leaving: Arc::default(),
         }
     }
 
@@ -56,11 +59,17 @@ impl Upstream {
             connector: self.connector.clone(),
             timeouts,
             lanes: Lanes::resized(&self.lanes, lanes),
+            leaving: self.leaving.clone(),
         }
     }
 
     pub fn timeouts(&self) -> &Timeouts {
         &self.timeouts
+    }
+
+    /// The process that all of it is in.
+    pub fn leaving(&self) -> &Arc<Leaving> {
+        &self.leaving
     }
 
     pub fn lanes(&self) -> &Lanes {

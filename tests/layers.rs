@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy reception context conductor gather client leg pulse pursuit opening lanes call ticket tokens issuer downstream arrival upstream guard resolver door edition server admin emulator      the only IO
+//! L8  proxy reception context conductor gather client leg pulse pursuit opening lanes call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator      the only IO
 //! L7  gateway
 //! L6  exchange passage
 //! L5  config
@@ -54,7 +54,9 @@ const LAYERS: &[(&str, u8)] = &[
     ("resolver", 8),
     ("door", 8),
     ("edition", 8),
+    ("drain", 8),
     ("server", 8),
+    ("reload", 8),
     ("admin", 8),
     ("emulator", 8),
     ("main", 9),

@@ -98,7 +98,7 @@ pub struct Emulator {
 }
 
 /// Why a conf was refused. Never quotes a secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct ConfigError {
     pub file: String,
     /// 1 is the first; 0: the file as a whole.

@@ -23,6 +23,7 @@ pub struct Gateway {
     pub address: String,
     pub admin: String,
     pub log: PathBuf,
+    pub conf: PathBuf,
 }
 
 impl Gateway {
@@ -35,37 +36,39 @@ impl Gateway {
         // A port that was free a moment ago may be taken by a neighbour: then the binary says so and stops.
         for _ in 0..10 {
             let (address, admin) = (free_address(), free_address());
-            let conf = format!(
-                "threads: 2\ngateway:\n  listen: {address}\n  admin: {{ listen: \"{admin}\" }}\n{lines}"
-            );
+            let conf = conf_text(&address, &admin, lines);
             let file = scratch("conf.yaml");
             fs::write(&file, conf).unwrap();
-            let log = scratch("log");
-            let output = fs::File::create(&log).unwrap();
-            let mut child = Command::new(BINARY)
-                .args(["-c", file.to_str().unwrap()])
-                .envs(variables.iter().copied())
-                .stdout(output.try_clone().unwrap())
-                .stderr(output)
-                .stdin(Stdio::null())
-                .spawn()
-                .unwrap();
-            if is_up(&mut child, &admin) {
-                return Self {
-                    child,
-                    address,
-                    admin,
-                    log,
-                };
+            let (child, log) = spawn(&["-c", file.to_str().unwrap()], variables);
+            let mut gateway = Self {
+                child,
+                address,
+                admin,
+                log,
+                conf: file,
+            };
+            if is_up(&mut gateway.child, &gateway.admin) {
+                return gateway;
             }
-            let _ = child.kill();
-            let said = fs::read_to_string(&log).unwrap();
+            let said = gateway.logged();
             assert!(
                 said.contains("cannot listen"),
                 "the gateway did not start: {said}"
             );
         }
         panic!("no free port in ten attempts");
+    }
+
+    /// Another process that takes over the listeners, as soon as this one is told to give them away.
+    pub fn successor(&self) -> Self {
+        let (child, log) = spawn(&["-u", "-c", self.conf.to_str().unwrap()], &[]);
+        Self {
+            child,
+            log,
+            address: self.address.clone(),
+            admin: self.admin.clone(),
+            conf: self.conf.clone(),
+        }
     }
 
     /// A gateway whose `openai` (text) and `groq` (chat) are at `upstream`.
@@ -83,6 +86,11 @@ impl Gateway {
             .unwrap_or_else(|| panic!("no {text:?} in {}", self.logged()))
     }
 
+    /// Writes its conf anew, with other lines.
+    pub fn rewrite(&self, lines: &str) {
+        fs::write(&self.conf, conf_text(&self.address, &self.admin, lines)).unwrap();
+    }
+
     pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         assert!(
@@ -93,6 +101,31 @@ impl Gateway {
                 .success()
         );
     }
+}
+
+/// The binary's process, and where it logs.
+fn spawn(arguments: &[&str], variables: &[(&str, &str)]) -> (Child, PathBuf) {
+    let log = scratch("log");
+    let output = fs::File::create(&log).unwrap();
+    let child = Command::new(BINARY)
+        .args(arguments)
+        .envs(variables.iter().copied())
+        .stdout(output.try_clone().unwrap())
+        .stderr(output)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    (child, log)
+}
+
+/// A conf with `gateway:` lines beside the addresses.
+pub fn conf_text(address: &str, admin: &str, lines: &str) -> String {
+    format!(
+        "threads: 2\nupgrade_sock: {}\ngateway:\n  listen: {address}\n  admin: {{ listen: \"{admin}\" }}\n{lines}",
+        std::env::temp_dir()
+            .join(format!("completions-{address}.sock"))
+            .display()
+    )
 }
 
 impl Drop for Gateway {
