@@ -2,10 +2,12 @@
 
 mod bodies;
 mod canary;
+mod chaos;
 mod completions;
 mod counts;
 mod credentials;
 mod embedding;
+mod fallback;
 mod fan_out;
 mod faults;
 mod follow;
@@ -16,6 +18,7 @@ mod http2;
 mod identities;
 mod leaving;
 mod passing;
+mod portkey;
 mod process;
 mod prompt_as;
 mod providers;
