@@ -142,6 +142,12 @@ impl Ticket {
         self.dropped = list(settled.dropped.iter().map(String::as_str));
     }
 
+    /// How long the present try's answer took to begin.
+    pub fn first_token(&self) -> Option<Duration> {
+        let before = self.attempted.saturating_duration_since(self.started);
+        Some(self.first_byte?.saturating_sub(before))
+    }
+
     pub fn mark_first_byte(&mut self) {
         if self.first_byte.is_none() {
             self.first_byte = Some(self.started.elapsed());

@@ -167,7 +167,7 @@ impl<'a> Facts<'a> {
 }
 
 /// Says which of a balanced node's targets is called.
-pub type Choose<'a> = &'a mut dyn FnMut(&Balanced) -> usize;
+pub type Choose<'a> = &'a mut dyn FnMut(&Balanced, &Facts<'_>) -> usize;
 
 /// A number for a thing, the same for the same thing as long as the process lives, and not to be guessed outside: what one
 /// client does must not count against another's targets.
@@ -197,7 +197,7 @@ fn flatten(
         Route::Leaf(leaf) => attempts.push(attempt(leaf, facts.traits)),
         Route::Balance(balanced) => {
             let balanced = balanced.told(facts.traits);
-            let chosen = balanced.targets.get(choose(&balanced));
+            let chosen = balanced.targets.get(choose(&balanced, facts));
             let chosen = chosen.or(balanced.targets.first()).ok_or_else(no_target)?;
             flatten(&chosen.route, facts, choose, attempts)?;
         }
@@ -240,17 +240,6 @@ fn flatten(
     Ok(())
 }
 
-/// Whose share of the weights `draw`, of [0, 1), falls into.
-pub fn weighted(balanced: &Balanced, draw: f64) -> usize {
-    let sum: f64 = balanced.targets.iter().map(|target| target.weight).sum();
-    let mut left = draw * sum;
-    let found = balanced.targets.iter().position(|target| {
-        left -= target.weight;
-        left < 0.0
-    });
-    found.unwrap_or_default()
-}
-
 impl Balanced {
     /// The same, each target under the identity that it has for a request of such traits.
     fn told(&self, traits: Traits) -> Self {
@@ -267,7 +256,7 @@ impl Balanced {
 
 impl Route {
     /// The identity of its first leaf.
-    fn id_with(&self, traits: Traits) -> u64 {
+    pub fn id_with(&self, traits: Traits) -> u64 {
         match self {
             Self::Leaf(leaf) => id_of(leaf, traits),
             Self::Fallback { targets, .. } | Self::Conditional { targets, .. } => {
