@@ -169,7 +169,7 @@ impl Gateway {
             false => std::mem::take(&mut pursuit.body),
         };
         let attempt = pursuit.attempt().ok_or_else(no_target)?;
-        context.ticket.turn(&attempt.place);
+        context.ticket.turn(attempt.place.clone());
         let headers = &session.req_header().headers;
         let state = &edition.state;
         let Completing { mut work, settled } =

@@ -91,7 +91,7 @@ impl Ticket {
     }
 
     /// A target's turn has come; `place`: where it stands in its config.
-    pub fn turn(&mut self, place: &Cow<'static, str>) {
+    pub fn turn(&mut self, place: Cow<'static, str>) {
         self.attempted = Instant::now();
         match place {
             Cow::Borrowed(place) => self.option = HeaderValue::from_static(place),
