@@ -12,9 +12,11 @@
 //! | `window`, `hash` | counts over ten seconds; numbers that look like chance |
 
 pub mod budget;
+mod choice;
 pub mod circuit;
 mod hash;
 mod pace;
+mod prefixes;
 mod spread;
 pub mod standing;
 mod window;
@@ -30,6 +32,8 @@ use std::{
 
 use self::{
     budget::Budget,
+    choice::Turns,
+    prefixes::Prefixes,
     standing::{Standing, View},
 };
 use crate::route::{leaf::Leaf, retry::Allowance};
@@ -44,6 +48,8 @@ pub struct Health {
     uses: AtomicU64,
     /// What retries may add to the load of the whole process.
     pub budget: Budget,
+    turns: Mutex<Turns>,
+    prefixes: Mutex<Prefixes>,
 }
 
 #[derive(Debug)]
@@ -65,6 +71,8 @@ impl Health {
             targets: Mutex::default(),
             uses: AtomicU64::new(0),
             budget: Budget::default(),
+            turns: Mutex::default(),
+            prefixes: Mutex::default(),
         }
     }
 
