@@ -1,26 +1,35 @@
-//! The operator's own listener: `/healthz`, `/readyz` and `/metrics`. No key and no prompt is known here.
+//! The operator's own listener: `/healthz`, `/readyz`, `/metrics`, `/reload`. No key and no prompt is known here.
 //! A process that has been told to stop takes no more connections here either: that is how it says that it is not ready.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode, header};
-use pingora::{apps::http_app::ServeHttp, protocols::http::ServerSession};
+use pingora::{apps::http_app::ServeHttp, http::RequestHeader, protocols::http::ServerSession};
+use serde::Serialize;
 use tokio::net::TcpStream;
 
-use crate::metrics::Metrics;
+use crate::{
+    config::ConfigError,
+    metrics::Metrics,
+    reload::{Reloaded, Reloader},
+};
 
 /// Answers the operator.
 pub struct Admin {
     /// The client listeners' addresses.
     pub listen: Vec<String>,
     pub metrics: Arc<Metrics>,
+    pub reloader: Arc<Reloader>,
 }
 
 #[async_trait]
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let request = session.req_header();
+        if request.uri.path() == "/reload" {
+            return self.reload(request).await;
+        }
         if !matches!(request.method, Method::GET | Method::HEAD) {
             return answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, b"use GET\n".to_vec());
         }
@@ -36,13 +45,47 @@ impl ServeHttp for Admin {
             _ => answer(
                 StatusCode::NOT_FOUND,
                 TEXT,
-                b"/healthz, /readyz or /metrics\n".to_vec(),
+                b"/healthz, /readyz, /metrics or /reload\n".to_vec(),
             ),
         }
     }
 }
 
 impl Admin {
+    async fn reload(&self, request: &RequestHeader) -> Response<Vec<u8>> {
+        if request.method != Method::POST {
+            let told = b"use POST\n".to_vec();
+            return answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, told);
+        }
+        // A page in the operator's browser can send a POST here, but not without this header.
+        if request.headers.contains_key(header::ORIGIN) {
+            let told = b"not from a browser\n".to_vec();
+            return answer(StatusCode::FORBIDDEN, TEXT, told);
+        }
+        if self.reloader.is_retiring() {
+            let told = b"another process takes over: ask again\n".to_vec();
+            return answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, told);
+        }
+        match self.reloader.reload().await {
+            Ok(Reloaded { needs_restart }) => json(
+                StatusCode::OK,
+                &Told {
+                    status: "reloaded",
+                    needs_restart: &needs_restart,
+                    error: None,
+                },
+            ),
+            Err(error) => json(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                &Told {
+                    status: "refused",
+                    needs_restart: &[],
+                    error: Some(&error),
+                },
+            ),
+        }
+    }
+
     /// Whether clients can connect. Each service binds in its own time, so that this one can be up before they are.
     async fn listens(&self) -> bool {
         for address in &self.listen {
@@ -53,6 +96,23 @@ impl Admin {
         }
         true
     }
+}
+
+/// How a reload went.
+#[derive(Serialize)]
+struct Told<'a> {
+    status: &'static str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    needs_restart: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a ConfigError>,
+}
+
+fn json(status: StatusCode, body: &impl Serialize) -> Response<Vec<u8>> {
+    // Text alone, which is always written.
+    let mut body = serde_json::to_vec(body).unwrap_or_default();
+    body.push(b'\n');
+    answer(status, JSON, body)
 }
 
 fn answer(status: StatusCode, content_type: &str, body: Vec<u8>) -> Response<Vec<u8>> {
@@ -68,6 +128,7 @@ fn answer(status: StatusCode, content_type: &str, body: Vec<u8>) -> Response<Vec
 
 /// How long a look at a listener of our own may take.
 const PATIENCE: Duration = Duration::from_secs(1);
+const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 /// The exposition format that Prometheus scrapes.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -33,11 +33,13 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// `total`: of the whole request, since `began`; `attempt`: of this try of it.
-    pub fn new(began: Option<Instant>, total: Duration, attempt: Option<Duration>) -> Self {
+    /// What is left of the whole request's time or of this try's, whichever is less; each with its begin.
+    pub fn new(total: (Option<Instant>, Duration), attempt: (Instant, Option<Duration>)) -> Self {
+        let (began, total) = total;
         let spent = began.map_or(Duration::ZERO, |began| began.elapsed());
         let left = total.saturating_sub(spent);
-        let (patience, kind) = match attempt.filter(|own| *own < left) {
+        let own = attempt.1.map(|own| own.saturating_sub(attempt.0.elapsed()));
+        let (patience, kind) = match own.filter(|own| *own < left) {
             Some(own) => (own, error::Deadline::Attempt),
             None => (left, error::Deadline::Total),
         };

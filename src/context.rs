@@ -20,7 +20,7 @@ use crate::{
     metrics::Ended,
     passage::Passage,
     provider::Target,
-    ticket::Ticket,
+    ticket::{Ticket, Tried},
     upstream::{broke_off, total_timeout},
 };
 
@@ -64,6 +64,10 @@ impl Call {
             Self::Complete(exchange) => Some(exchange.target()),
             Self::Many(fan_out) => Some(fan_out.target()),
         }
+    }
+
+    pub fn is_for_app(&self) -> bool {
+        matches!(self, Self::Pass(passage) if passage.app.is_some())
     }
 
     /// What a completion came to.
@@ -149,6 +153,12 @@ impl Context {
         pingora::Error::explain(ErrorType::Custom("Stopped"), "by the gateway")
     }
 
+    /// The present try failed, and another follows: what it left does not count.
+    pub(crate) fn note_failed(&mut self, error: &Error) {
+        self.ticket.failed(error);
+        self.call = Call::Own;
+    }
+
     /// From here on the deadline of a whole completion runs.
     pub(crate) fn begin_call(&mut self) {
         self.ticket.called = Some(Instant::now());
@@ -157,6 +167,16 @@ impl Context {
     /// What is left of `total` for a completion; `None`: nothing limits it.
     pub(crate) fn left(&self, total: Duration) -> Option<Duration> {
         Some(total.saturating_sub(self.ticket.called?.elapsed()))
+    }
+
+    /// Why a call that still goes on has to end, if it has.
+    pub(crate) fn overdue(&self) -> Option<Error> {
+        if let Err(stopping) = self.edition.upstream.leaving().check() {
+            return Some(stopping);
+        }
+        let total = self.edition.upstream.timeouts().total;
+        let left = self.left(total)?;
+        left.is_zero().then(total_timeout)
     }
 
     /// What a failure of the phases is told as: `error`, unless it was the end of the whole call's time that made it, or
@@ -288,6 +308,15 @@ impl fmt::Display for Entry<'_> {
                 write!(f, " calls={}", report.calls)?;
             }
         }
+        let tried = &self.context.ticket.tried;
+        if !tried.is_empty() {
+            write!(
+                f,
+                " attempts={} tried=\"{}\"",
+                tried.len() + 1,
+                Tries(tried)
+            )?;
+        }
         if let Some(usage) = ended.usage {
             let (prompt, completion) = (usage.prompt_tokens, usage.completion_tokens);
             write!(f, " prompt_tokens={prompt} completion_tokens={completion}")?;
@@ -304,6 +333,22 @@ impl fmt::Display for Entry<'_> {
             ),
             None => Ok(()),
         }
+    }
+}
+
+/// The tries before the last one.
+struct Tries<'a>(&'a [Tried]);
+
+impl fmt::Display for Tries<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, tried) in self.0.iter().enumerate() {
+            let separator = if at == 0 { "" } else { "; " };
+            let (status, failure) = (tried.status, tried.failure);
+            let ms = tried.elapsed.as_millis();
+            let (place, provider) = (&tried.place, &tried.provider);
+            write!(f, "{separator}{place} {provider} {status} {failure} {ms}ms")?;
+        }
+        Ok(())
     }
 }
 

@@ -32,6 +32,11 @@ impl Edition {
             state: self.state.under(config),
         }
     }
+
+    /// Looks up the conf's hosts whose time has come, in the background.
+    pub fn look_up(&self) {
+        self.upstream.resolver().keep(&self.state.config.hosts());
+    }
 }
 
 impl Gateway {
@@ -39,6 +44,7 @@ impl Gateway {
     pub fn renew(&self, config: Config) {
         let next = self.edition.load().next(config);
         self.tokens.fetch_by(next.upstream.clone());
+        next.look_up();
         self.edition.store(Arc::new(next));
     }
 }

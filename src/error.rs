@@ -22,6 +22,7 @@ struct Inner {
     api_type: Option<String>,
     inner: Option<Box<RawValue>>,
     provider: Option<String>,
+    problems: Vec<String>,
 }
 
 /// The closed set of failures.
@@ -51,6 +52,8 @@ pub enum Kind {
     Upstream(StatusCode),
     /// The client left before its answer was complete. Nobody reads this error but the log.
     ClientGone,
+    /// The gateway's process ends before the answer is complete.
+    Stopping,
     /// A fault of the gateway.
     Internal,
 }
@@ -92,6 +95,7 @@ impl Error {
             api_type: None,
             inner: None,
             provider: None,
+            problems: Vec::new(),
         }))
     }
 
@@ -156,6 +160,12 @@ impl Error {
         self
     }
 
+    /// Everything that is wrong with a config: told beside `error`, as Portkey does, and in its message.
+    pub fn with_problems(mut self, problems: Vec<String>) -> Self {
+        self.0.problems = problems;
+        self
+    }
+
     /// Takes every occurrence of `secret` out of what is told: some providers echo the key they refuse.
     pub fn without(mut self, secret: &str) -> Self {
         let redacted = |text: &str| {
@@ -210,7 +220,7 @@ impl Error {
             }
             Kind::Upstream(status) if status.is_client_error() => Fault::Client,
             Kind::Upstream(_) => Fault::Upstream,
-            Kind::Internal => Fault::Gateway,
+            Kind::Stopping | Kind::Internal => Fault::Gateway,
         }
     }
 
@@ -226,6 +236,7 @@ impl Error {
             Kind::ClientGone => {
                 StatusCode::from_u16(CLIENT_GONE).unwrap_or(StatusCode::BAD_REQUEST)
             }
+            Kind::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -251,6 +262,7 @@ impl Error {
             Kind::Broken => "broken_upstream",
             Kind::Upstream(_) => "upstream_error",
             Kind::ClientGone => "client_gone",
+            Kind::Stopping => "gateway_stopping",
             Kind::Internal => "internal_error",
         }
     }
@@ -263,6 +275,7 @@ impl Error {
             provider: self.0.provider.as_deref(),
             status: failure,
             message: failure.map(|_| &*self.0.message),
+            errors: &self.0.problems,
         })
     }
 
@@ -274,14 +287,20 @@ impl Error {
             provider: self.0.provider.as_deref(),
             status: None,
             message: None,
+            errors: &[],
         }));
         event.extend(b"\n\n");
         event
     }
 
     fn object(&self) -> Object<'_> {
+        let problems = &self.0.problems;
+        let message = match problems.as_slice() {
+            [] => Cow::Borrowed(&*self.0.message),
+            _ => Cow::Owned(format!("{}: {}", self.0.message, problems.join("; "))),
+        };
         Object {
-            message: &self.0.message,
+            message,
             api_type: self
                 .0
                 .api_type
@@ -346,11 +365,13 @@ struct Envelope<'a> {
     status: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    errors: &'a [String],
 }
 
 #[derive(Serialize)]
 struct Object<'a> {
-    message: &'a str,
+    message: Cow<'a, str>,
     #[serde(rename = "type")]
     api_type: &'a str,
     param: Option<&'a str>,

@@ -108,6 +108,9 @@ impl<'e> Leg<'e> {
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, Failed> {
+        if let Err(stopping) = self.upstream.leaving().check() {
+            return Err(self.fail(stopping));
+        }
         match self.opened.call.read().await {
             Ok(piece) => Ok(piece),
             Err(error) => Err(self.fail(failure(&error))),

@@ -1,13 +1,13 @@
 //! The binary: arguments, logger, conf file, server.
 #![forbid(unsafe_code)]
 
-use std::{io::Write, process::ExitCode};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, ValueEnum};
 use log::{Level, Log, Metadata, Record};
 use pingora::prelude::Opt;
 use pingora_completions::{
-    Reader, Surroundings,
+    ConfigError, Reader, Reread, Surroundings,
     provider::listing,
     server::{Conf, Ready},
 };
@@ -58,19 +58,14 @@ fn run(arguments: Arguments) -> Result<(), String> {
         });
     }
     init_logger()?;
-    let file = arguments.server.conf.as_deref();
-    let text = file.map(read).transpose()?;
-    let conf = file.zip(text.as_deref());
-    let conf = conf.map(|(file, text)| Conf { file, text });
-    let ready = Ready::read(conf, &Process).map_err(|error| error.to_string())?;
+    let process = Process::here();
+    let file = arguments.server.conf.clone();
+    let reread: Reread = Box::new(move || process.ready(file.as_deref()));
+    let ready = reread().map_err(|error| error.to_string())?;
     if arguments.server.test {
         return print("The conf is valid.\n");
     }
-    ready.run(arguments.server)
-}
-
-fn read(file: &str) -> Result<String, String> {
-    std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))
+    ready.run(arguments.server, reread)
 }
 
 /// A reader that has gone, such as `head`, is no failure.
@@ -79,8 +74,32 @@ fn print(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// This process, as a conf's secrets see it.
-struct Process;
+/// This process, as a conf and its secrets see it.
+struct Process {
+    /// Where it was started. A daemon leaves that folder, and reads its conf again all the same.
+    folder: PathBuf,
+}
+
+impl Process {
+    fn here() -> Self {
+        Self {
+            folder: std::env::current_dir().unwrap_or_default(),
+        }
+    }
+
+    fn ready(&self, file: Option<&str>) -> Result<Ready, ConfigError> {
+        let Some(file) = file else {
+            return Ready::read(None, self);
+        };
+        let text = self.file(file).map_err(|message| ConfigError {
+            file: file.to_owned(),
+            line: 0,
+            path: String::new(),
+            message,
+        })?;
+        Ready::read(Some(Conf { file, text: &text }), self)
+    }
+}
 
 impl Surroundings for Process {
     fn variable(&self, name: &str) -> Option<String> {
@@ -88,11 +107,11 @@ impl Surroundings for Process {
     }
 
     fn file(&self, path: &str) -> Result<String, String> {
-        std::fs::read_to_string(path).map_err(|error| error.to_string())
+        std::fs::read_to_string(self.folder.join(path)).map_err(|error| error.to_string())
     }
 
     fn reader(&self, path: &str) -> Option<Reader> {
-        let path = path.to_owned();
+        let path = self.folder.join(path);
         Some(Box::new(move || std::fs::read_to_string(&path).ok()))
     }
 }

@@ -18,6 +18,7 @@ pub struct Metrics {
     seconds: HistogramVec,
     first_byte: HistogramVec,
     pub in_flight: IntGauge,
+    reloads: IntCounterVec,
 }
 
 /// One ended request.
@@ -69,6 +70,11 @@ impl Metrics {
                 "Time from a request's head to its answer's first byte.",
             )?,
             in_flight: IntGauge::new("completions_in_flight", "Requests being served.")?,
+            reloads: counter(
+                "completions_reloads_total",
+                "Times the conf was read again.",
+                &["result"],
+            )?,
         };
         metrics.register()?;
         Ok(metrics)
@@ -80,7 +86,8 @@ impl Metrics {
         self.registry.register(Box::new(self.tokens.clone()))?;
         self.registry.register(Box::new(self.seconds.clone()))?;
         self.registry.register(Box::new(self.first_byte.clone()))?;
-        self.registry.register(Box::new(self.in_flight.clone()))
+        self.registry.register(Box::new(self.in_flight.clone()))?;
+        self.registry.register(Box::new(self.reloads.clone()))
     }
 
     pub fn count(&self, ended: &Ended<'_>) {
@@ -109,6 +116,11 @@ impl Metrics {
                 .with_label_values(&[provider, "completion"])
                 .inc_by(usage.completion_tokens.min(MAX_COUNT));
         }
+    }
+
+    /// `result`: applied or refused.
+    pub fn count_reload(&self, result: &'static str) {
+        self.reloads.with_label_values(&[result]).inc();
     }
 
     /// The text that Prometheus scrapes.

@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::HeaderValue;
 use pingora::proxy::Session;
 
 use crate::{
@@ -18,7 +17,9 @@ use crate::{
     gateway::{Admission, Completing},
     gather,
     leg::Failed,
+    passing,
     proxy::Gateway,
+    pursuit::{Pursuit, Step},
     route::{
         Balanced,
         plan::{no_target, weighted},
@@ -52,8 +53,15 @@ impl Gateway {
     ) -> Result<Next, Error> {
         let edition = context.edition.clone();
         downstream::prepare(session, edition.upstream.timeouts().write);
+        if edition.upstream.leaving().is_retiring() {
+            session.set_keepalive(None);
+        }
         context.ticket.adopt(&session.req_header().headers);
-        match edition.state.admit(downstream::head(session))? {
+        let admission = match passing::front(&edition.state, session)? {
+            Some(passage) => Admission::Pass(Box::new(passage)),
+            None => edition.state.admit(downstream::head(session))?,
+        };
+        match admission {
             Admission::Answer(text) => {
                 context.call = Call::Own;
                 downstream::write_own(session, &mut context.ticket, text).await?;
@@ -71,51 +79,81 @@ impl Gateway {
                 // What fails is a head that was read and cannot be written.
                 arrival::keep_protected(session.req_header_mut())
                     .map_err(|error| arrival::failure(&error))?;
+                passing::prepare(session, &passage);
                 context.call = Call::Pass(passage);
                 Ok(Next::Proxy)
             }
             Admission::Complete(directives) => {
-                self.complete(session, context, *directives, roads).await
+                self.complete(session, context, directives, roads).await
             }
         }
     }
 
+    /// Reads the body, and calls one target after the other until an answer has begun.
     async fn complete(
         &self,
         session: &mut Session,
         context: &mut Context,
-        directives: Directives,
+        directives: Box<Directives>,
         roads: Roads,
     ) -> Result<Next, Error> {
         let edition = context.edition.clone();
-        let limits = &edition.state.config.limits;
-        let (body, replay) = arrival::read_body(session, limits).await?;
+        let (body, replay) = arrival::read_body(session, &edition.state.config.limits).await?;
         // From here on, an upstream's 1xx is the upstream's own business.
         session.as_downstream_mut().set_ignore_info_resp(true);
+        context.begin_call();
         let mut choose = |balanced: &Balanced| weighted(balanced, fastrand::f64());
         let head = downstream::head(session);
         let plan = edition.state.plan(&directives, head, &body, &mut choose)?;
-        let attempt = plan.first().ok_or_else(no_target)?;
-        if let Ok(option) = HeaderValue::try_from(&*attempt.place) {
-            context.ticket.option = option;
+        let mut pursuit = Pursuit::new(directives, plan, body, replay);
+        loop {
+            let tried = self.attempt(session, context, &mut pursuit, roads).await;
+            let failed = match tried {
+                Ok(next) => return Ok(next),
+                Err(failed) => failed,
+            };
+            let step = pursuit.after(&failed, unix_now(), fastrand::f64());
+            context.ticket.retries = pursuit.retries();
+            if step == Step::End {
+                context.refused = failed.head;
+                return Err(failed.error);
+            }
+            context.note_failed(&failed.error);
+            if let Step::Again(wait) = step {
+                context.pause(session, wait).await?;
+            }
         }
-        let (leaf, headers) = (&attempt.leaf, head.headers);
+    }
+
+    /// Calls the present target. `Err`: nothing of an answer was written.
+    async fn attempt(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        pursuit: &mut Pursuit,
+        roads: Roads,
+    ) -> Result<Next, Failed> {
+        let edition = context.edition.clone();
+        let may_go_on = pursuit.may_go_on();
+        let body = match may_go_on {
+            true => pursuit.body.clone(),
+            false => std::mem::take(&mut pursuit.body),
+        };
+        let attempt = pursuit.attempt().ok_or_else(no_target)?;
+        context.ticket.turn(&attempt.place);
+        let headers = &session.req_header().headers;
+        let state = &edition.state;
         let Completing { mut work, settled } =
-            edition
-                .state
-                .complete(&directives, leaf, headers, body, seed())?;
-        let provider = &work.target().provider;
-        context.ticket.name(&provider.name);
-        context.ticket.sent_as = Some(provider.dialect.prompt_form().sent_as(settled.approach));
-        context.ticket.tell(&settled);
-        context.begin_call();
+            state.complete(&pursuit.directives, &attempt.leaf, headers, body, seed())?;
+        context.ticket.goes_to(work.target(), &settled);
         if work.target().grant().is_some() {
             let total = edition.upstream.timeouts().total;
             self.settle(session, &mut work, total).await?;
+            context.ticket.target = Some(work.target().clone());
         }
-        context.ticket.target = Some(work.target().clone());
+        let phases = roads == Roads::All && !may_go_on;
         let (carried, call) = match work {
-            Work::One(exchange) if roads == Roads::All && exchange.road(replay) == Road::Phases => {
+            Work::One(exchange) if phases && exchange.road(pursuit.replay) == Road::Phases => {
                 context.call = Call::Complete(exchange);
                 return Ok(Next::Proxy);
             }
@@ -129,13 +167,7 @@ impl Gateway {
             }
         };
         context.call = call;
-        match carried {
-            Ok(()) => Ok(Next::Answered),
-            Err(failed) => {
-                context.refused = failed.head;
-                Err(failed.error)
-            }
-        }
+        carried.map(|()| Next::Answered)
     }
 
     /// Gets the token that a target's credential stands for; nearly always one is held.
@@ -180,7 +212,16 @@ impl Context {
 
     fn limit(&self, deadlines: &Deadlines) -> Limit {
         let total = self.edition.upstream.timeouts().total;
-        Limit::new(self.ticket.called, total, deadlines.call)
+        let began = self.ticket.attempted;
+        Limit::new((self.ticket.called, total), (began, deadlines.call))
+    }
+
+    /// Waits before the next try.
+    async fn pause(&mut self, session: &mut Session, wait: Duration) -> Result<(), Error> {
+        let mut limit = self.limit(&Deadlines::default());
+        let mut client = Client::new(session, &mut self.ticket);
+        let waiting = Box::pin(tokio::time::sleep(wait));
+        client.wait(&mut limit, waiting).await
     }
 }
 

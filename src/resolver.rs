@@ -1,164 +1,402 @@
-//! Names to addresses.
+//! Names to addresses, off the way of a request.
 //!
-//! Names are resolved here because Pingora's own way blocks a worker and panics on a name without an address. An answer is
-//! kept, and a stale one is used while a task fetches the next: only the first call to a host waits for its resolver.
+//! Names are resolved here because Pingora's own way blocks a worker and panics on a name without an address. The names of the
+//! conf are looked up when it comes into use and again before their addresses grow old; any other is when a client first names
+//! it, which waits, and from then on in the background while it is used. A resolver that fails, or says nothing, changes
+//! nothing: the last good answer stays.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
+    fmt,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use pingora::{server::ShutdownWatch, services::background::BackgroundService};
+use tokio::{runtime::Handle, sync::watch, time::timeout};
 
 use crate::{
     error::{Error, Kind},
     provider::Base,
+    proxy::Gateway,
 };
 
-/// Addresses by host and port.
-#[derive(Debug, Default)]
+/// Addresses by host.
 pub struct Resolver {
-    known: Mutex<HashMap<(String, u16), Known>>,
+    hosts: ArcSwap<HashMap<String, Arc<Host>>>,
+    look_up: LookUp,
+    /// Where the time of all hosts begins.
+    started: Instant,
 }
 
-#[derive(Debug)]
-struct Known {
-    addresses: Vec<SocketAddr>,
+/// Asks for a name's addresses; nothing: it has none, or nobody answers.
+type LookUp = Arc<dyn Fn(String) -> Answer + Send + Sync>;
+type Answer = Pin<Box<dyn Future<Output = Vec<IpAddr>> + Send>>;
+
+struct Host {
+    name: String,
+    /// The last good answer; empty: there was none.
+    addresses: ArcSwap<Vec<IpAddr>>,
     /// Which of them is in use.
-    turn: usize,
-    asked: Instant,
+    turn: AtomicUsize,
+    /// When to ask again, and when the last good answer came: milliseconds since the resolver's start.
+    due: AtomicU64,
+    answered: AtomicU64,
+    /// A look-up runs.
+    asking: AtomicBool,
+    /// The conf names it.
+    kept: AtomicBool,
+    /// Counts the look-ups that have ended.
+    rounds: watch::Sender<u64>,
+}
+
+impl Default for Resolver {
+    fn default() -> Self {
+        Self::asking(Arc::new(|name| Box::pin(by_system(name))))
+    }
 }
 
 impl Resolver {
+    fn asking(look_up: LookUp) -> Self {
+        Self {
+            hosts: ArcSwap::default(),
+            look_up,
+            started: Instant::now(),
+        }
+    }
+
+    /// The address of `base`: its own, or the one in use of its name. Waits, for `patience` at most, if none is known, or only
+    /// one that nobody has used for long.
     pub async fn resolve(
         self: &Arc<Self>,
         base: &Base,
         patience: Duration,
     ) -> Result<SocketAddr, Error> {
+        let at = |address| SocketAddr::new(address, base.port);
         if let Ok(address) = base.host.parse::<IpAddr>() {
-            return Ok(SocketAddr::new(address, base.port));
+            return Ok(at(address));
         }
-        let key = (base.host.clone(), base.port);
-        match self.known(&key) {
-            Some((address, Age::Fresh)) => Ok(address),
-            Some((address, Age::Stale)) => {
-                let resolver = self.clone();
-                tokio::spawn(async move { resolver.look_up(key, patience).await });
-                Ok(address)
+        let host = self.host(&base.host);
+        let (known, now) = (host.address(), self.now());
+        let is_due = host.due.load(Relaxed) <= now;
+        let is_old = now.saturating_sub(host.answered.load(Relaxed)) >= OLD;
+        let address = match known {
+            Some(_) if is_due && is_old => self.wait(&host, patience).await.or(known),
+            Some(_) if is_due => {
+                self.ask(&host);
+                known
             }
-            None => self.look_up(key, patience).await.ok_or_else(|| {
-                Error::new(Kind::Dns, "The provider's host name could not be resolved.")
-            }),
-        }
-    }
-
-    /// A stale entry counts as asked for at once, so that one task refreshes it, not every call.
-    fn known(&self, key: &(String, u16)) -> Option<(SocketAddr, Age)> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = known.get_mut(key)?;
-        let address = entry
-            .addresses
-            .get(entry.turn % entry.addresses.len().max(1))?;
-        if entry.asked.elapsed() < FRESH {
-            return Some((*address, Age::Fresh));
-        }
-        entry.asked = Instant::now();
-        Some((*address, Age::Stale))
-    }
-
-    async fn look_up(&self, key: (String, u16), patience: Duration) -> Option<SocketAddr> {
-        let found = tokio::net::lookup_host((key.0.as_str(), key.1));
-        let addresses: Vec<_> = tokio::time::timeout(patience, found)
-            .await
-            .ok()?
-            .ok()?
-            .collect();
-        let first = *addresses.first()?;
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MAX_HOSTS {
-            known.clear();
-        }
-        let entry = Known {
-            addresses,
-            turn: 0,
-            asked: Instant::now(),
+            None if is_due || host.asking.load(Relaxed) => self.wait(&host, patience).await,
+            // Nobody could say a moment ago.
+            Some(_) | None => known,
         };
-        known.insert(key, entry);
-        Some(first)
+        let unknown = "The provider's host name could not be resolved.";
+        address
+            .map(at)
+            .ok_or_else(|| Error::new(Kind::Dns, unknown))
     }
 
-    /// `base` took no connection: its next address has its turn.
+    /// `base` took no connection: its host's next address has its turn.
     pub fn turn(&self, base: &Base) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = known.get_mut(&(base.host.clone(), base.port)) {
-            entry.turn = entry.turn.wrapping_add(1);
+        if let Some(host) = self.hosts.load().get(&base.host) {
+            host.turn.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Looks up these names if it is time to, and forgets them only when others are named here.
+    pub fn keep(self: &Arc<Self>, names: &BTreeSet<&str>) {
+        for host in self.hosts.load().values() {
+            host.kept.store(names.contains(&*host.name), Relaxed);
+        }
+        let soon = self.now() + millis(LOOK * 2);
+        for name in names.iter().filter(|name| name.parse::<IpAddr>().is_err()) {
+            let host = self.host(name);
+            host.kept.store(true, Relaxed);
+            if host.due.load(Relaxed) <= soon {
+                self.ask(&host);
+            }
+        }
+    }
+
+    fn host(&self, name: &str) -> Arc<Host> {
+        if let Some(host) = self.hosts.load().get(name) {
+            return host.clone();
+        }
+        let new = Arc::new(Host {
+            name: name.to_owned(),
+            addresses: ArcSwap::default(),
+            turn: AtomicUsize::new(0),
+            due: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            asking: AtomicBool::new(false),
+            kept: AtomicBool::new(false),
+            rounds: watch::Sender::new(0),
+        });
+        self.hosts.rcu(|hosts| {
+            let mut hosts = HashMap::clone(hosts);
+            if hosts.len() >= MAX_HOSTS {
+                hosts.retain(|_, host| host.kept.load(Relaxed));
+            }
+            hosts.entry(name.to_owned()).or_insert_with(|| new.clone());
+            hosts
+        });
+        // Another request's, if that was quicker.
+        let hosts = self.hosts.load();
+        hosts.get(name).cloned().unwrap_or(new)
+    }
+
+    /// Looks `host` up in a task of its own, unless one does already: a request that leaves stops nothing.
+    fn ask(self: &Arc<Self>, host: &Arc<Host>) {
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        if host.asking.swap(true, Relaxed) {
+            return;
+        }
+        let (resolver, host) = (self.clone(), host.clone());
+        runtime.spawn(async move {
+            let asked = timeout(LIMIT, (resolver.look_up)(host.name.clone()));
+            host.take(asked.await.unwrap_or_default(), resolver.now());
+        });
+    }
+
+    async fn wait(self: &Arc<Self>, host: &Arc<Host>, patience: Duration) -> Option<IpAddr> {
+        let mut rounds = host.rounds.subscribe();
+        self.ask(host);
+        // Whichever way it ends, what is known by then counts.
+        let _ = timeout(patience, rounds.changed()).await;
+        host.address()
+    }
+
+    fn now(&self) -> u64 {
+        millis(self.started.elapsed())
+    }
+}
+
+impl Host {
+    fn address(&self) -> Option<IpAddr> {
+        let addresses = self.addresses.load();
+        let turn = self.turn.load(Relaxed) % addresses.len().max(1);
+        addresses.get(turn).copied()
+    }
+
+    /// Takes an answer. The address in use stays so if it is in there: its connections are warm, and the order of an answer
+    /// means nothing.
+    fn take(&self, addresses: Vec<IpAddr>, now: u64) {
+        let pause = match addresses.is_empty() {
+            true => RETRY,
+            false => FRESH,
+        };
+        if !addresses.is_empty() {
+            let used = self.address();
+            let turn = addresses.iter().position(|address| Some(*address) == used);
+            self.addresses.store(Arc::new(addresses));
+            self.turn.store(turn.unwrap_or_default(), Relaxed);
+            self.answered.store(now, Relaxed);
+        }
+        self.due.store(now + millis(pause), Relaxed);
+        self.asking.store(false, Relaxed);
+        self.rounds.send_modify(|rounds| *rounds += 1);
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.hosts.load().keys()).finish()
+    }
+}
+
+/// Keeps the addresses of the conf's hosts fresh.
+pub struct Names(pub Gateway);
+
+#[async_trait]
+impl BackgroundService for Names {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        loop {
+            self.0.edition.load().look_up();
+            tokio::select! {
+                _ = shutdown.changed() => return,
+                () = tokio::time::sleep(LOOK) => {}
+            }
         }
     }
 }
 
-enum Age {
-    Fresh,
-    Stale,
+async fn by_system(name: String) -> Vec<IpAddr> {
+    let found = tokio::net::lookup_host((name, 0)).await;
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in found.into_iter().flatten() {
+        if !addresses.contains(&address.ip()) {
+            addresses.push(address.ip());
+        }
+    }
+    addresses
 }
 
-/// How long a name's addresses are used without asking again.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How long a name's addresses are used without asking again. The system's resolver does not tell how long they hold.
 const FRESH: Duration = Duration::from_secs(30);
+/// When to ask again after no answer.
+const RETRY: Duration = Duration::from_secs(2);
+/// Milliseconds after which an address is not used before it was asked for again.
+const OLD: u64 = 600_000;
+/// How often it is looked whose time has come.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long the system's resolver may take.
+const LIMIT: Duration = Duration::from_secs(20);
 /// Names come from the conf, and from the hosts that it allows: a long list of those must not fill the memory.
 const MAX_HOSTS: usize = 4096;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     fn base(url: &str) -> Base {
         Base::try_new(url, "base_url").unwrap()
     }
 
+    /// A resolver that gives these answers, one after the other, and none at the end.
+    fn answering(answers: &[&[&str]]) -> Arc<Resolver> {
+        let parse = |answer: &&[&str]| answer.iter().map(|text| text.parse().unwrap()).collect();
+        let answers: Vec<Vec<IpAddr>> = answers.iter().rev().map(parse).collect();
+        let answers = Mutex::new(answers);
+        Arc::new(Resolver::asking(Arc::new(move |_| {
+            let answer = answers.lock().unwrap().pop().unwrap_or_default();
+            Box::pin(async move { answer })
+        })))
+    }
+
+    async fn address(resolver: &Arc<Resolver>) -> Option<String> {
+        let host = base("http://two.example:1");
+        let resolved = resolver.resolve(&host, SECOND).await.ok()?;
+        Some(resolved.ip().to_string())
+    }
+
+    /// Makes it time for a look-up, and waits for its end.
+    async fn look_again(resolver: &Arc<Resolver>) {
+        let host = resolver.host("two.example");
+        let mut rounds = host.rounds.subscribe();
+        host.due.store(0, Relaxed);
+        resolver.keep(&BTreeSet::from(["two.example"]));
+        rounds.changed().await.unwrap();
+    }
+
     #[tokio::test]
     async fn an_address_is_its_own_answer_and_names_are_remembered() {
         let resolver = Arc::new(Resolver::default());
-        let second = Duration::from_secs(1);
-        let literal = resolver.resolve(&base("http://127.0.0.1:81"), second).await;
+        let literal = resolver.resolve(&base("http://127.0.0.1:81"), SECOND).await;
         assert_eq!(literal.unwrap(), "127.0.0.1:81".parse().unwrap());
         let local = base("http://localhost:82");
-        let first = resolver.resolve(&local, second).await.unwrap();
+        let first = resolver.resolve(&local, SECOND).await.unwrap();
         assert!(first.ip().is_loopback());
         // Nothing is left to wait for: the answer comes from memory.
-        assert_eq!(
-            resolver.resolve(&local, Duration::ZERO).await.unwrap(),
-            first
-        );
+        let again = resolver.resolve(&local, Duration::ZERO).await.unwrap();
+        assert_eq!(again, first);
     }
 
     #[tokio::test]
     async fn a_failed_connection_turns_to_the_next_address() {
-        let resolver = Arc::new(Resolver::default());
-        let two: [SocketAddr; 2] = ["127.0.0.1:1", "127.0.0.2:1"].map(|text| text.parse().unwrap());
-        let entry = Known {
-            addresses: two.to_vec(),
-            turn: 0,
-            asked: Instant::now(),
-        };
-        let host = base("http://two.example:1");
-        resolver
-            .known
-            .lock()
-            .unwrap()
-            .insert((host.host.clone(), 1), entry);
-        for expected in [two[0], two[1], two[0]] {
-            let address = resolver.resolve(&host, Duration::ZERO).await.unwrap();
-            assert_eq!(address, expected);
-            resolver.turn(&host);
+        let resolver = answering(&[&["127.0.0.1", "127.0.0.2"]]);
+        for expected in ["127.0.0.1", "127.0.0.2", "127.0.0.1"] {
+            assert_eq!(address(&resolver).await.unwrap(), expected);
+            resolver.turn(&base("http://two.example:1"));
         }
     }
 
     #[tokio::test]
-    async fn a_name_without_an_address_is_an_error_and_no_panic() {
-        let resolver = Arc::new(Resolver::default());
-        let error = resolver
-            .resolve(&base("http://nowhere.invalid"), Duration::from_millis(200))
-            .await
-            .unwrap_err();
-        assert_eq!(error.kind(), Kind::Dns);
+    async fn a_name_without_an_address_is_an_error_and_asked_for_again_later() {
+        let resolver = answering(&[&[], &["127.0.0.1"]]);
+        assert_eq!(address(&resolver).await, None);
+        // Not at once: a burst of calls is no burst of look-ups.
+        assert_eq!(address(&resolver).await, None);
+        resolver.host("two.example").due.store(0, Relaxed);
+        assert_eq!(address(&resolver).await.unwrap(), "127.0.0.1");
+    }
+
+    #[tokio::test]
+    async fn the_last_good_answer_stays_when_the_resolver_fails() {
+        let resolver = answering(&[&["127.0.0.1"], &[], &["127.0.0.2"]]);
+        assert_eq!(address(&resolver).await.unwrap(), "127.0.0.1");
+        look_again(&resolver).await;
+        assert_eq!(address(&resolver).await.unwrap(), "127.0.0.1");
+        look_again(&resolver).await;
+        assert_eq!(address(&resolver).await.unwrap(), "127.0.0.2");
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_stays_in_use_whatever_the_order_of_the_next_answer() {
+        let resolver = answering(&[
+            &["127.0.0.1", "127.0.0.2"],
+            &["127.0.0.3", "127.0.0.2", "127.0.0.1"],
+            &["127.0.0.3", "127.0.0.4"],
+        ]);
+        address(&resolver).await.unwrap();
+        resolver.turn(&base("http://two.example:1"));
+        look_again(&resolver).await;
+        assert_eq!(address(&resolver).await.unwrap(), "127.0.0.2");
+        look_again(&resolver).await;
+        assert_eq!(address(&resolver).await.unwrap(), "127.0.0.3");
+    }
+
+    #[tokio::test]
+    async fn a_stale_address_is_used_while_the_next_is_fetched_and_an_old_one_only_if_none_is() {
+        let resolver = answering(&[&["127.0.0.1"], &["127.0.0.2"], &["127.0.0.3"], &[]]);
+        let host = resolver.host("two.example");
+        address(&resolver).await.unwrap();
+        let mut rounds = host.rounds.subscribe();
+        host.due.store(0, Relaxed);
+        assert_eq!(address(&resolver).await.unwrap(), "127.0.0.1");
+        rounds.changed().await.unwrap();
+        assert_eq!(address(&resolver).await.unwrap(), "127.0.0.2");
+        // Ten minutes from now, in the host's eyes.
+        let old = Resolver {
+            hosts: ArcSwap::new(resolver.hosts.load_full()),
+            look_up: resolver.look_up.clone(),
+            started: resolver
+                .started
+                .checked_sub(Duration::from_millis(OLD))
+                .unwrap(),
+        };
+        let old = Arc::new(old);
+        assert_eq!(address(&old).await.unwrap(), "127.0.0.3");
+    }
+
+    #[tokio::test]
+    async fn calls_at_once_to_a_new_host_are_one_look_up() {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counter = count.clone();
+        let resolver = Arc::new(Resolver::asking(Arc::new(move |_| {
+            counter.fetch_add(1, Relaxed);
+            Box::pin(async {
+                tokio::task::yield_now().await;
+                vec!["127.0.0.1".parse().unwrap()]
+            })
+        })));
+        let (one, other) = tokio::join!(address(&resolver), address(&resolver));
+        assert_eq!((one, count.load(Relaxed)), (other, 1));
+    }
+
+    #[tokio::test]
+    async fn a_resolver_that_hangs_costs_a_call_its_patience_and_no_more() {
+        let resolver = Arc::new(Resolver::asking(Arc::new(|_| {
+            Box::pin(std::future::pending())
+        })));
+        let host = base("http://slow.example");
+        let error = resolver.resolve(&host, Duration::from_millis(5)).await;
+        assert_eq!(error.unwrap_err().kind(), Kind::Dns);
     }
 }

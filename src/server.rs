@@ -1,28 +1,27 @@
 //! The process around the filter: conf, listeners, the operator's port, the way down.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, TcpListener},
     sync::Arc,
     time::Duration,
 };
 
-use async_trait::async_trait;
 use pingora::{
     prelude::{Opt, Server},
-    server::{ShutdownWatch, configuration::ServerConf},
-    services::{
-        background::{BackgroundService, background_service},
-        listening::Service,
-    },
+    server::{RunArgs, configuration::ServerConf},
+    services::{background::background_service, listening::Service},
 };
 
 use crate::{
     admin::Admin,
     config::{Config, ConfigError, Surroundings, source::Source},
-    door::Door,
+    door::{Door, Watch},
+    drain::{Drain, Signals},
     emulator,
-    metrics::Metrics,
     proxy::Gateway,
+    reload::{Fixed, Hangup, Reloader, Reread},
+    resolver::Names,
 };
 
 /// A conf file's text and its name; `None` of it is a gateway on 127.0.0.1:8787 with every provider at its public URL.
@@ -69,12 +68,15 @@ impl Ready {
     }
 
     /// Runs until the process is told to stop; returns only if it cannot start.
-    pub fn run(mut self, options: Opt) -> Result<(), String> {
+    /// `reread` reads the conf again, for a reload.
+    pub fn run(mut self, options: Opt, reread: Reread) -> Result<(), String> {
+        let fixed = self.fixed();
         if !options.upgrade {
             self.probe()?;
         }
-        // Pingora sleeps this long after SIGTERM, come what may; `Drain` ends the process as soon as nothing is in flight.
-        self.conf.grace_period_seconds.get_or_insert(DRAIN_SECONDS);
+        // Pingora sleeps this long after SIGTERM, come what may; `Drain` ends the process before.
+        let limit = self.conf.grace_period_seconds.unwrap_or(DRAIN_SECONDS);
+        self.conf.grace_period_seconds = Some(limit.saturating_add(MARGIN_SECONDS));
         // One for a phase that asks again after a dead pooled connection, and two more.
         self.conf.max_retries = 3;
         let options = Opt {
@@ -85,8 +87,43 @@ impl Ready {
         server.bootstrap();
         let conf = server.configuration.clone();
         let gateway = Gateway::new(self.config, &conf).map_err(|error| error.to_string())?;
-        add_services(&mut server, gateway);
-        server.run_forever()
+        let reloader = Arc::new(Reloader::new(gateway.clone(), reread, fixed, Vec::new()));
+        let leaving = gateway.edition.load().upstream.leaving().clone();
+        server.add_service(background_service(
+            "drain",
+            Drain {
+                metrics: gateway.edition.load().state.metrics.clone(),
+                leaving: leaving.clone(),
+                limit: Duration::from_secs(limit),
+            },
+        ));
+        add_services(&mut server, gateway, &reloader);
+        let shutdown_signal = Box::new(Signals {
+            leaving,
+            upgrade_sock: conf.upgrade_sock.clone(),
+        });
+        server.run(RunArgs { shutdown_signal });
+        std::process::exit(0)
+    }
+
+    /// What a process takes from its conf at its start alone.
+    pub(crate) fn fixed(&self) -> Fixed {
+        let server = serde_yaml::to_value(&self.conf).and_then(serde_yaml::from_value);
+        let server: BTreeMap<String, serde_yaml::Value> = server.unwrap_or_default();
+        let server = server
+            .into_iter()
+            .map(|(key, value)| (key, format!("{value:?}")));
+        let own = [
+            ("gateway.listen", format!("{:?}", self.config.listen)),
+            ("gateway.admin.listen", format!("{:?}", self.config.admin)),
+            ("gateway.emulator", format!("{:?}", self.config.emulator)),
+        ];
+        let own = own.into_iter().map(|(key, value)| (key.to_owned(), value));
+        server.chain(own).collect()
+    }
+
+    pub(crate) fn into_config(self) -> Config {
+        self.config
     }
 
     /// Binds every address once. Later, a busy one would leave a process that lives but does not listen.
@@ -135,67 +172,41 @@ fn check_server(conf: &ServerConf, source: &Source<'_>) -> Result<(), ConfigErro
     Ok(())
 }
 
-fn add_services(server: &mut Server, gateway: Gateway) {
+fn add_services(server: &mut Server, gateway: Gateway, reloader: &Arc<Reloader>) {
     let conf = server.configuration.clone();
-    let edition = gateway.edition.load_full();
+    let editions = gateway.edition.clone();
+    let edition = editions.load_full();
     let config = &edition.state.config;
-    let mut proxy = Service::new("completions".to_owned(), Door::new(gateway, &conf));
+    let mut proxy = Service::new("completions".to_owned(), Door::new(gateway.clone(), &conf));
     for address in &config.listen {
         proxy.add_tcp(address);
     }
     server.add_service(proxy);
     if let Some(settings) = &config.emulator {
-        server.add_service(emulator::service(settings));
+        server.add_service(emulator::service(settings, edition.upstream.leaving()));
     }
     if let Some(address) = &config.admin {
         let admin = Admin {
             listen: config.listen.clone(),
             metrics: edition.state.metrics.clone(),
+            reloader: reloader.clone(),
         };
         let mut service = Service::new("admin".to_owned(), admin);
         service.threads = Some(1);
         service.add_tcp(address);
         server.add_service(service);
     }
-    let drain = Drain {
-        metrics: edition.state.metrics.clone(),
-    };
-    server.add_service(background_service("drain", drain));
-}
-
-/// Ends the process once it has been told to stop and the last request is answered.
-struct Drain {
-    metrics: Arc<Metrics>,
-}
-
-#[async_trait]
-impl BackgroundService for Drain {
-    async fn start(&self, mut shutdown: ShutdownWatch) {
-        if shutdown.changed().await.is_err() {
-            return;
-        }
-        log::info!(
-            "draining: no new connections, {} in flight",
-            self.metrics.in_flight.get()
-        );
-        // A request whose head has just arrived is not counted yet: the count has to stay at 0.
-        let mut quiet = 0;
-        while quiet < QUIET_TICKS {
-            tokio::time::sleep(TICK).await;
-            quiet = if self.metrics.in_flight.get() == 0 {
-                quiet + 1
-            } else {
-                0
-            };
-        }
-        log::info!("drained");
-        std::process::exit(0);
+    server.add_service(background_service("names", Names(gateway.clone())));
+    server.add_service(background_service("hangup", Hangup(reloader.clone())));
+    if !config.tls.is_empty() {
+        let watch = Watch { edition: editions };
+        server.add_service(background_service("certificates", watch));
     }
 }
 
 /// Pingora's own keys in a conf file.
 fn server_keys() -> Vec<String> {
-    let keys: Result<std::collections::BTreeMap<String, serde_yaml::Value>, _> =
+    let keys: Result<BTreeMap<String, serde_yaml::Value>, _> =
         serde_yaml::to_value(ServerConf::default()).and_then(serde_yaml::from_value);
     keys.map(|keys| keys.into_keys().collect())
         .unwrap_or_default()
@@ -203,5 +214,5 @@ fn server_keys() -> Vec<String> {
 
 /// Longest wait for streams in flight; `grace_period_seconds` of the conf overrides it.
 const DRAIN_SECONDS: u64 = 300;
-const TICK: Duration = Duration::from_millis(20);
-const QUIET_TICKS: u32 = 5;
+/// How much later than `Drain` Pingora would end the process itself.
+const MARGIN_SECONDS: u64 = 60;

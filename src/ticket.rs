@@ -1,6 +1,7 @@
 //! What every answer to one request carries, whoever makes it.
 
 use std::{
+    borrow::Cow,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -8,7 +9,7 @@ use std::{
 use http::{HeaderName, HeaderValue};
 use pingora::http::ResponseHeader;
 
-use crate::{config::headers, dialect::settle::Settled, provider::Target};
+use crate::{config::headers, dialect::settle::Settled, error::Error, provider::Target};
 
 /// What every answer to one request carries: who it came from, and by which ids it can be found again.
 #[derive(Debug)]
@@ -16,6 +17,12 @@ pub struct Ticket {
     pub started: Instant,
     /// When the request was complete, and its call could begin.
     pub called: Option<Instant>,
+    /// When the present try of it began.
+    pub attempted: Instant,
+    /// What came of those before it.
+    pub tried: Vec<Tried>,
+    /// Retries of the present target; -1: they were used up.
+    pub retries: i32,
     pub trace_id: HeaderValue,
     pub request_id: HeaderValue,
     pub provider: Option<HeaderValue>,
@@ -33,6 +40,18 @@ pub struct Ticket {
     pub first_byte: Option<Duration>,
 }
 
+/// A try that failed.
+#[derive(Debug)]
+pub struct Tried {
+    /// Where its target stands in its config.
+    pub place: String,
+    pub provider: String,
+    /// [`Error::label`].
+    pub failure: &'static str,
+    pub status: u16,
+    pub elapsed: Duration,
+}
+
 impl Ticket {
     pub fn new(draw: u128) -> Self {
         let trace_id = uuid::Builder::from_random_bytes(draw.to_be_bytes()).into_uuid();
@@ -42,6 +61,9 @@ impl Ticket {
         Self {
             started: Instant::now(),
             called: None,
+            attempted: Instant::now(),
+            tried: Vec::new(),
+            retries: 0,
             trace_id: or_empty(trace_id.to_string()),
             request_id: or_empty(format!("req_{draw:032x}")),
             provider: None,
@@ -68,8 +90,44 @@ impl Ticket {
         self.provider = HeaderValue::try_from(provider).ok();
     }
 
-    /// What of the request is not the provider's doing.
-    pub fn tell(&mut self, settled: &Settled) {
+    /// A target's turn has come; `place`: where it stands in its config.
+    pub fn turn(&mut self, place: &Cow<'static, str>) {
+        self.attempted = Instant::now();
+        match place {
+            Cow::Borrowed(place) => self.option = HeaderValue::from_static(place),
+            Cow::Owned(place) => {
+                if let Ok(option) = HeaderValue::try_from(place) {
+                    self.option = option;
+                }
+            }
+        }
+    }
+
+    /// The present try failed, and another follows.
+    pub fn failed(&mut self, error: &Error) {
+        let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
+        self.tried.push(Tried {
+            place: text(&self.option),
+            provider: self.provider.as_ref().map(text).unwrap_or_default(),
+            failure: error.label(),
+            status: error.status().as_u16(),
+            elapsed: self.attempted.elapsed(),
+        });
+        // What the next one is about to say of itself.
+        (self.provider, self.sent_as) = (None, None);
+        (self.emulated, self.dropped) = (None, None);
+    }
+
+    /// Whom the present try goes to, and what of the request is not its doing.
+    pub fn goes_to(&mut self, target: &Arc<Target>, settled: &Settled) {
+        let provider = &target.provider;
+        self.name(&provider.name);
+        self.sent_as = Some(provider.dialect.prompt_form().sent_as(settled.approach));
+        self.target = Some(target.clone());
+        self.tell(settled);
+    }
+
+    fn tell(&mut self, settled: &Settled) {
         if *settled == Settled::default() {
             return;
         }
@@ -113,7 +171,11 @@ impl Ticket {
         }
         if let Some(provider) = &self.provider {
             head.insert_header(PROVIDER, provider.clone())?;
-            head.insert_header(RETRIES, HeaderValue::from_static("0"))?;
+            let retries = match self.retries {
+                0 => HeaderValue::from_static("0"),
+                more => HeaderValue::from(more),
+            };
+            head.insert_header(RETRIES, retries)?;
             head.insert_header(OPTION, self.option.clone())?;
         }
         if let Some(form) = self.sent_as {

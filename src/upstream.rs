@@ -20,8 +20,10 @@ use crate::{
     arrival,
     call::Call,
     config::Timeouts,
+    drain::Leaving,
     error::{Deadline, Error, Kind},
     exchange::{Exchange, UpstreamHead},
+    guard,
     lanes::Lanes,
     passage::Passage,
     provider::{Base, base::Scheme},
@@ -34,6 +36,7 @@ pub struct Upstream {
     connector: Arc<TransportConnector>,
     timeouts: Timeouts,
     lanes: Arc<Lanes>,
+    leaving: Arc<Leaving>,
 }
 
 impl Upstream {
@@ -45,6 +48,7 @@ impl Upstream {
             ))),
             timeouts,
             lanes: Arc::new(Lanes::new(lanes)),
+            leaving: Arc::default(),
         }
     }
 
@@ -55,11 +59,21 @@ impl Upstream {
             connector: self.connector.clone(),
             timeouts,
             lanes: Lanes::resized(&self.lanes, lanes),
+            leaving: self.leaving.clone(),
         }
     }
 
     pub fn timeouts(&self) -> &Timeouts {
         &self.timeouts
+    }
+
+    pub fn resolver(&self) -> &Arc<Resolver> {
+        &self.resolver
+    }
+
+    /// The process that all of it is in.
+    pub fn leaving(&self) -> &Arc<Leaving> {
+        &self.leaving
     }
 
     pub fn lanes(&self) -> &Lanes {
@@ -69,6 +83,7 @@ impl Upstream {
     /// The peer of `base`: an address, and how to talk to it.
     pub async fn peer(&self, base: &Base) -> Result<Box<HttpPeer>, Error> {
         let address = self.resolver.resolve(base, self.timeouts.connect).await?;
+        guard::check(base, address)?;
         let tls = base.scheme == Scheme::Https;
         // An empty name would switch the certificate check off; a base URL's host never is.
         let name = if tls {
@@ -219,7 +234,8 @@ pub fn sign_passage(request: &mut RequestHeader, passage: &Passage) -> Result<()
     Ok(())
 }
 
-/// Whether a final head follows this one. Upgrades are never asked for, so that a 101 is a final one: an error.
+/// Whether a final head follows this one. A 101 is a final one: what follows is another protocol, or an error if it was not
+/// asked for.
 pub fn is_interim(status: StatusCode) -> bool {
     status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
 }

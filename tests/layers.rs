@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy reception context conductor gather client leg pulse opening lanes call ticket tokens issuer downstream arrival upstream resolver door edition server admin emulator      the only IO
+//! L8  proxy passing reception context conductor gather client leg pulse pursuit opening lanes call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator      the only IO
 //! L7  gateway
 //! L6  exchange passage
 //! L5  config health
-//! L4  route metrics
+//! L4  route front tls metrics
 //! L3  provider
 //! L2  dialect
 //! L1  wire completion
@@ -27,6 +27,8 @@ const LAYERS: &[(&str, u8)] = &[
     ("dialect", 2),
     ("provider", 3),
     ("route", 4),
+    ("front", 4),
+    ("tls", 4),
     ("metrics", 4),
     ("config", 5),
     ("health", 5),
@@ -34,12 +36,14 @@ const LAYERS: &[(&str, u8)] = &[
     ("passage", 6),
     ("gateway", 7),
     ("proxy", 8),
+    ("passing", 8),
     ("reception", 8),
     ("context", 8),
     ("client", 8),
     ("conductor", 8),
     ("leg", 8),
     ("pulse", 8),
+    ("pursuit", 8),
     ("opening", 8),
     ("gather", 8),
     ("lanes", 8),
@@ -50,10 +54,13 @@ const LAYERS: &[(&str, u8)] = &[
     ("downstream", 8),
     ("arrival", 8),
     ("upstream", 8),
+    ("guard", 8),
     ("resolver", 8),
     ("door", 8),
     ("edition", 8),
+    ("drain", 8),
     ("server", 8),
+    ("reload", 8),
     ("admin", 8),
     ("emulator", 8),
     ("main", 9),

@@ -2,22 +2,39 @@
 
 mod credentials;
 pub mod file;
+mod front;
 pub mod headers;
 pub mod host;
+mod inherit;
+mod leaf;
 mod limits;
+mod node;
+mod portkey;
 mod prompt;
+mod query;
+mod routes;
+mod schema;
 pub mod source;
 mod substitutes;
 mod text;
+mod tree;
 pub mod word;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     completion::PromptAs,
     dialect::{settle::Unsupported, substitute::Substitutes},
+    error::Error,
+    front::Front,
     provider::{Base, Provider, Row, place::Place, table::ROWS},
-    route::Models,
+    route::{Models, Route, rules::Rules},
+    tls::Tls,
 };
 
 pub use host::AllowedHost;
@@ -26,11 +43,19 @@ pub use host::AllowedHost;
 pub struct Config {
     /// `host:port` of each client listener.
     pub listen: Vec<String>,
+    /// By port, of those listeners that are TLS.
+    pub tls: BTreeMap<u16, Arc<Tls>>,
     /// `host:port` of the admin listener; `None` switches it off.
     pub admin: Option<String>,
     pub default: Defaults,
     pub providers: BTreeMap<String, Arc<Provider>>,
     pub models: Models,
+    /// The apps that the gateway stands in front of.
+    pub front: Front,
+    /// What `x-portkey-config` may name.
+    pub configs: BTreeMap<String, Arc<Route>>,
+    /// For requests that name neither a config nor a provider.
+    pub routes: Rules,
     pub substitutes: Substitutes,
     /// Hosts that a client may choose by `x-portkey-custom-host`. Empty: none.
     pub allowed_hosts: Vec<AllowedHost>,
@@ -98,7 +123,7 @@ pub struct Emulator {
 }
 
 /// Why a conf was refused. Never quotes a secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct ConfigError {
     pub file: String,
     /// 1 is the first; 0: the file as a whole.
@@ -137,11 +162,49 @@ pub trait Surroundings {
 /// Reads a file as it stands at that moment.
 pub type Reader = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
+impl Config {
+    /// The hosts of upstreams that this conf says something about: not those of the built-in providers that it leaves alone.
+    pub fn hosts(&self) -> BTreeSet<&str> {
+        let default = [&self.default.provider, &self.default.upstream];
+        let is_moved = |provider: &Provider| match (provider.place, &provider.base) {
+            (Place::At(url), Some(base)) => !url.contains(&base.host),
+            (Place::At(_) | Place::With(_) | Place::Own(_) | Place::Retired(_), _) => false,
+        };
+        let is_named = |provider: &&Arc<Provider>| {
+            provider.is_redefined
+                || provider.credential.is_some()
+                || is_moved(provider)
+                || default.contains(&&Some(provider.name.clone()))
+        };
+        let named = self.providers.values().filter(is_named);
+        let bases = named.filter_map(|provider| provider.base.as_deref());
+        bases.map(|base| &*base.host).collect()
+    }
+
+    pub fn provider(&self, name: &str) -> Result<Arc<Provider>, Error> {
+        self.check_provider(name)?;
+        let unserved = || Error::unsupported("x-portkey-provider", name);
+        self.providers.get(name).cloned().ok_or_else(unserved)
+    }
+
+    /// Whether a client may name the provider: Portkey's that have no completions are known, and lead nowhere.
+    pub fn check_provider(&self, name: &str) -> Result<(), Error> {
+        if self.providers.contains_key(name) || tree::is_elsewhere(name) {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "x-portkey-provider",
+            "Invalid provider passed",
+        ))
+    }
+}
+
 impl Default for Config {
     /// The conf of a gateway that was started without one: loopback, all providers at their public URLs.
     fn default() -> Self {
         Self {
             listen: vec![DEFAULT_LISTEN.to_owned()],
+            tls: BTreeMap::new(),
             admin: Some(DEFAULT_ADMIN.to_owned()),
             default: Defaults {
                 provider: Some(DEFAULT_PROVIDER.to_owned()),
@@ -152,6 +215,9 @@ impl Default for Config {
                 .map(|row| (row.name.to_owned(), Arc::new(built_in(row))))
                 .collect(),
             models: Models::default(),
+            front: Front::default(),
+            configs: BTreeMap::new(),
+            routes: Rules::default(),
             substitutes: Substitutes::default(),
             allowed_hosts: Vec::new(),
             limits: Limits::default(),
@@ -219,3 +285,19 @@ fn built_in(row: &'static Row) -> Provider {
 const DEFAULT_PROVIDER: &str = "openai";
 const DEFAULT_LISTEN: &str = "127.0.0.1:8787";
 const DEFAULT_ADMIN: &str = "127.0.0.1:8789";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_those_that_the_conf_says_something_about() {
+        let mut config = Config::default();
+        assert_eq!(config.hosts(), BTreeSet::from(["api.openai.com"]));
+        let moved = Base::try_new("http://models.example:8000/v1", "x").unwrap();
+        let groq = config.providers.get_mut("groq").unwrap();
+        Arc::make_mut(groq).base = Some(Arc::new(moved));
+        let both = BTreeSet::from(["api.openai.com", "models.example"]);
+        assert_eq!(config.hosts(), both);
+    }
+}

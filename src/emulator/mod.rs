@@ -45,12 +45,13 @@ use self::{
     knobs::{Fault, Knobs},
     player::{Played, Reply, Whole},
 };
-use crate::config;
+use crate::{config, drain::Leaving};
 
 /// The listening service of a conf's emulator.
-pub fn service(settings: &config::Emulator) -> Service<Emulator> {
+pub fn service(settings: &config::Emulator, leaving: &Arc<Leaving>) -> Service<Emulator> {
     let emulator = Emulator {
         knobs: Knobs::from(settings),
+        leaving: leaving.clone(),
     };
     let mut service = Service::new("emulator".to_owned(), emulator);
     service.add_tcp(&settings.listen);
@@ -60,6 +61,7 @@ pub fn service(settings: &config::Emulator) -> Service<Emulator> {
 /// Every vendor at once.
 pub struct Emulator {
     knobs: Knobs,
+    leaving: Arc<Leaving>,
 }
 
 /// One request as a vendor's API sees it.
@@ -199,6 +201,8 @@ impl HttpServerApp for Emulator {
         if !session.read_request().await.ok()? {
             return None;
         }
+        // Of another process's gateway, perhaps.
+        let _guest = self.leaving.guest();
         let keepalive = (!*shutdown.borrow()).then_some(60);
         session.set_keepalive(keepalive);
         let body = read_body(&mut session).await?;

@@ -21,23 +21,23 @@ mod output;
 pub mod relay;
 pub mod reply;
 pub mod split;
+mod terms;
 #[cfg(test)]
 mod vendor_errors;
 mod wishes;
 mod work;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{
-    completion::{CompletionRequest, Compliance, Partial, Tail, Usage, logprobs::Running},
-    dialect::{UpstreamRequest, settle::Best},
+    completion::{CompletionRequest, Partial, Tail, Usage, logprobs::Running},
+    dialect::UpstreamRequest,
     error::Error,
     exchange::{
         edits::Plan,
-        fan_out::FanOutLimits,
         relay::{Answer, Counts, Relay, Wishes},
         split::Share,
     },
@@ -45,7 +45,10 @@ use crate::{
     wire::Framing,
 };
 
-pub use work::Work;
+pub use {
+    terms::{Deadlines, Seed, Terms},
+    work::Work,
+};
 
 /// One request to `/v1/completions` and its answer.
 #[derive(Debug)]
@@ -112,38 +115,6 @@ pub struct Report<'a> {
     pub calls: usize,
     pub usage: Option<Usage>,
     pub failure: Option<&'a Error>,
-}
-
-/// What seeds the answer's own `id` and `created`.
-#[derive(Clone, Copy, Debug)]
-pub struct Seed {
-    /// Unix time, seconds.
-    pub now: u64,
-    pub draw: u128,
-}
-
-/// How long the parts of one call may take. `None`: nothing is said, so that what holds for all calls holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Deadlines {
-    pub connect: Option<Duration>,
-    /// From its begin to the first token of a stream.
-    pub first_token: Option<Duration>,
-    /// Between two events of a stream.
-    pub idle: Option<Duration>,
-    /// The whole call with its answer.
-    pub call: Option<Duration>,
-}
-
-/// What a client said of the call, beside its body.
-#[derive(Clone, Debug)]
-pub struct Terms {
-    pub compliance: Compliance,
-    pub deadlines: Deadlines,
-    pub forwarded: HeaderMap,
-    pub max_event_bytes: usize,
-    pub fan_out: FanOutLimits,
-    /// The choice among candidates that is made here.
-    pub best: Option<Best>,
 }
 
 impl Exchange {
@@ -416,8 +387,9 @@ const USER_AGENT: &str = concat!("pingora-completions/", env!("CARGO_PKG_VERSION
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{fan_out::FanOutLimits, *};
     use crate::{
+        completion::Compliance,
         config::Config,
         dialect::settle::Settled,
         provider::{Credential, Secret, target::Choice},

@@ -307,6 +307,7 @@ mod tests {
         let verdict = |status, transport| {
             Verdict::from(&Outcome {
                 status,
+                alias: None,
                 transport,
                 retry_after: None,
             })

@@ -1,5 +1,6 @@
 //! Where a call goes and as whom: one row per provider, built in or declared in YAML.
 
+pub mod address;
 pub mod auth;
 pub mod aws;
 pub mod aws_metadata;
@@ -32,6 +33,7 @@ use crate::{
 };
 
 pub use self::{
+    address::Reach,
     auth::{Auth, FreshSecret, Secret},
     base::Base,
     credential::{Credential, Header},

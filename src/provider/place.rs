@@ -9,7 +9,7 @@ use crate::{
     completion::Parameter,
     dialect::Dialect,
     error::Error,
-    provider::{Base, slot::host_of},
+    provider::{Base, Reach, slot::host_of},
 };
 
 pub use super::slot::{Default, Grammar, Named, NamedBy, Owner, Slot};
@@ -126,7 +126,10 @@ impl Template {
             host = host.replace(&place, slot.host(&value));
             values.push((slot.name, value));
         }
-        let base = Base::try_new(&url, "x-portkey-provider")?;
+        let mut base = Base::try_new(&url, "x-portkey-provider")?;
+        if by == NamedBy::Client {
+            base.reach = Reach::Public;
+        }
         if base.host != host.to_ascii_lowercase() {
             let message = "The provider's address cannot be built from these values.";
             return Err(Error::invalid("x-portkey-provider", message));

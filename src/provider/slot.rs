@@ -146,7 +146,7 @@ impl Slot {
 }
 
 impl Grammar {
-    fn allows(self, value: &str) -> bool {
+    pub fn allows(self, value: &str) -> bool {
         let inner = |extra: &'static [u8]| {
             move |byte: u8| byte.is_ascii_alphanumeric() || extra.contains(&byte)
         };
@@ -222,6 +222,74 @@ const VERSION: &str = "/v1";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::provider::{place::Place, table::ROWS};
+
+    /// The ways out of a host's label that `x-portkey-azure-resource-name: evil#` once opened elsewhere.
+    #[test]
+    fn no_slot_of_any_row_lets_a_value_out_of_its_host() {
+        let mut seen = 0;
+        for row in ROWS.iter() {
+            let Place::With(templates) = row.place else {
+                continue;
+            };
+            for (template, slot) in templates.iter().flat_map(|template| {
+                let in_host =
+                    |slot: &&Slot| host_of(template.url).contains(&format!("{{{}}}", slot.name));
+                let slots = template.slots.iter().filter(in_host);
+                slots.map(move |slot| (template, slot))
+            }) {
+                seen += 1;
+                let names_host = matches!(
+                    slot.grammar,
+                    Grammar::Label | Grammar::Name | Grammar::Url(_) | Grammar::Origin(_)
+                );
+                assert!(names_host, "{}: {}", row.name, slot.name);
+                for evil in EVIL {
+                    let checked = slot.checked(Some((*evil).to_owned()), "m");
+                    let name = (row.name, template.url, slot.name);
+                    assert!(checked.is_err(), "{name:?}: {evil:?}");
+                }
+            }
+        }
+        assert!(seen >= 8, "{seen}");
+    }
+
+    const EVIL: &[&str] = &[
+        "evil#",
+        "evil.test#",
+        "evil.test/",
+        "evil.test/x",
+        "evil.test?",
+        "evil.test\\",
+        "evil@",
+        "user:pass@evil",
+        "evil:8443",
+        "evil%23",
+        "evil%2f",
+        "a b",
+        "a\tb",
+        "a\r\nb",
+        "a\0",
+        "",
+        ".",
+        "..",
+        ".evil",
+        "a..b",
+        "ａ",
+        "a。b",
+        "é",
+        "[::1]",
+        "{region}",
+        "https://evil.test",
+        "http://169.254.169.254",
+        "https://evil.test#.openai.azure.com",
+        "https://evil.test/.endpoints.huggingface.cloud",
+        "https://x.endpoints.huggingface.cloud@evil.test",
+        "https://x.endpoints.huggingface.cloud:8443",
+        "http://x.endpoints.huggingface.cloud",
+        "//evil.test",
+        "javascript:x",
+    ];
 
     #[test]
     fn of_an_origin_only_the_host_counts() {

@@ -139,7 +139,7 @@ impl Target {
         if !plain || !(same || is_vendors(here) && is_vendors(&there)) {
             return Err(strange());
         }
-        let base = Arc::new(there);
+        let base = Arc::new(there.within(here.reach.clone()));
         Ok((
             Self {
                 base,

@@ -25,9 +25,11 @@ pub struct Retry {
 }
 
 impl Retry {
-    pub fn lists(&self, status: u16) -> bool {
-        let list = self.on.as_deref().unwrap_or(RETRIED);
-        list.contains(&status)
+    fn lists(&self, outcome: &Outcome) -> bool {
+        match &self.on {
+            Some(list) => outcome.is_one_of(list),
+            None => RETRIED.contains(&outcome.status),
+        }
     }
 }
 
@@ -36,10 +38,20 @@ impl Retry {
 pub struct Outcome {
     /// The upstream's, or what the client would be told.
     pub status: u16,
+    /// What a list of statuses may call it instead.
+    pub alias: Option<u16>,
     /// There was no answer: the connection failed or broke off, or the first token did not come in time.
     pub transport: bool,
     /// As [`retry_after`] read it.
     pub retry_after: Option<Duration>,
+}
+
+impl Outcome {
+    /// Whether somebody's own list names it.
+    pub fn is_one_of(&self, list: &[u16]) -> bool {
+        let alias = self.alias.is_some_and(|alias| list.contains(&alias));
+        list.contains(&self.status) || alias
+    }
 }
 
 /// The waits between two tries of one target.
@@ -115,7 +127,7 @@ impl Tries {
 
     /// The wait before the next try of the same target; `None`: this was its last.
     pub fn after(&mut self, retry: &Retry, outcome: &Outcome, draw: f64) -> Option<Duration> {
-        let listed = retry.lists(outcome.status);
+        let listed = retry.lists(outcome);
         self.gave_up = listed && retry.attempts > 0;
         if !(listed || outcome.transport) || self.retries >= retry.attempts {
             return None;
@@ -202,6 +214,7 @@ mod tests {
     fn outcome(status: u16) -> Outcome {
         Outcome {
             status,
+            alias: None,
             transport: false,
             retry_after: None,
         }

@@ -1,6 +1,7 @@
 //! What end-to-end tests share: the binary as a child process, a scripted upstream, a client that sends exact bytes.
 //! Everything is on loopback, and every wait has an end.
 
+pub mod app;
 pub mod client;
 pub mod upstream;
 
@@ -23,6 +24,7 @@ pub struct Gateway {
     pub address: String,
     pub admin: String,
     pub log: PathBuf,
+    pub conf: PathBuf,
 }
 
 impl Gateway {
@@ -31,41 +33,53 @@ impl Gateway {
         Self::start_with(lines, &[])
     }
 
+    /// One that listens on other addresses too: each an entry of `listen`.
+    pub fn start_on(entries: &[&str], lines: &str) -> Self {
+        Self::launch(entries, lines, &[])
+    }
+
     pub fn start_with(lines: &str, variables: &[(&str, &str)]) -> Self {
+        Self::launch(&[], lines, variables)
+    }
+
+    pub fn launch(entries: &[&str], lines: &str, variables: &[(&str, &str)]) -> Self {
         // A port that was free a moment ago may be taken by a neighbour: then the binary says so and stops.
         for _ in 0..10 {
             let (address, admin) = (free_address(), free_address());
-            let conf = format!(
-                "threads: 2\ngateway:\n  listen: {address}\n  admin: {{ listen: \"{admin}\" }}\n{lines}"
-            );
+            let listen = [&[address.as_str()], entries].concat();
+            let conf = conf_text(&listen, &admin, lines);
             let file = scratch("conf.yaml");
             fs::write(&file, conf).unwrap();
-            let log = scratch("log");
-            let output = fs::File::create(&log).unwrap();
-            let mut child = Command::new(BINARY)
-                .args(["-c", file.to_str().unwrap()])
-                .envs(variables.iter().copied())
-                .stdout(output.try_clone().unwrap())
-                .stderr(output)
-                .stdin(Stdio::null())
-                .spawn()
-                .unwrap();
-            if is_up(&mut child, &admin) {
-                return Self {
-                    child,
-                    address,
-                    admin,
-                    log,
-                };
+            let (child, log) = spawn(&["-c", file.to_str().unwrap()], variables);
+            let mut gateway = Self {
+                child,
+                address,
+                admin,
+                log,
+                conf: file,
+            };
+            if is_up(&mut gateway.child, &gateway.admin) {
+                return gateway;
             }
-            let _ = child.kill();
-            let said = fs::read_to_string(&log).unwrap();
+            let said = gateway.logged();
             assert!(
                 said.contains("cannot listen"),
                 "the gateway did not start: {said}"
             );
         }
         panic!("no free port in ten attempts");
+    }
+
+    /// Another process that takes over the listeners, as soon as this one is told to give them away.
+    pub fn successor(&self) -> Self {
+        let (child, log) = spawn(&["-u", "-c", self.conf.to_str().unwrap()], &[]);
+        Self {
+            child,
+            log,
+            address: self.address.clone(),
+            admin: self.admin.clone(),
+            conf: self.conf.clone(),
+        }
     }
 
     /// A gateway whose `openai` (text) and `groq` (chat) are at `upstream`.
@@ -83,6 +97,15 @@ impl Gateway {
             .unwrap_or_else(|| panic!("no {text:?} in {}", self.logged()))
     }
 
+    /// Writes its conf anew, with other lines.
+    pub fn rewrite(&self, lines: &str) {
+        fs::write(
+            &self.conf,
+            conf_text(&[self.address.as_str()], &self.admin, lines),
+        )
+        .unwrap();
+    }
+
     pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         assert!(
@@ -93,6 +116,30 @@ impl Gateway {
                 .success()
         );
     }
+}
+
+/// The binary's process, and where it logs.
+fn spawn(arguments: &[&str], variables: &[(&str, &str)]) -> (Child, PathBuf) {
+    let log = scratch("log");
+    let output = fs::File::create(&log).unwrap();
+    let child = Command::new(BINARY)
+        .args(arguments)
+        .envs(variables.iter().copied())
+        .stdout(output.try_clone().unwrap())
+        .stderr(output)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    (child, log)
+}
+
+/// A conf with `gateway:` lines beside the addresses.
+pub fn conf_text(listen: &[&str], admin: &str, lines: &str) -> String {
+    let socket = std::env::temp_dir().join(format!("completions-{admin}.sock"));
+    let (socket, listen) = (socket.display(), listen.join("\n    - "));
+    format!(
+        "threads: 2\nupgrade_sock: {socket}\ngateway:\n  listen:\n    - {listen}\n  admin: {{ listen: \"{admin}\" }}\n{lines}"
+    )
 }
 
 impl Drop for Gateway {
