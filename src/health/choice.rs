@@ -13,10 +13,14 @@ use super::{
     Health,
     circuit::Admits,
     hash::{Hash, Mixed, mix, unit},
+    label,
     prefixes::Beginnings,
     standing::Standing,
 };
-use crate::route::{Balance, Balanced, Route, StickyBy, plan::Facts};
+use crate::route::{
+    Balance, Balanced, Route, StickyBy,
+    plan::{Facts, Traits},
+};
 
 /// A target that may be chosen.
 struct Seat {
@@ -37,7 +41,7 @@ pub struct Turns {
 impl Health {
     /// The place of the target that is called; `draw`: evenly from all numbers.
     pub fn choose(&self, balanced: &Balanced, facts: &Facts<'_>, now: Instant, draw: u64) -> usize {
-        let seats = self.seats(balanced, now);
+        let seats = self.seats(balanced, facts.traits, now);
         let at = match &balanced.mode {
             Balance::Weighted => weighted(&seats, draw),
             Balance::RoundRobin => self.next_turn(balanced.id, &seats),
@@ -58,7 +62,7 @@ impl Health {
     }
 
     /// The targets that may be called; never empty, if one has a weight.
-    fn seats(&self, balanced: &Balanced, now: Instant) -> Vec<Seat> {
+    fn seats(&self, balanced: &Balanced, traits: Traits, now: Instant) -> Vec<Seat> {
         let targets = balanced.targets.iter().enumerate();
         let weighing = targets.filter(|(_, target)| target.weight > 0.0);
         let mut seats: Vec<Seat> = weighing
@@ -71,7 +75,7 @@ impl Health {
             .collect();
         let is_open = |seat: &Seat| {
             let target = balanced.targets.get(seat.at);
-            target.is_some_and(|target| self.is_open(&target.route, now))
+            target.is_some_and(|target| self.is_open(&target.route, traits, now))
         };
         if !seats.iter().all(is_open) {
             seats.retain(|seat| !is_open(seat));
@@ -81,24 +85,27 @@ impl Health {
 
     fn first_standing(&self, route: &Route, id: u64) -> Arc<Standing> {
         match route {
-            Route::Leaf(leaf) if leaf.id == id => self.of_leaf(leaf),
+            Route::Leaf(leaf) => self.of(id, &label(leaf)),
             _ => self.of(id, "nested"),
         }
     }
 
     /// Whether none of its targets may be called. Those without a breaker always may.
-    fn is_open(&self, route: &Route, now: Instant) -> bool {
+    fn is_open(&self, route: &Route, traits: Traits, now: Instant) -> bool {
         match route {
             Route::Leaf(leaf) => {
-                let heeds = leaf.breaker.is_some();
-                heeds && matches!(self.of_leaf(leaf).admits(now), Admits::Open(_))
+                let standing = || self.of(route.id_with(traits), &label(leaf));
+                leaf.breaker.is_some() && matches!(standing().admits(now), Admits::Open(_))
             }
             Route::Fallback { targets, .. } => {
-                targets.iter().all(|target| self.is_open(target, now))
+                let mut targets = targets.iter();
+                targets.all(|target| self.is_open(target, traits, now))
             }
+            // Which of them is called depends on more than their health.
+            Route::Conditional { .. } => false,
             Route::Balance(balanced) => {
                 let mut routes = balanced.targets.iter().map(|target| &target.route);
-                routes.all(|route| self.is_open(route, now))
+                routes.all(|route| self.is_open(route, traits, now))
             }
         }
     }
@@ -347,6 +354,7 @@ mod tests {
                 params: &params,
                 path: "/v1/completions",
                 headers: &self.headers,
+                traits: Traits::default(),
             };
             let draw = mix(self.draws).0;
             self.health.choose(node, &facts, self.now, draw)

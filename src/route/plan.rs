@@ -267,7 +267,7 @@ impl Balanced {
 
 impl Route {
     /// The identity of its first leaf.
-    fn id_with(&self, traits: Traits) -> u64 {
+    pub fn id_with(&self, traits: Traits) -> u64 {
         match self {
             Self::Leaf(leaf) => id_of(leaf, traits),
             Self::Fallback { targets, .. } | Self::Conditional { targets, .. } => {
