@@ -1,7 +1,10 @@
-//! The operator's own listener: `/healthz`, `/readyz`, `/metrics`, `/reload`. No key and no prompt is known here.
+//! The operator's own listener: `/healthz`, `/readyz`, `/metrics`, `/targets`, `/reload`. No key and no prompt is known here.
 //! A process that has been told to stop takes no more connections here either: that is how it says that it is not ready.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode, header};
@@ -11,6 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     config::ConfigError,
+    health::{Health, standing::View},
     metrics::Metrics,
     reload::{Reloaded, Reloader},
 };
@@ -20,6 +24,7 @@ pub struct Admin {
     /// The client listeners' addresses.
     pub listen: Vec<String>,
     pub metrics: Arc<Metrics>,
+    pub health: Arc<Health>,
     pub reloader: Arc<Reloader>,
 }
 
@@ -41,11 +46,20 @@ impl ServeHttp for Admin {
                 TEXT,
                 b"not listening\n".to_vec(),
             ),
-            "/metrics" => answer(StatusCode::OK, METRICS, self.metrics.text()),
+            "/metrics" => {
+                let states = self.health.states(Instant::now());
+                self.metrics.note_targets(&states);
+                answer(StatusCode::OK, METRICS, self.metrics.text())
+            }
+            "/targets" => {
+                let views = self.health.views(Instant::now());
+                let targets = views.iter().map(ToldTarget::from).collect();
+                json(StatusCode::OK, &ToldTargets { targets })
+            }
             _ => answer(
                 StatusCode::NOT_FOUND,
                 TEXT,
-                b"/healthz, /readyz, /metrics or /reload\n".to_vec(),
+                b"/healthz, /readyz, /metrics, /targets or /reload\n".to_vec(),
             ),
         }
     }
@@ -106,6 +120,41 @@ struct Told<'a> {
     needs_restart: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a ConfigError>,
+}
+
+/// What is remembered of targets.
+#[derive(Serialize)]
+struct ToldTargets<'a> {
+    targets: Vec<ToldTarget<'a>>,
+}
+
+#[derive(Serialize)]
+struct ToldTarget<'a> {
+    /// Provider and model.
+    target: &'a str,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probed_in_ms: Option<u64>,
+    outstanding: u32,
+    calls: u64,
+    failures: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_token_ms: Option<u64>,
+}
+
+impl<'a> From<&'a View> for ToldTarget<'a> {
+    fn from(view: &'a View) -> Self {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            target: &view.label,
+            state: view.state,
+            probed_in_ms: view.probed_in.map(millis),
+            outstanding: view.outstanding,
+            calls: view.calls,
+            failures: view.failures,
+            first_token_ms: view.first_token.map(millis),
+        }
+    }
 }
 
 fn json(status: StatusCode, body: &impl Serialize) -> Response<Vec<u8>> {

@@ -18,6 +18,7 @@ use crate::{
     error::{Error, Kind},
     exchange::{Deadlines, Seed, Terms, Work, fan_out::FanOutLimits, split::split},
     front::{Came, Way},
+    health::Health,
     metrics::Metrics,
     passage::{Passage, passed_path},
     provider::{Base, Provider, Reach, Secret, Target, target::Choice},
@@ -32,6 +33,7 @@ use crate::{
 pub struct State {
     pub config: Config,
     pub metrics: Arc<Metrics>,
+    pub health: Arc<Health>,
 }
 
 /// A request's head.
@@ -68,6 +70,7 @@ impl State {
         Ok(Self {
             config,
             metrics: Arc::new(metrics),
+            health: Arc::default(),
         })
     }
 
@@ -76,6 +79,7 @@ impl State {
         Self {
             config,
             metrics: self.metrics.clone(),
+            health: self.health.clone(),
         }
     }
 

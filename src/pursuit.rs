@@ -122,6 +122,8 @@ fn outcome(failed: &Failed, now: u64) -> Outcome {
         // A limit that the client set for the call is Portkey's 408, which is not tried again unless it is listed.
         Kind::Timeout(Deadline::Attempt) => (408, Some(504), false),
         Kind::Timeout(_) => (504, Some(408), true),
+        // Lists are written for providers, which say it with 429.
+        Kind::Full => (503, Some(429), false),
         _ => (error.status().as_u16(), None, false),
     };
     Outcome {

@@ -189,6 +189,7 @@ fn add_services(server: &mut Server, gateway: Gateway, reloader: &Arc<Reloader>)
         let admin = Admin {
             listen: config.listen.clone(),
             metrics: edition.state.metrics.clone(),
+            health: edition.state.health.clone(),
             reloader: reloader.clone(),
         };
         let mut service = Service::new("admin".to_owned(), admin);

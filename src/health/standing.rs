@@ -14,7 +14,7 @@ use super::{
     pace::Pace,
     spread::Spread,
 };
-use crate::route::{plan::Breaker, retry::Outcome};
+use crate::route::{hedge::Hedge, plan::Breaker, retry::Outcome};
 
 /// One target: shared by all requests that may call it.
 #[derive(Debug)]
@@ -113,7 +113,11 @@ impl Standing {
     }
 
     /// The first-token time that a share of `quantile` of the calls stay below; `None`: too few are known.
-    pub fn first_token_within(&self, quantile: f64) -> Option<Duration> {
+    pub fn hedge_delay(&self, hedge: &Hedge) -> Duration {
+        hedge.delay(|quantile| self.first_token_within(quantile))
+    }
+
+    fn first_token_within(&self, quantile: f64) -> Option<Duration> {
         self.memory().spread.within(quantile)
     }
 
