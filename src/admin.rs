@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     config::ConfigError,
-    health::{Health, standing::View},
+    health::Health,
     metrics::Metrics,
     reload::{Reloaded, Reloader},
 };
@@ -46,15 +46,11 @@ impl ServeHttp for Admin {
                 TEXT,
                 b"not listening\n".to_vec(),
             ),
+            "/targets" => answer(StatusCode::OK, JSON, targets(&self.health)),
             "/metrics" => {
                 let states = self.health.states(Instant::now());
                 self.metrics.note_targets(&states);
                 answer(StatusCode::OK, METRICS, self.metrics.text())
-            }
-            "/targets" => {
-                let views = self.health.views(Instant::now());
-                let targets = views.iter().map(ToldTarget::from).collect();
-                json(StatusCode::OK, &ToldTargets { targets })
             }
             _ => answer(
                 StatusCode::NOT_FOUND,
@@ -122,46 +118,18 @@ struct Told<'a> {
     error: Option<&'a ConfigError>,
 }
 
-/// What is remembered of targets.
-#[derive(Serialize)]
-struct ToldTargets<'a> {
-    targets: Vec<ToldTarget<'a>>,
-}
-
-#[derive(Serialize)]
-struct ToldTarget<'a> {
-    /// Provider and model.
-    target: &'a str,
-    state: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    probed_in_ms: Option<u64>,
-    outstanding: u32,
-    calls: u64,
-    failures: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    first_token_ms: Option<u64>,
-}
-
-impl<'a> From<&'a View> for ToldTarget<'a> {
-    fn from(view: &'a View) -> Self {
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        Self {
-            target: &view.label,
-            state: view.state,
-            probed_in_ms: view.probed_in.map(millis),
-            outstanding: view.outstanding,
-            calls: view.calls,
-            failures: view.failures,
-            first_token_ms: view.first_token.map(millis),
-        }
-    }
-}
-
 fn json(status: StatusCode, body: &impl Serialize) -> Response<Vec<u8>> {
     // Text alone, which is always written.
     let mut body = serde_json::to_vec(body).unwrap_or_default();
     body.push(b'\n');
     answer(status, JSON, body)
+}
+
+/// What is remembered of the targets of configs and routes.
+fn targets(health: &Health) -> Vec<u8> {
+    let views = health.views(Instant::now());
+    // Texts and numbers alone: serialising them cannot fail.
+    serde_json::to_vec(&views).unwrap_or_default()
 }
 
 fn answer(status: StatusCode, content_type: &str, body: Vec<u8>) -> Response<Vec<u8>> {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
-use serde_json::value::RawValue;
 
 use crate::{
     completion::{CompletionRequest, Shape, fields},
@@ -21,10 +20,10 @@ use crate::{
     health::Health,
     metrics::Metrics,
     passage::{Passage, passed_path},
-    provider::{Base, Provider, Reach, Secret, Target, target::Choice},
+    provider::{Base, Provider, Reach, Target, target::Choice},
     route::{
         leaf::Leaf,
-        plan::{Choose, Facts, Plan, Traits, identity, no_target, plan},
+        plan::{Choose, Facts, Plan, Traits, no_target, plan},
     },
 };
 
@@ -148,7 +147,7 @@ impl State {
         let Some(route) = directives.route.as_ref().or_else(ruled) else {
             return Ok(Plan::plain());
         };
-        facts.traits = traits(directives, &facts);
+        facts.traits = directives.traits(&facts);
         plan(route, &facts, choose)
     }
 
@@ -299,7 +298,7 @@ impl State {
         let directives = Directives::read(head.headers, &self.config)?;
         // No body is read here, so that neither its fields nor a place which the model names count on this way.
         let plan = match &directives.route {
-            Some(_) => self.plan(&directives, head, b"{}", &mut |_| 0)?,
+            Some(_) => self.plan(&directives, head, b"{}", &mut |_, _| 0)?,
             None => Plan::plain(),
         };
         let attempt = plan.first().ok_or_else(no_target)?;
@@ -356,18 +355,6 @@ impl State {
     }
 }
 
-/// What of a request makes the same leaf another target.
-fn traits(directives: &Directives, facts: &Facts<'_>) -> Traits {
-    let key = directives.key.as_ref().map(Secret::expose);
-    let host = directives.custom_host.as_ref();
-    let model = facts.param("model").map(RawValue::get);
-    Traits {
-        key: key.map_or(0, |key| identity(&key)),
-        host: host.map_or(0, identity),
-        model: model.map_or(0, |model| identity(&model)),
-    }
-}
-
 /// The endpoint of completions that a request is for.
 pub fn asked(method: &Method, path: &str) -> Option<Shape> {
     match path {
@@ -409,7 +396,7 @@ const NO_MODEL: &str = "portkey-default";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::{Base, Credential, azure, grant::Token, oci};
+    use crate::provider::{Base, Credential, Secret, azure, grant::Token, oci};
     use crate::{dialect, exchange::Exchange};
 
     fn state(change: impl FnOnce(&mut Config)) -> State {
@@ -441,7 +428,7 @@ mod tests {
         match state.admit(head)? {
             Admission::Complete(directives) => {
                 let body = Bytes::copy_from_slice(body.as_bytes());
-                let plan = state.plan(&directives, head, &body, &mut |_| 0)?;
+                let plan = state.plan(&directives, head, &body, &mut |_, _| 0)?;
                 let leaf = &plan.first().unwrap().leaf;
                 let seed = Seed { now: 1, draw: 1 };
                 match state

@@ -100,7 +100,6 @@ mod opening;
 mod passage;
 mod passing;
 mod pattern;
-#[allow(dead_code, reason = "the loop of attempts, which comes after it")]
 mod places;
 pub mod provider;
 mod proxy;

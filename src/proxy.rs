@@ -37,7 +37,7 @@ use crate::{
     tokens::Tokens,
     upstream::{
         MAX_INTERIM, failure, interim_flood, is_interim, is_unanswered, make_fresh, request_head,
-        sign_passage, total_timeout,
+        sign_passage,
     },
 };
 

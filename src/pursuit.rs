@@ -21,7 +21,7 @@ use crate::{
     leg::Failed,
     route::{
         plan::{Attempt, Plan},
-        retry::{Outcome, Tries, retry_after},
+        retry::{Backoff, Outcome, Tries, retry_after},
     },
 };
 
@@ -47,20 +47,46 @@ pub enum Step {
 }
 
 impl Pursuit {
-    pub fn new(directives: Box<Directives>, plan: Plan, body: Bytes, replay: Replay) -> Self {
+    pub fn new(
+        directives: Box<Directives>,
+        plan: Plan,
+        (body, replay): (Bytes, Replay),
+        backoff: Backoff,
+    ) -> Self {
         Self {
             directives,
             body,
             replay,
             plan,
             at: 0,
-            tries: Tries::default(),
+            tries: Tries::new(backoff),
         }
     }
 
     /// What is tried now; `None`: a plan without a target, which is none.
     pub fn attempt(&self) -> Option<&Attempt> {
         self.plan.get(self.at)
+    }
+
+    /// Leaves out the targets of which `is_open` says that they are left alone, unless nothing else is left: then the present
+    /// one is called as if none were.
+    pub fn pass_over(&mut self, is_open: impl Fn(&Attempt) -> bool) {
+        let mut at = self.at;
+        while let Some(attempt) = self.plan.get(at) {
+            if !is_open(attempt) {
+                self.at = at;
+                return;
+            }
+            match attempt.jumps.first() {
+                Some(jump) => at = jump.to,
+                None => return,
+            }
+        }
+    }
+
+    /// Whether the present target was called before.
+    pub fn is_again(&self) -> bool {
+        self.tries.told() != 0
     }
 
     /// Whether a failure of the present attempt may be followed by another.
@@ -70,18 +96,21 @@ impl Pursuit {
     }
 
     /// Takes note of a failure. `draw`: of [0, 1).
-    pub fn after(&mut self, failed: &Failed, now: u64, draw: f64) -> Step {
+    pub fn after(&mut self, failed: &Failed, outcome: &Outcome, draw: f64) -> Step {
         if is_final(&failed.error) {
             return Step::End;
         }
-        let outcome = outcome(failed, now);
         let Some(attempt) = self.plan.get(self.at) else {
             return Step::End;
         };
-        if let Some(wait) = self.tries.after(&attempt.retry, &outcome, draw) {
+        if let Some(wait) = self.tries.after(&attempt.retry, outcome, draw) {
             return Step::Again(wait);
         }
-        match self.plan.next(self.at, &outcome) {
+        self.turn(outcome)
+    }
+
+    fn turn(&mut self, outcome: &Outcome) -> Step {
+        match self.plan.next(self.at, outcome) {
             Some(next) => {
                 self.at = next;
                 self.tries.turn();
@@ -91,9 +120,10 @@ impl Pursuit {
         }
     }
 
-    /// The retry that was allowed is not made.
-    pub fn forgo(&mut self) {
+    /// The retry that was allowed is not made: the budget forbids it. What follows instead.
+    pub fn forgo(&mut self, outcome: &Outcome) -> Step {
         self.tries.forgo();
+        self.turn(outcome)
     }
 
     /// What `x-portkey-retry-attempt-count` says.
@@ -112,7 +142,7 @@ fn is_final(error: &Error) -> bool {
 
 /// A failure as retries and strategies see it. Lists of statuses are written for Portkey's gateway, which tells failures of
 /// connections as 500 and 503, and those of time as 408: lists that name those mean ours.
-fn outcome(failed: &Failed, now: u64) -> Outcome {
+pub fn outcome(failed: &Failed, now: u64) -> Outcome {
     let error = &failed.error;
     let head = failed.head.as_deref();
     let (status, alias, transport) = match error.kind() {

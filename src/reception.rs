@@ -1,6 +1,9 @@
 //! A request's arrival: its head is admitted, its body read, its exchange made, and it is settled who carries it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use pingora::proxy::Session;
@@ -12,17 +15,25 @@ use crate::{
     config::{Limits, headers::Directives},
     context::{Call, Context},
     downstream::{self, unless_gone},
-    error::Error,
+    error::{Error, Kind},
     exchange::{Deadlines, Exchange, Replay, Road, Seed, Work, fan_out::FanOut},
     gateway::{Admission, Completing},
     gather,
+    health::{
+        Health,
+        circuit::{Admits, Verdict},
+        label,
+        standing::{Begun, Standing},
+    },
     leg::Failed,
     passing,
+    places::Place,
     proxy::Gateway,
-    pursuit::{Pursuit, Step},
+    pursuit::{Pursuit, Step, outcome},
     route::{
         Balanced,
-        plan::{no_target, weighted},
+        plan::{Attempt, Facts, no_target},
+        retry::Allowance,
     },
     upstream::{total_timeout, unix_now},
 };
@@ -39,7 +50,7 @@ pub enum Next {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Roads {
     All,
-    /// Inside a filter of somebody else's, whose phases are not ours.
+    /// Inside a filter of somebody else's, whose phases are not ours; or a call of which is remembered how it ended.
     Inside,
 }
 
@@ -102,17 +113,31 @@ impl Gateway {
         // From here on, an upstream's 1xx is the upstream's own business.
         session.as_downstream_mut().set_ignore_info_resp(true);
         context.begin_call();
-        let mut choose = |balanced: &Balanced| weighted(balanced, fastrand::f64());
+        let health = &edition.state.health;
+        let mut choose = |balanced: &Balanced, facts: &Facts<'_>| {
+            health.choose(balanced, facts, Instant::now(), fastrand::u64(..))
+        };
         let head = downstream::head(session);
         let plan = edition.state.plan(&directives, head, &body, &mut choose)?;
-        let mut pursuit = Pursuit::new(directives, plan, body, replay);
+        let resilience = &edition.state.config.resilience;
+        let backoff = resilience.backoff;
+        let mut pursuit = Pursuit::new(directives, plan, (body, replay), backoff);
         loop {
-            let tried = self.attempt(session, context, &mut pursuit, roads).await;
+            pass_over(health, &mut pursuit);
+            let (tried, begun) = self.call(session, context, &mut pursuit, roads).await;
             let failed = match tried {
                 Ok(next) => return Ok(next),
                 Err(failed) => failed,
             };
-            let step = pursuit.after(&failed, unix_now(), fastrand::f64());
+            let outcome = outcome(&failed, unix_now());
+            let mut step = pursuit.after(&failed, &outcome, fastrand::f64());
+            if let Some(begun) = begun.filter(|_| speaks_of_target(&failed.error)) {
+                begun.ended(Verdict::from(&outcome), Instant::now());
+            }
+            if matches!(step, Step::Again(_)) && !may_retry(health, &pursuit, resilience.allowance)
+            {
+                step = pursuit.forgo(&outcome);
+            }
             context.ticket.retries = pursuit.retries();
             if step == Step::End {
                 context.refused = failed.head;
@@ -122,6 +147,41 @@ impl Gateway {
             if let Step::Again(wait) = step {
                 context.pause(session, wait).await?;
             }
+        }
+    }
+
+    /// Calls the present target, in its place and in what is remembered of it. A failure comes with the latter: what it says of
+    /// the target is yet to be told there.
+    async fn call(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        pursuit: &mut Pursuit,
+        roads: Roads,
+    ) -> (Result<Next, Failed>, Option<Begun>) {
+        let place = match limited(pursuit) {
+            None => Ok(None),
+            // Boxed: few requests need it.
+            Some(limited) => Box::pin(context.place(session, limited)).await.map(Some),
+        };
+        let _place = match place {
+            Ok(place) => place,
+            // One that got no place was no call.
+            Err(error) => return (Err(error.into()), None),
+        };
+        let begun = begin(&context.edition.state.health, pursuit);
+        // Phases end elsewhere.
+        let roads = begun.as_ref().map_or(roads, |_| Roads::Inside);
+        let tried = self.attempt(session, context, pursuit, roads).await;
+        match (tried, begun) {
+            (Ok(next), Some(mut begun)) => {
+                if let Some(took) = context.ticket.first_token() {
+                    begun.first_token(took);
+                }
+                begun.ended(context.verdict(), Instant::now());
+                (Ok(next), None)
+            }
+            other => other,
         }
     }
 
@@ -140,7 +200,7 @@ impl Gateway {
             false => std::mem::take(&mut pursuit.body),
         };
         let attempt = pursuit.attempt().ok_or_else(no_target)?;
-        context.ticket.turn(&attempt.place);
+        context.ticket.turn(attempt.place.clone());
         let headers = &session.req_header().headers;
         let state = &edition.state;
         let Completing { mut work, settled } =
@@ -210,10 +270,33 @@ impl Context {
         Box::pin(gather::carry(&mut client, fan_out, upstream, &mut limit)).await
     }
 
+    /// What an answer that has begun says of its target.
+    fn verdict(&self) -> Verdict {
+        match &self.call {
+            Call::Complete(exchange) if exchange.report().failure.is_some() => Verdict::NoAnswer,
+            Call::Many(fan_out) if fan_out.report().failure.is_some() => Verdict::NoAnswer,
+            _ => Verdict::Success,
+        }
+    }
+
     fn limit(&self, deadlines: &Deadlines) -> Limit {
         let total = self.edition.upstream.timeouts().total;
         let began = self.ticket.attempted;
         Limit::new((self.ticket.called, total), (began, deadlines.call))
+    }
+
+    /// Takes one of the places of a target.
+    async fn place(
+        &mut self,
+        session: &mut Session,
+        (id, most): (u64, u32),
+    ) -> Result<Place, Error> {
+        let edition = self.edition.clone();
+        let queue = edition.state.config.resilience.queue;
+        let mut limit = self.limit(&Deadlines::default());
+        let mut client = Client::new(session, &mut self.ticket);
+        let entering = Box::pin(edition.places.enter(id, most, queue));
+        client.wait(&mut limit, entering).await?
     }
 
     /// Waits before the next try.
@@ -223,6 +306,53 @@ impl Context {
         let waiting = Box::pin(tokio::time::sleep(wait));
         client.wait(&mut limit, waiting).await
     }
+}
+
+/// Goes on to the first target that is not left alone.
+fn pass_over(health: &Health, pursuit: &mut Pursuit) {
+    let now = Instant::now();
+    pursuit.pass_over(|attempt| {
+        let admits = || known(health, attempt).admits(now);
+        attempt.breaker.is_some() && matches!(admits(), Admits::Open(_))
+    });
+}
+
+/// The present target, if the number of its calls is limited, and to how many.
+fn limited(pursuit: &Pursuit) -> Option<(u64, u32)> {
+    let attempt = pursuit.attempt()?;
+    Some((attempt.id, attempt.leaf.max_concurrent?))
+}
+
+/// Begins a call of the present target in what is remembered of it. Nothing is remembered where it would change nothing.
+fn begin(health: &Health, pursuit: &mut Pursuit) -> Option<Begun> {
+    let now = Instant::now();
+    let attempt = pursuit.attempt().filter(|attempt| attempt.id != 0)?;
+    let standing = known(health, attempt);
+    if !pursuit.is_again() {
+        health.first_call(&standing, now);
+    }
+    Some(standing.begin(attempt.breaker.as_ref(), now))
+}
+
+fn known(health: &Health, attempt: &Attempt) -> Arc<Standing> {
+    health.of(attempt.id, &label(&attempt.leaf))
+}
+
+/// Whether a failure is the target's: not if the client left, or the call was refused before it was made.
+fn speaks_of_target(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        Kind::Dns | Kind::Connect | Kind::Tls | Kind::Timeout(_) | Kind::Broken | Kind::Upstream(_)
+    )
+}
+
+/// Whether the budget has a retry left: storms must die.
+fn may_retry(health: &Health, pursuit: &Pursuit, allowance: Allowance) -> bool {
+    let Some(attempt) = pursuit.attempt().filter(|attempt| attempt.id != 0) else {
+        return true;
+    };
+    let standing = known(health, attempt);
+    health.may_retry(&standing, allowance, Instant::now())
 }
 
 /// Reads the body of a passage that is signed: the signature covers it, and stands before it.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName};
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 use crate::{
     completion::{Compliance, PromptAs, Shape, approach::PROMPT_AS},
@@ -11,7 +11,10 @@ use crate::{
     dialect::settle::Unsupported,
     error::Error,
     provider::Secret,
-    route::Route,
+    route::{
+        Route,
+        plan::{Facts, Traits, identity},
+    },
 };
 
 /// The word of a request's headers on all of its calls. The targets of its config have a word of their own.
@@ -73,6 +76,18 @@ impl Directives {
             metadata: text(headers, METADATA)?.map_or(Ok(BTreeMap::new()), read_metadata)?,
             ..Self::of_app(headers)?
         })
+    }
+
+    /// What of a request makes the same leaf another target.
+    pub fn traits(&self, facts: &Facts<'_>) -> Traits {
+        let key = self.key.as_ref().map(Secret::expose);
+        let host = self.custom_host.as_ref();
+        let model = facts.param("model").map(RawValue::get);
+        Traits {
+            key: key.map_or(0, |key| identity(&key)),
+            host: host.map_or(0, identity),
+            model: model.map_or(0, |model| identity(&model)),
+        }
     }
 
     /// Those of an app that knows nothing of this gateway: its key, and that is all.

@@ -3,7 +3,7 @@
 //! | field | what a target gets |
 //! |---|---|
 //! | `override_params`, `model` | all, name by name; the nearest counts |
-//! | `retry`, `cb_config`, `forward_headers`, `unsupported`, `prompt_as`, `max_concurrent`, `hedge` | the nearest, whole |
+//! | `retry`, `cb_config`, `forward_headers`, `unsupported`, `prompt_as`, `max_concurrent` | the nearest, whole |
 //! | `request_timeout`, `custom_host` | the nearest that is not 0 or empty |
 //! | `strict_open_ai_compliance` | the nearest |
 //! | all others | its own alone |
@@ -18,7 +18,7 @@ use super::{headers::forwardable, node::Node, schema::Step, tree::Tree};
 use crate::{
     completion::PromptAs,
     dialect::settle::Unsupported,
-    route::{hedge::Hedge, plan::Breaker, retry::Retry},
+    route::{plan::Breaker, retry::Retry},
 };
 
 /// What a node hands down.
@@ -34,7 +34,6 @@ pub(super) struct Inherited {
     pub unsupported: Option<Unsupported>,
     pub prompt_as: Option<PromptAs>,
     pub max_concurrent: Option<u32>,
-    pub hedge: Option<Hedge>,
 }
 
 impl Tree<'_> {
@@ -63,14 +62,11 @@ impl Tree<'_> {
         if let Some(breaker) = nested.or(node.get("cb_config")) {
             here.breaker = self.within("cb_config", |tree| tree.breaker(breaker));
         }
-        if let Some(hedge) = node.get("hedge") {
-            here.hedge = self.within("hedge", |tree| tree.hedge(hedge));
-        }
-        here.unsupported = self.word(node, "unsupported").or(here.unsupported);
-        here.prompt_as = self.word(node, "prompt_as").or(here.prompt_as);
         if let Some(most) = node.get("max_concurrent") {
             here.max_concurrent = self.count("max_concurrent", most, 1);
         }
+        here.unsupported = self.word(node, "unsupported").or(here.unsupported);
+        here.prompt_as = self.word(node, "prompt_as").or(here.prompt_as);
         here
     }
 

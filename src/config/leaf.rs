@@ -49,7 +49,6 @@ impl Tree<'_> {
             retry: here.retry,
             breaker: here.breaker,
             max_concurrent: here.max_concurrent,
-            hedge: here.hedge,
             client_key: if self.several {
                 ClientKey::IfNamed
             } else {
@@ -294,7 +293,6 @@ const FIELDS: &[&str] = &[
     "unsupported",
     "prompt_as",
     "max_concurrent",
-    "hedge",
 ];
 /// Checks and changes of requests and answers.
 const HOOKS: &[&str] = &[

@@ -4,7 +4,6 @@ mod credentials;
 pub mod file;
 mod front;
 pub mod headers;
-mod hedge;
 pub mod host;
 mod inherit;
 mod leaf;

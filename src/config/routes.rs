@@ -221,7 +221,6 @@ const DEFAULTS: &[&str] = &[
     "unsupported",
     "prompt_as",
     "max_concurrent",
-    "hedge",
 ];
 const NAMED: &str = "a saved config is used as it is: defaults beside it have no effect";
 const NO_DEFAULT: &str = "beside `config` it has no effect: targets do not inherit it";

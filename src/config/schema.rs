@@ -182,7 +182,8 @@ impl Check<'_> {
     fn rules(&mut self, node: &Node) {
         let has = |name: &str| node.get(name).is_some();
         let says_something = SUFFICIENT.iter().any(|name| has(name));
-        if !says_something && !(has("strategy") && has("targets")) {
+        let balances = has("strategy") && has("targets");
+        if !says_something && !balances {
             self.tell(SAYS_NOTHING);
         }
         let host = node.get("custom_host").and_then(Node::text);

@@ -79,7 +79,7 @@ impl<'de> Deserialize<'de> for AuthText {
 }
 
 /// `250ms`, `2s`, `5m`.
-pub fn read_duration(text: &str) -> Result<Duration, String> {
+fn read_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let number: Option<u64> = digits.parse().ok();
     let unit = text.get(digits.len()..).unwrap_or_default();

@@ -214,7 +214,8 @@ impl Tree<'_> {
         });
         // Adding one finite figure to another may still not give one.
         let sum: f64 = weights.iter().sum();
-        if !routes.is_empty() && !(sum > 0.0 && sum.is_finite()) {
+        let weighs = sum > 0.0 && sum.is_finite();
+        if !routes.is_empty() && !weighs {
             self.tell_of(
                 "targets",
                 "The weights of the targets must add up to more than 0.",

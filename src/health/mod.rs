@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `circuit` | when a target is left alone; the essay and the diagram |
 //! | `standing` | all that is known of one target, and a call under way |
-//! | `pace`, `spread` | its first-token times: their average, their quantiles |
+//! | `pace` | its first-token times: their average |
 //! | `budget` | what retries may add to the load |
 //! | `choice`, `prefixes` | which of several targets is called |
 //! | `window`, `hash` | counts over ten seconds; numbers that look like chance |
@@ -17,7 +17,6 @@ pub mod circuit;
 mod hash;
 mod pace;
 mod prefixes;
-mod spread;
 pub mod standing;
 mod window;
 
@@ -79,11 +78,6 @@ impl Health {
     /// What is known of the target `id`. `label`: for the operator, without secrets; the first one counts.
     pub fn of(&self, id: u64, label: &str) -> Arc<Standing> {
         self.known(id, || Standing::new(label))
-    }
-
-    /// As [`Health::of`], under the leaf's own name.
-    pub fn of_leaf(&self, leaf: &Leaf) -> Arc<Standing> {
-        self.known(leaf.id, || Standing::new(&label(leaf)))
     }
 
     fn known(&self, id: u64, make: impl FnOnce() -> Standing) -> Arc<Standing> {

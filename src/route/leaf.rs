@@ -9,7 +9,7 @@ use crate::{
     completion::PromptAs,
     dialect::settle::Unsupported,
     provider::{Provider, Secret},
-    route::{hedge::Hedge, plan::Breaker, retry::Retry},
+    route::{plan::Breaker, retry::Retry},
 };
 
 /// A target's own word on its calls. A request's headers beat `custom_host`, `forward` and `timeout`.
@@ -40,7 +40,6 @@ pub struct Leaf {
     pub breaker: Option<Breaker>,
     /// Calls to it at a time.
     pub max_concurrent: Option<u32>,
-    pub hedge: Option<Hedge>,
     /// Whether it gets the key that came beside its config, where it has none of its own.
     pub client_key: ClientKey,
     /// `overrides` name a model.
@@ -79,7 +78,6 @@ impl Default for Leaf {
             retry: Retry::default(),
             breaker: None,
             max_concurrent: None,
-            hedge: None,
             client_key: ClientKey::Sent,
             names_model: false,
             id: 0,

@@ -1,11 +1,8 @@
 //! Who is called: the conf's model map, and the tree of a config's strategies.
 
 pub mod condition;
-#[allow(dead_code, reason = "the loop of attempts, which comes after it")]
-pub mod hedge;
 pub mod leaf;
 pub mod plan;
-#[allow(dead_code, reason = "the loop of attempts, which comes after it")]
 pub mod retry;
 pub mod rules;
 

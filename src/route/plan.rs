@@ -46,6 +46,14 @@ pub struct Attempt {
     pub breaker: Option<Breaker>,
 }
 
+impl Attempt {
+    /// Nothing that could be remembered of the only target of a request would change what is done with it.
+    fn needs_no_memory(&self) -> bool {
+        let Leaf { max_concurrent, .. } = *self.leaf;
+        self.breaker.is_none() && self.retry.attempts == 0 && max_concurrent.is_none()
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Jump {
     pub on: Trigger,
@@ -167,7 +175,7 @@ impl<'a> Facts<'a> {
 }
 
 /// Says which of a balanced node's targets is called.
-pub type Choose<'a> = &'a mut dyn FnMut(&Balanced) -> usize;
+pub type Choose<'a> = &'a mut dyn FnMut(&Balanced, &Facts<'_>) -> usize;
 
 /// A number for a thing, the same for the same thing as long as the process lives, and not to be guessed outside: what one
 /// client does must not count against another's targets.
@@ -180,6 +188,11 @@ pub fn identity(thing: &impl Hash) -> u64 {
 pub fn plan(route: &Route, facts: &Facts<'_>, choose: Choose<'_>) -> Result<Plan, Error> {
     let mut attempts = Vec::new();
     flatten(route, facts, choose, &mut attempts)?;
+    if let (Route::Leaf(_), [only]) = (route, attempts.as_mut_slice())
+        && only.needs_no_memory()
+    {
+        only.id = 0;
+    }
     match <[Attempt; 1]>::try_from(attempts) {
         Ok([one]) => Ok(Plan::One(one)),
         Err(many) => Ok(Plan::Many(many)),
@@ -197,7 +210,7 @@ fn flatten(
         Route::Leaf(leaf) => attempts.push(attempt(leaf, facts.traits)),
         Route::Balance(balanced) => {
             let balanced = balanced.told(facts.traits);
-            let chosen = balanced.targets.get(choose(&balanced));
+            let chosen = balanced.targets.get(choose(&balanced, facts));
             let chosen = chosen.or(balanced.targets.first()).ok_or_else(no_target)?;
             flatten(&chosen.route, facts, choose, attempts)?;
         }
@@ -238,17 +251,6 @@ fn flatten(
         }
     }
     Ok(())
-}
-
-/// Whose share of the weights `draw`, of [0, 1), falls into.
-pub fn weighted(balanced: &Balanced, draw: f64) -> usize {
-    let sum: f64 = balanced.targets.iter().map(|target| target.weight).sum();
-    let mut left = draw * sum;
-    let found = balanced.targets.iter().position(|target| {
-        left -= target.weight;
-        left < 0.0
-    });
-    found.unwrap_or_default()
 }
 
 impl Balanced {

@@ -337,7 +337,6 @@ fn complaint(told: &Told, book: &Book) -> Option<String> {
 }
 
 #[test]
-#[ignore = "the grammar and the loop are not there yet"]
 fn no_client_sees_an_error_that_its_config_could_have_avoided() {
     let count = std::env::var("CHAOS").map_or(REQUESTS, |count| count.parse().unwrap());
     let book = Arc::new(Book::default());

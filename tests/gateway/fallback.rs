@@ -87,7 +87,6 @@ fn is_whole_and_good(answer: &Answer, streamed: bool) -> bool {
 const FAULTS: [&str; 5] = ["dead", "hang", "status-429", "status-500", "error-first"];
 
 #[test]
-#[ignore = "the grammar and the loop are not there yet"]
 fn a_failing_target_is_passed_over_before_the_client_sees_a_byte() {
     let stage = Stage::new();
     for fault in FAULTS {
@@ -116,7 +115,6 @@ fn a_failing_target_is_passed_over_before_the_client_sees_a_byte() {
 }
 
 #[test]
-#[ignore = "the grammar and the loop are not there yet"]
 fn the_last_failure_is_told_when_nothing_answers() {
     let stage = Stage::new();
     for streamed in [false, true] {
@@ -159,7 +157,6 @@ fn text_stream() -> Vec<u8> {
 }
 
 #[test]
-#[ignore = "the grammar and the loop are not there yet"]
 fn a_200_that_holds_an_error_is_that_error() {
     let told = r#"{"error":{"message":"overloaded","type":"server_error","code":503}}"#;
     let event = format!("data: {told}\n\n");
@@ -192,7 +189,6 @@ fn a_200_that_holds_an_error_is_that_error() {
 }
 
 #[test]
-#[ignore = "the grammar and the loop are not there yet"]
 fn a_stream_that_has_begun_stays_with_its_target() {
     let told = "data: {\"error\":{\"message\":\"overloaded\",\"code\":503}}\n\n";
     for rest in [chunk(told), LAST_CHUNK.to_vec(), b"zzz\r\n".to_vec()] {
@@ -221,7 +217,6 @@ fn a_stream_that_has_begun_stays_with_its_target() {
 }
 
 #[test]
-#[ignore = "the grammar and the loop are not there yet"]
 fn a_target_that_is_given_up_is_hung_up_on() {
     let closed = Arc::new(AtomicUsize::new(0));
     let count = closed.clone();
@@ -242,7 +237,6 @@ fn a_target_that_is_given_up_is_hung_up_on() {
 }
 
 #[test]
-#[ignore = "the grammar and the loop are not there yet"]
 fn a_list_of_prompts_goes_over_as_a_whole() {
     let stage = Stage::new();
     let config = fallback(&[stage.faulty(PROVIDERS[1], "status-429"), good(PROVIDERS[0])]);
