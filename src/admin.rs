@@ -47,7 +47,11 @@ impl ServeHttp for Admin {
                 b"not listening\n".to_vec(),
             ),
             "/targets" => answer(StatusCode::OK, JSON, targets(&self.health)),
-            "/metrics" => answer(StatusCode::OK, METRICS, self.metrics.text()),
+            "/metrics" => {
+                let states = self.health.states(Instant::now());
+                self.metrics.note_targets(&states);
+                answer(StatusCode::OK, METRICS, self.metrics.text())
+            }
             _ => answer(
                 StatusCode::NOT_FOUND,
                 TEXT,

@@ -231,9 +231,13 @@ pub async fn refuse(
     }
     let body = Bytes::from(error.body());
     let framing = Framing::Length(body.len());
-    let Ok(head) = answer_head(session, upstream, error.status(), JSON, framing) else {
+    let Ok(mut head) = answer_head(session, upstream, error.status(), JSON, framing) else {
         return;
     };
+    // Both texts are well formed.
+    if error.kind() == Kind::Full {
+        let _ = head.insert_header(header::RETRY_AFTER, "1");
+    }
     if write_whole(session, ticket, head, body).await.is_ok() && unread {
         linger(session).await;
     }

@@ -6,12 +6,16 @@ use std::sync::Arc;
 
 use pingora::server::configuration::ServerConf;
 
-use crate::{config::Config, error::Error, gateway::State, proxy::Gateway, upstream::Upstream};
+use crate::{
+    config::Config, error::Error, gateway::State, places::Places, proxy::Gateway,
+    upstream::Upstream,
+};
 
 /// The gateway under one conf.
 pub struct Edition {
     pub state: State,
     pub upstream: Arc<Upstream>,
+    pub places: Arc<Places>,
 }
 
 impl Edition {
@@ -21,6 +25,7 @@ impl Edition {
         Ok(Self {
             upstream: Arc::new(Upstream::new(conf, timeouts, lanes)),
             state: State::try_new(config)?,
+            places: Arc::default(),
         })
     }
 
@@ -30,6 +35,7 @@ impl Edition {
         Self {
             upstream: Arc::new(self.upstream.under(timeouts, lanes)),
             state: self.state.under(config),
+            places: self.places.clone(),
         }
     }
 

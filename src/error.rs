@@ -50,6 +50,8 @@ pub enum Kind {
     Broken,
     /// The upstream answered with an error of its own; its status is kept.
     Upstream(StatusCode),
+    /// The target has as many calls as it may, and no place became free.
+    Full,
     /// The client left before its answer was complete. Nobody reads this error but the log.
     ClientGone,
     /// The gateway's process ends before the answer is complete.
@@ -220,7 +222,7 @@ impl Error {
             }
             Kind::Upstream(status) if status.is_client_error() => Fault::Client,
             Kind::Upstream(_) => Fault::Upstream,
-            Kind::Stopping | Kind::Internal => Fault::Gateway,
+            Kind::Full | Kind::Stopping | Kind::Internal => Fault::Gateway,
         }
     }
 
@@ -236,7 +238,7 @@ impl Error {
             Kind::ClientGone => {
                 StatusCode::from_u16(CLIENT_GONE).unwrap_or(StatusCode::BAD_REQUEST)
             }
-            Kind::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::Full | Kind::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -261,6 +263,7 @@ impl Error {
             Kind::Timeout(Deadline::Total) => "total_timeout",
             Kind::Broken => "broken_upstream",
             Kind::Upstream(_) => "upstream_error",
+            Kind::Full => "target_full",
             Kind::ClientGone => "client_gone",
             Kind::Stopping => "gateway_stopping",
             Kind::Internal => "internal_error",

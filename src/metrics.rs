@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use crate::completion::Usage;
@@ -18,6 +19,7 @@ pub struct Metrics {
     seconds: HistogramVec,
     first_byte: HistogramVec,
     pub in_flight: IntGauge,
+    targets: IntGaugeVec,
     reloads: IntCounterVec,
 }
 
@@ -69,6 +71,10 @@ impl Metrics {
                 "completions_first_byte_seconds",
                 "Time from a request's head to its answer's first byte.",
             )?,
+            targets: IntGaugeVec::new(
+                Opts::new("completions_targets", "Targets remembered, by circuit."),
+                &["state"],
+            )?,
             in_flight: IntGauge::new("completions_in_flight", "Requests being served.")?,
             reloads: counter(
                 "completions_reloads_total",
@@ -87,6 +93,7 @@ impl Metrics {
         self.registry.register(Box::new(self.seconds.clone()))?;
         self.registry.register(Box::new(self.first_byte.clone()))?;
         self.registry.register(Box::new(self.in_flight.clone()))?;
+        self.registry.register(Box::new(self.targets.clone()))?;
         self.registry.register(Box::new(self.reloads.clone()))
     }
 
@@ -121,6 +128,13 @@ impl Metrics {
     /// `result`: applied or refused.
     pub fn count_reload(&self, result: &'static str) {
         self.reloads.with_label_values(&[result]).inc();
+    }
+
+    /// How many targets are in which state, as of now.
+    pub fn note_targets(&self, states: &[(&'static str, i64)]) {
+        for (state, count) in states {
+            self.targets.with_label_values(&[state]).set(*count);
+        }
     }
 
     /// The text that Prometheus scrapes.

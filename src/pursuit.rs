@@ -21,7 +21,7 @@ use crate::{
     leg::Failed,
     route::{
         plan::{Attempt, Plan},
-        retry::{Outcome, Tries, retry_after},
+        retry::{Backoff, Outcome, Tries, retry_after},
     },
 };
 
@@ -47,14 +47,19 @@ pub enum Step {
 }
 
 impl Pursuit {
-    pub fn new(directives: Box<Directives>, plan: Plan, body: Bytes, replay: Replay) -> Self {
+    pub fn new(
+        directives: Box<Directives>,
+        plan: Plan,
+        (body, replay): (Bytes, Replay),
+        backoff: Backoff,
+    ) -> Self {
         Self {
             directives,
             body,
             replay,
             plan,
             at: 0,
-            tries: Tries::default(),
+            tries: Tries::new(backoff),
         }
     }
 
@@ -147,6 +152,8 @@ pub fn outcome(failed: &Failed, now: u64) -> Outcome {
         // A limit that the client set for the call is Portkey's 408, which is not tried again unless it is listed.
         Kind::Timeout(Deadline::Attempt) => (408, Some(504), false),
         Kind::Timeout(_) => (504, Some(408), true),
+        // Lists are written for providers, which say it with 429.
+        Kind::Full => (503, Some(429), false),
         _ => (error.status().as_u16(), None, false),
     };
     Outcome {

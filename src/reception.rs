@@ -23,10 +23,11 @@ use crate::{
         Health,
         circuit::{Admits, Verdict},
         label,
-        standing::Begun,
+        standing::{Begun, Standing},
     },
     leg::Failed,
     passing,
+    places::Place,
     proxy::Gateway,
     pursuit::{Pursuit, Step, outcome},
     route::{
@@ -49,7 +50,7 @@ pub enum Next {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Roads {
     All,
-    /// Inside a filter of somebody else's, whose phases are not ours.
+    /// Inside a filter of somebody else's, whose phases are not ours; or a call of which is remembered how it ended.
     Inside,
 }
 
@@ -118,28 +119,23 @@ impl Gateway {
         };
         let head = downstream::head(session);
         let plan = edition.state.plan(&directives, head, &body, &mut choose)?;
-        let mut pursuit = Pursuit::new(directives, plan, body, replay);
+        let resilience = &edition.state.config.resilience;
+        let backoff = resilience.backoff;
+        let mut pursuit = Pursuit::new(directives, plan, (body, replay), backoff);
         loop {
-            let begun = begin(health, &mut pursuit);
-            let tried = self.attempt(session, context, &mut pursuit, roads).await;
+            pass_over(health, &mut pursuit);
+            let (tried, begun) = self.call(session, context, &mut pursuit, roads).await;
             let failed = match tried {
-                Ok(next) => {
-                    if let Some(mut begun) = begun {
-                        if let Some(took) = context.ticket.first_token() {
-                            begun.first_token(took);
-                        }
-                        begun.ended(context.verdict(), Instant::now());
-                    }
-                    return Ok(next);
-                }
+                Ok(next) => return Ok(next),
                 Err(failed) => failed,
             };
             let outcome = outcome(&failed, unix_now());
             let mut step = pursuit.after(&failed, &outcome, fastrand::f64());
-            if let Some(begun) = begun.filter(|_| failed.error.kind() != Kind::ClientGone) {
+            if let Some(begun) = begun.filter(|_| speaks_of_target(&failed.error)) {
                 begun.ended(Verdict::from(&outcome), Instant::now());
             }
-            if matches!(step, Step::Again(_)) && !may_retry(health, &pursuit) {
+            if matches!(step, Step::Again(_)) && !may_retry(health, &pursuit, resilience.allowance)
+            {
                 step = pursuit.forgo(&outcome);
             }
             context.ticket.retries = pursuit.retries();
@@ -151,6 +147,41 @@ impl Gateway {
             if let Step::Again(wait) = step {
                 context.pause(session, wait).await?;
             }
+        }
+    }
+
+    /// Calls the present target, in its place and in what is remembered of it. A failure comes with the latter: what it says of
+    /// the target is yet to be told there.
+    async fn call(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        pursuit: &mut Pursuit,
+        roads: Roads,
+    ) -> (Result<Next, Failed>, Option<Begun>) {
+        let place = match limited(pursuit) {
+            None => Ok(None),
+            // Boxed: few requests need it.
+            Some(limited) => Box::pin(context.place(session, limited)).await.map(Some),
+        };
+        let _place = match place {
+            Ok(place) => place,
+            // One that got no place was no call.
+            Err(error) => return (Err(error.into()), None),
+        };
+        let begun = begin(&context.edition.state.health, pursuit);
+        // Phases end elsewhere.
+        let roads = begun.as_ref().map_or(roads, |_| Roads::Inside);
+        let tried = self.attempt(session, context, pursuit, roads).await;
+        match (tried, begun) {
+            (Ok(next), Some(mut begun)) => {
+                if let Some(took) = context.ticket.first_token() {
+                    begun.first_token(took);
+                }
+                begun.ended(context.verdict(), Instant::now());
+                (Ok(next), None)
+            }
+            other => other,
         }
     }
 
@@ -254,6 +285,20 @@ impl Context {
         Limit::new((self.ticket.called, total), (began, deadlines.call))
     }
 
+    /// Takes one of the places of a target.
+    async fn place(
+        &mut self,
+        session: &mut Session,
+        (id, most): (u64, u32),
+    ) -> Result<Place, Error> {
+        let edition = self.edition.clone();
+        let queue = edition.state.config.resilience.queue;
+        let mut limit = self.limit(&Deadlines::default());
+        let mut client = Client::new(session, &mut self.ticket);
+        let entering = Box::pin(edition.places.enter(id, most, queue));
+        client.wait(&mut limit, entering).await?
+    }
+
     /// Waits before the next try.
     async fn pause(&mut self, session: &mut Session, wait: Duration) -> Result<(), Error> {
         let mut limit = self.limit(&Deadlines::default());
@@ -263,29 +308,51 @@ impl Context {
     }
 }
 
-/// Begins a call of the present target, or of the next one that is not left alone, in what is remembered of it. Nothing is
-/// remembered where no config named the target.
+/// Goes on to the first target that is not left alone.
+fn pass_over(health: &Health, pursuit: &mut Pursuit) {
+    let now = Instant::now();
+    pursuit.pass_over(|attempt| {
+        let admits = || known(health, attempt).admits(now);
+        attempt.breaker.is_some() && matches!(admits(), Admits::Open(_))
+    });
+}
+
+/// The present target, if the number of its calls is limited, and to how many.
+fn limited(pursuit: &Pursuit) -> Option<(u64, u32)> {
+    let attempt = pursuit.attempt()?;
+    Some((attempt.id, attempt.leaf.max_concurrent?))
+}
+
+/// Begins a call of the present target in what is remembered of it. Nothing is remembered where it would change nothing.
 fn begin(health: &Health, pursuit: &mut Pursuit) -> Option<Begun> {
     let now = Instant::now();
-    let known = |attempt: &Attempt| health.of(attempt.id, &label(&attempt.leaf));
-    pursuit.pass_over(|attempt| {
-        attempt.breaker.is_some() && matches!(known(attempt).admits(now), Admits::Open(_))
-    });
     let attempt = pursuit.attempt().filter(|attempt| attempt.id != 0)?;
-    let standing = known(attempt);
+    let standing = known(health, attempt);
     if !pursuit.is_again() {
         health.first_call(&standing, now);
     }
     Some(standing.begin(attempt.breaker.as_ref(), now))
 }
 
+fn known(health: &Health, attempt: &Attempt) -> Arc<Standing> {
+    health.of(attempt.id, &label(&attempt.leaf))
+}
+
+/// Whether a failure is the target's: not if the client left, or the call was refused before it was made.
+fn speaks_of_target(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        Kind::Dns | Kind::Connect | Kind::Tls | Kind::Timeout(_) | Kind::Broken | Kind::Upstream(_)
+    )
+}
+
 /// Whether the budget has a retry left: storms must die.
-fn may_retry(health: &Health, pursuit: &Pursuit) -> bool {
+fn may_retry(health: &Health, pursuit: &Pursuit, allowance: Allowance) -> bool {
     let Some(attempt) = pursuit.attempt().filter(|attempt| attempt.id != 0) else {
         return true;
     };
-    let standing = health.of(attempt.id, &label(&attempt.leaf));
-    health.may_retry(&standing, Allowance::default(), Instant::now())
+    let standing = known(health, attempt);
+    health.may_retry(&standing, allowance, Instant::now())
 }
 
 /// Reads the body of a passage that is signed: the signature covers it, and stands before it.

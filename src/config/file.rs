@@ -15,6 +15,7 @@ use crate::{
         limits::{LimitsFile, TimeoutsFile},
         node::Node,
         prompt::PromptKeys,
+        resilience::{HealthFile, RetriesFile},
         routes,
         source::Source,
         substitutes::{self, InfillFile},
@@ -68,6 +69,8 @@ struct GatewayFile {
     allowed_hosts: Vec<AllowedHost>,
     limits: LimitsFile,
     timeouts: TimeoutsFile,
+    health: HealthFile,
+    retries: RetriesFile,
     unsupported: Unsupported,
     prompt_as: PromptAs,
     emulator: Option<EmulatorFile>,
@@ -152,6 +155,8 @@ impl GatewayFile {
         config.substitutes = substitutes::read(self.infill, &self.tokenizers.0, source)?;
         self.limits.apply(&mut config.limits);
         self.timeouts.apply(&mut config.timeouts);
+        self.health.apply(&mut config.resilience);
+        self.retries.apply(&mut config.resilience);
         config.unsupported = self.unsupported;
         config.prompt_as = self.prompt_as;
         if let Some(emulator) = self.emulator {

@@ -3,7 +3,7 @@
 //! | field | what a target gets |
 //! |---|---|
 //! | `override_params`, `model` | all, name by name; the nearest counts |
-//! | `retry`, `cb_config`, `forward_headers`, `unsupported`, `prompt_as` | the nearest, whole |
+//! | `retry`, `cb_config`, `forward_headers`, `unsupported`, `prompt_as`, `max_concurrent` | the nearest, whole |
 //! | `request_timeout`, `custom_host` | the nearest that is not 0 or empty |
 //! | `strict_open_ai_compliance` | the nearest |
 //! | all others | its own alone |
@@ -33,6 +33,7 @@ pub(super) struct Inherited {
     pub breaker: Option<Breaker>,
     pub unsupported: Option<Unsupported>,
     pub prompt_as: Option<PromptAs>,
+    pub max_concurrent: Option<u32>,
 }
 
 impl Tree<'_> {
@@ -60,6 +61,9 @@ impl Tree<'_> {
             .and_then(|strategy| strategy.get("cb_config"));
         if let Some(breaker) = nested.or(node.get("cb_config")) {
             here.breaker = self.within("cb_config", |tree| tree.breaker(breaker));
+        }
+        if let Some(most) = node.get("max_concurrent") {
+            here.max_concurrent = self.count("max_concurrent", most, 1);
         }
         here.unsupported = self.word(node, "unsupported").or(here.unsupported);
         here.prompt_as = self.word(node, "prompt_as").or(here.prompt_as);

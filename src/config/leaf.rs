@@ -48,6 +48,7 @@ impl Tree<'_> {
             prompt_as: here.prompt_as,
             retry: here.retry,
             breaker: here.breaker,
+            max_concurrent: here.max_concurrent,
             client_key: if self.several {
                 ClientKey::IfNamed
             } else {
@@ -291,6 +292,7 @@ const FIELDS: &[&str] = &[
     "cb_config",
     "unsupported",
     "prompt_as",
+    "max_concurrent",
 ];
 /// Checks and changes of requests and answers.
 const HOOKS: &[&str] = &[

@@ -12,6 +12,7 @@ mod node;
 mod portkey;
 mod prompt;
 mod query;
+pub mod resilience;
 mod routes;
 mod schema;
 pub mod source;
@@ -38,6 +39,7 @@ use crate::{
 };
 
 pub use host::AllowedHost;
+pub use resilience::Resilience;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -61,6 +63,7 @@ pub struct Config {
     pub allowed_hosts: Vec<AllowedHost>,
     pub limits: Limits,
     pub timeouts: Timeouts,
+    pub resilience: Resilience,
     /// What becomes of a parameter that neither the provider nor the gateway can carry.
     pub unsupported: Unsupported,
     /// How prompts are put to models that answer messages, where neither the client nor their provider's row says.
@@ -222,6 +225,7 @@ impl Default for Config {
             allowed_hosts: Vec::new(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            resilience: Resilience::default(),
             unsupported: Unsupported::default(),
             prompt_as: PromptAs::default(),
             emulator: None,

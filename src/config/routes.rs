@@ -220,6 +220,7 @@ const DEFAULTS: &[&str] = &[
     "cb_config",
     "unsupported",
     "prompt_as",
+    "max_concurrent",
 ];
 const NAMED: &str = "a saved config is used as it is: defaults beside it have no effect";
 const NO_DEFAULT: &str = "beside `config` it has no effect: targets do not inherit it";

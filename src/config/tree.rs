@@ -61,9 +61,14 @@ pub fn read(
         regexes: 0,
         leaves: 0,
     };
-    let above = defaults.map_or_else(Inherited::default, |defaults| {
-        tree.inherit(defaults, &Inherited::default())
-    });
+    let general = Inherited {
+        breaker: conf.resilience.breaker.clone(),
+        ..Inherited::default()
+    };
+    let above = match defaults {
+        Some(defaults) => tree.inherit(defaults, &general),
+        None => general,
+    };
     let route = tree.node(root, &above);
     match (route, tree.problems) {
         (Some(route), problems) if problems.is_empty() => Ok(route),

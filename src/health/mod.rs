@@ -33,7 +33,7 @@ use self::{
     budget::Budget,
     choice::Turns,
     prefixes::Prefixes,
-    standing::{Standing, View},
+    standing::{STATES, Standing, View},
 };
 use crate::route::{leaf::Leaf, retry::Allowance};
 
@@ -111,6 +111,15 @@ impl Health {
     pub fn first_call(&self, standing: &Standing, now: Instant) {
         self.budget.deposit(now);
         standing.budget.deposit(now);
+    }
+
+    /// How many targets are in which state. Their names are no labels: clients can make up as many as they like.
+    pub fn states(&self, now: Instant) -> [(&'static str, i64); 3] {
+        let views = self.views(now);
+        STATES.map(|state| {
+            let count = views.iter().filter(|view| view.state == state).count();
+            (state, i64::try_from(count).unwrap_or(i64::MAX))
+        })
     }
 
     /// What is known of every target, by label.

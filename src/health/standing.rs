@@ -220,6 +220,8 @@ impl From<&Outcome> for Verdict {
 const CLOSED: &str = "closed";
 const PROBING: &str = "probing";
 const OPEN: &str = "open";
+/// The words for a circuit's state.
+pub const STATES: [&str; 3] = [CLOSED, PROBING, OPEN];
 /// Characters of a label: a client's own model name may be a part of it.
 const MAX_LABEL: usize = 128;
 

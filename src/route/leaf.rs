@@ -38,6 +38,8 @@ pub struct Leaf {
     pub prompt_as: Option<PromptAs>,
     pub retry: Retry,
     pub breaker: Option<Breaker>,
+    /// Calls to it at a time.
+    pub max_concurrent: Option<u32>,
     /// Whether it gets the key that came beside its config, where it has none of its own.
     pub client_key: ClientKey,
     /// `overrides` name a model.
@@ -75,6 +77,7 @@ impl Default for Leaf {
             prompt_as: None,
             retry: Retry::default(),
             breaker: None,
+            max_concurrent: None,
             client_key: ClientKey::Sent,
             names_model: false,
             id: 0,

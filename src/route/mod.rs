@@ -3,7 +3,6 @@
 pub mod condition;
 pub mod leaf;
 pub mod plan;
-#[allow(dead_code, reason = "the loop of attempts, which comes after it")]
 pub mod retry;
 pub mod rules;
 

@@ -46,6 +46,14 @@ pub struct Attempt {
     pub breaker: Option<Breaker>,
 }
 
+impl Attempt {
+    /// Nothing that could be remembered of the only target of a request would change what is done with it.
+    fn needs_no_memory(&self) -> bool {
+        let Leaf { max_concurrent, .. } = *self.leaf;
+        self.breaker.is_none() && self.retry.attempts == 0 && max_concurrent.is_none()
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Jump {
     pub on: Trigger,
@@ -180,6 +188,11 @@ pub fn identity(thing: &impl Hash) -> u64 {
 pub fn plan(route: &Route, facts: &Facts<'_>, choose: Choose<'_>) -> Result<Plan, Error> {
     let mut attempts = Vec::new();
     flatten(route, facts, choose, &mut attempts)?;
+    if let (Route::Leaf(_), [only]) = (route, attempts.as_mut_slice())
+        && only.needs_no_memory()
+    {
+        only.id = 0;
+    }
     match <[Attempt; 1]>::try_from(attempts) {
         Ok([one]) => Ok(Plan::One(one)),
         Err(many) => Ok(Plan::Many(many)),

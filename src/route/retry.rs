@@ -81,11 +81,6 @@ impl Backoff {
     }
 }
 
-/// The default [`Backoff`]'s wait.
-pub fn backoff(retry: u32, draw: f64) -> Duration {
-    Backoff::default().wait(retry, draw)
-}
-
 /// How much retries may add.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
@@ -229,7 +224,7 @@ mod tests {
 
     #[test]
     fn ceilings_double_up_to_the_cap_and_the_draw_takes_its_share() {
-        let millis = |retry, draw| backoff(retry, draw).as_millis();
+        let millis = |retry, draw| Backoff::default().wait(retry, draw).as_millis();
         let ceilings: Vec<u128> = (0..7).map(|retry| millis(retry, 1.0)).collect();
         assert_eq!(ceilings, [500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000]);
         assert_eq!((millis(3, 0.0), millis(3, 0.25)), (0, 1_000));

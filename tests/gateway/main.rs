@@ -14,6 +14,7 @@ mod follow;
 mod front;
 mod gaps;
 mod handover;
+mod health;
 mod http2;
 mod identities;
 mod leaving;
