@@ -1,7 +1,10 @@
-//! The operator's own listener: `/healthz`, `/readyz`, `/metrics`, `/reload`. No key and no prompt is known here.
+//! The operator's own listener: `/healthz`, `/readyz`, `/metrics`, `/targets`, `/reload`. No key and no prompt is known here.
 //! A process that has been told to stop takes no more connections here either: that is how it says that it is not ready.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode, header};
@@ -11,6 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     config::ConfigError,
+    health::Health,
     metrics::Metrics,
     reload::{Reloaded, Reloader},
 };
@@ -20,6 +24,7 @@ pub struct Admin {
     /// The client listeners' addresses.
     pub listen: Vec<String>,
     pub metrics: Arc<Metrics>,
+    pub health: Arc<Health>,
     pub reloader: Arc<Reloader>,
 }
 
@@ -41,11 +46,12 @@ impl ServeHttp for Admin {
                 TEXT,
                 b"not listening\n".to_vec(),
             ),
+            "/targets" => answer(StatusCode::OK, JSON, targets(&self.health)),
             "/metrics" => answer(StatusCode::OK, METRICS, self.metrics.text()),
             _ => answer(
                 StatusCode::NOT_FOUND,
                 TEXT,
-                b"/healthz, /readyz, /metrics or /reload\n".to_vec(),
+                b"/healthz, /readyz, /metrics, /targets or /reload\n".to_vec(),
             ),
         }
     }
@@ -113,6 +119,13 @@ fn json(status: StatusCode, body: &impl Serialize) -> Response<Vec<u8>> {
     let mut body = serde_json::to_vec(body).unwrap_or_default();
     body.push(b'\n');
     answer(status, JSON, body)
+}
+
+/// What is remembered of the targets of configs and routes.
+fn targets(health: &Health) -> Vec<u8> {
+    let views = health.views(Instant::now());
+    // Texts and numbers alone: serialising them cannot fail.
+    serde_json::to_vec(&views).unwrap_or_default()
 }
 
 fn answer(status: StatusCode, content_type: &str, body: Vec<u8>) -> Response<Vec<u8>> {

@@ -66,6 +66,10 @@ impl Call {
         }
     }
 
+    pub fn is_for_app(&self) -> bool {
+        matches!(self, Self::Pass(passage) if passage.app.is_some())
+    }
+
     /// What a completion came to.
     fn report(&self) -> Option<Report<'_>> {
         match self {

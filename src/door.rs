@@ -1,30 +1,45 @@
-//! The first look at a client's connection: HTTP/1 or HTTP/2?
+//! The first look at a client's connection: TLS or not, HTTP/1 or HTTP/2?
+//!
+//! A connection shows by its port which listener it came to. The handshake is made here and not by Pingora's listener, which
+//! waits a minute for it and writes a line at `error` for every port scan.
 //!
 //! Pingora's own look waits for as many bytes as HTTP/2's preface has, for ever. An HTTP/1.0 health check is shorter than
 //! that and would hang, and so would a connection that never says a word.
 
 use std::{sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora::{
     apps::{HttpServerOptions, ServerApp},
-    protocols::{Stream, http::v2::server::default_h2_options},
+    listeners::tls::Acceptor,
+    protocols::{ALPN, Stream, http::v2::server::default_h2_options, l4},
     proxy::{HttpProxy, http_proxy},
     server::{ShutdownWatch, configuration::ServerConf},
+    services::background::BackgroundService,
 };
 
-use crate::{drain::Leaving, proxy::Gateway};
+use rustls::ServerConfig;
+
+use crate::{
+    drain::Leaving,
+    edition::Edition,
+    proxy::Gateway,
+    tls::{Renewal, Tls},
+};
 
 /// The gateway, once for each protocol.
 pub struct Door {
     http1: Arc<HttpProxy<Gateway>>,
     http2: Arc<HttpProxy<Gateway>>,
     leaving: Arc<Leaving>,
+    edition: Arc<ArcSwap<Edition>>,
 }
 
 impl Door {
     pub fn new(gateway: Gateway, conf: &Arc<ServerConf>) -> Self {
         let leaving = gateway.edition.load().upstream.leaving().clone();
+        let edition = gateway.edition.clone();
         let http1 = http_proxy(conf, gateway.clone());
         let mut http2 = http_proxy(conf, gateway);
         let mut options = HttpServerOptions::default();
@@ -39,19 +54,75 @@ impl Door {
             http1: Arc::new(http1),
             http2: Arc::new(http2),
             leaving,
+            edition,
         }
     }
+
+    /// The connection as its requests are read from it, and how they are; `None`: it has ended.
+    async fn enter(&self, mut stream: Stream) -> Option<(Stream, Speaks)> {
+        if let Some((tls, port)) = self.tls(&stream) {
+            let acceptor = Acceptor::from_server_config(tls);
+            let secure = Box::pin(handshake(acceptor, stream, port)).await?;
+            return Some(match secure.selected_alpn_proto() {
+                Some(ALPN::H2) => (secure, Speaks::Http2),
+                _ => (secure, Speaks::Http1),
+            });
+        }
+        let first = tokio::time::timeout(PATIENCE, first_look(&mut stream));
+        match first.await.ok()?.ok()? {
+            First::Http1 => Some((stream, Speaks::Http1)),
+            First::Http2 => Some((stream, Speaks::Http2)),
+            First::Tls => {
+                log::debug!("a connection speaks TLS, and came to a port that does not");
+                None
+            }
+        }
+    }
+
+    /// What the listener that a connection came to does for TLS, and its port.
+    fn tls(&self, stream: &Stream) -> Option<(Arc<ServerConfig>, u16)> {
+        let edition = self.edition.load();
+        let by_port = &edition.state.config.tls;
+        if by_port.is_empty() {
+            return None;
+        }
+        let port = local_port(stream)?;
+        Some((by_port.get(&port)?.server.clone(), port))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Speaks {
+    Http1,
+    Http2,
+}
+
+fn local_port(stream: &Stream) -> Option<u16> {
+    let digest = stream.get_socket_digest()?;
+    digest.local_addr()?.as_inet().map(|address| address.port())
+}
+
+async fn handshake(acceptor: Acceptor, stream: Stream, port: u16) -> Option<Stream> {
+    let stream = stream.into_any().downcast::<l4::stream::Stream>().ok()?;
+    let made = tokio::time::timeout(HANDSHAKE, acceptor.tls_handshake(*stream));
+    let why = match made.await {
+        Ok(Ok(stream)) => return Some(Box::new(stream)),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "it took too long".to_owned(),
+    };
+    log::debug!("no TLS handshake on port {port}: {why}");
+    None
 }
 
 #[async_trait]
 impl ServerApp for Door {
     async fn process_new(
         self: &Arc<Self>,
-        mut stream: Stream,
+        stream: Stream,
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
-        let speaks_http2 = tokio::time::timeout(PATIENCE, starts_with_preface(&mut stream));
-        if !speaks_http2.await.ok()?.ok()? {
+        let (stream, version) = self.enter(stream).await?;
+        if version == Speaks::Http1 {
             return self.http1.process_new(stream, shutdown).await;
         }
         // Its answers are written by the connection's own task, after their requests have ended.
@@ -64,19 +135,74 @@ impl ServerApp for Door {
     async fn cleanup(&self) {}
 }
 
+/// Looks after the certificates of the listeners: what replaces their files is used without a restart.
+pub struct Watch {
+    pub edition: Arc<ArcSwap<Edition>>,
+}
+
+#[async_trait]
+impl BackgroundService for Watch {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        loop {
+            tokio::select! {
+                _ = shutdown.changed() => return,
+                () = tokio::time::sleep(RENEWAL) => {}
+            }
+            for tls in self.edition.load_full().state.config.tls.values() {
+                renew(tls);
+            }
+        }
+    }
+}
+
+/// Takes what stands in the certificates' files, and tells of it if it is new.
+pub fn renew(tls: &Tls) {
+    for renewal in tls.certificates.renew() {
+        match renewal {
+            Renewal::Renewed(file) => log::info!("the certificate in `{file}` is in use now"),
+            Renewal::Refused(file, why) => {
+                log::warn!(
+                    "the new certificate in `{file}` is not used, the one before it is: {why}"
+                );
+            }
+        }
+    }
+}
+
+enum First {
+    Http1,
+    Http2,
+    Tls,
+}
+
 /// "PRI" is a method of HTTP/2's preface alone, and every HTTP/1 request is longer than it. Only behind it is the whole
-/// preface waited for.
-async fn starts_with_preface(stream: &mut Stream) -> std::io::Result<bool> {
+/// preface waited for. No request begins as a TLS record does.
+async fn first_look(stream: &mut Stream) -> std::io::Result<First> {
     let mut first = [0; 3];
-    if !stream.try_peek(&mut first).await? || first != PREFACE[..3] {
-        return Ok(false);
+    if !stream.try_peek(&mut first).await? {
+        return Ok(First::Http1);
+    }
+    if first[..2] == HANDSHAKE_RECORD {
+        return Ok(First::Tls);
+    }
+    if first != PREFACE[..3] {
+        return Ok(First::Http1);
     }
     let mut preface = [0; PREFACE.len()];
-    Ok(stream.try_peek(&mut preface).await? && preface == *PREFACE)
+    match stream.try_peek(&mut preface).await? && preface == *PREFACE {
+        true => Ok(First::Http2),
+        false => Ok(First::Http1),
+    }
 }
 
 /// RFC 9113, section 3.4.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// RFC 8446, section 5.1: the content type, and the first byte of every version.
+const HANDSHAKE_RECORD: [u8; 2] = [22, 3];
+/// How long a TLS handshake may take, the client's first byte included.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How often the certificates' files are looked at.
+const RENEWAL: Duration = Duration::from_secs(3);
 /// How long a new connection may take to say which protocol it speaks.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Clients of HTTP/2 leave connections open for minutes; dead ones must not stay for ever.

@@ -16,6 +16,7 @@ use crate::{
     exchange::{Exchange, is_for_client},
     gateway::Head,
     ticket::Ticket,
+    upstream::is_interim,
 };
 
 /// Settings of the client's session that Pingora leaves open-ended.
@@ -253,11 +254,11 @@ async fn linger(session: &mut Session) {
     let _ = tokio::time::timeout(LINGER, drain).await;
 }
 
-/// Whether the client has got a final head.
+/// Whether the client has got a final head. That of an upgrade is one: what follows is no HTTP.
 pub fn is_answered(session: &Session) -> bool {
     session
         .response_written()
-        .is_some_and(|head| !head.status.is_informational())
+        .is_some_and(|head| !is_interim(head.status))
 }
 
 /// `work`, unless the client leaves first. `work` must not use the session.

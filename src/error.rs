@@ -22,6 +22,7 @@ struct Inner {
     api_type: Option<String>,
     inner: Option<Box<RawValue>>,
     provider: Option<String>,
+    problems: Vec<String>,
 }
 
 /// The closed set of failures.
@@ -94,6 +95,7 @@ impl Error {
             api_type: None,
             inner: None,
             provider: None,
+            problems: Vec::new(),
         }))
     }
 
@@ -155,6 +157,12 @@ impl Error {
     /// The provider whose answer this is: told beside `error`, as Portkey does.
     pub fn with_provider(mut self, provider: &str) -> Self {
         self.0.provider = Some(provider.to_owned());
+        self
+    }
+
+    /// Everything that is wrong with a config: told beside `error`, as Portkey does, and in its message.
+    pub fn with_problems(mut self, problems: Vec<String>) -> Self {
+        self.0.problems = problems;
         self
     }
 
@@ -267,6 +275,7 @@ impl Error {
             provider: self.0.provider.as_deref(),
             status: failure,
             message: failure.map(|_| &*self.0.message),
+            errors: &self.0.problems,
         })
     }
 
@@ -278,14 +287,20 @@ impl Error {
             provider: self.0.provider.as_deref(),
             status: None,
             message: None,
+            errors: &[],
         }));
         event.extend(b"\n\n");
         event
     }
 
     fn object(&self) -> Object<'_> {
+        let problems = &self.0.problems;
+        let message = match problems.as_slice() {
+            [] => Cow::Borrowed(&*self.0.message),
+            _ => Cow::Owned(format!("{}: {}", self.0.message, problems.join("; "))),
+        };
         Object {
-            message: &self.0.message,
+            message,
             api_type: self
                 .0
                 .api_type
@@ -350,11 +365,13 @@ struct Envelope<'a> {
     status: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    errors: &'a [String],
 }
 
 #[derive(Serialize)]
 struct Object<'a> {
-    message: &'a str,
+    message: Cow<'a, str>,
     #[serde(rename = "type")]
     api_type: &'a str,
     param: Option<&'a str>,

@@ -16,12 +16,14 @@ use crate::{
     dialect::settle::{self, Settled, settle},
     error::{Error, Kind},
     exchange::{Deadlines, Seed, Terms, Work, fan_out::FanOutLimits, split::split},
+    front::{Came, Way},
+    health::Health,
     metrics::Metrics,
     passage::{Passage, passed_path},
     provider::{Base, Provider, Reach, Target, target::Choice},
     route::{
         leaf::Leaf,
-        plan::{Choose, Facts, Plan, no_target, plan},
+        plan::{Choose, Facts, Plan, Traits, no_target, plan},
     },
 };
 
@@ -30,6 +32,7 @@ use crate::{
 pub struct State {
     pub config: Config,
     pub metrics: Arc<Metrics>,
+    pub health: Arc<Health>,
 }
 
 /// A request's head.
@@ -66,6 +69,7 @@ impl State {
         Ok(Self {
             config,
             metrics: Arc::new(metrics),
+            health: Arc::default(),
         })
     }
 
@@ -74,19 +78,32 @@ impl State {
         Self {
             config,
             metrics: self.metrics.clone(),
+            health: self.health.clone(),
+        }
+    }
+
+    /// The passage of a request whose upstream the conf has a rule for. Completions never are: they are what the gateway
+    /// stands in front for.
+    pub fn front(&self, head: Head<'_>, came: Came<'_>) -> Result<Option<Passage>, Error> {
+        if asked(head.method, head.path).is_some() {
+            return Ok(None);
+        }
+        self.check(head)?;
+        match self.config.front.find(came, head.path)? {
+            Some((Way::App(app), path)) => {
+                let passage = Passage::to_app(app, path, head.query, head.headers);
+                Ok(Some(passage))
+            }
+            Some((Way::Provider(name), _)) => self.pass(head, Some(name)).map(Some),
+            None => Ok(None),
         }
     }
 
     pub fn admit(&self, head: Head<'_>) -> Result<Admission, Error> {
-        self.check_size(head)?;
-        if head.method == Method::TRACE {
-            // Its answer is its request, with the key in it.
-            let message = "The method TRACE is not served.";
-            return Err(Error::new(Kind::Invalid, message));
-        }
+        self.check(head)?;
         if let Some(shape) = asked(head.method, head.path) {
             check_content_type(head.headers)?;
-            let directives = Directives::read(head.headers)?;
+            let directives = Directives::read(head.headers, &self.config)?;
             let directives = Directives {
                 shape,
                 ..directives
@@ -102,7 +119,7 @@ impl State {
         };
         match own {
             Some(text) if self.config.default.upstream.is_none() => Ok(Admission::Answer(text)),
-            _ => self.pass(head).map(Box::new).map(Admission::Pass),
+            _ => self.pass(head, None).map(Box::new).map(Admission::Pass),
         }
     }
 
@@ -114,15 +131,23 @@ impl State {
         body: &[u8],
         choose: Choose<'_>,
     ) -> Result<Plan, Error> {
-        let Some(route) = &directives.route else {
+        let by_rule = directives.provider.is_none() && !self.config.routes.is_empty();
+        if directives.route.is_none() && !by_rule {
             return Ok(Plan::plain());
-        };
-        let facts = Facts {
+        }
+        let params = fields::read(body)?;
+        let mut facts = Facts {
             metadata: &directives.metadata,
-            params: &fields::read(body)?,
+            params: &params,
             path: head.path,
             headers: head.headers,
+            traits: Traits::default(),
         };
+        let ruled = || self.config.routes.find(&facts);
+        let Some(route) = directives.route.as_ref().or_else(ruled) else {
+            return Ok(Plan::plain());
+        };
+        facts.traits = directives.traits(&facts);
         plan(route, &facts, choose)
     }
 
@@ -210,6 +235,7 @@ impl State {
         {
             target.base = Arc::new(Base::clone(&target.base).within(reach));
         }
+        word.check_key(&target)?;
         Ok(target)
     }
 
@@ -227,8 +253,8 @@ impl State {
             .as_deref()
             .and_then(|model| self.config.models.find(model));
         let provider = match (word.provider(), rule) {
-            (Some(name), _) => self.provider(name)?,
-            (None, Some(rule)) => self.provider(&rule.provider)?,
+            (Some(_), _) => self.named(word)?,
+            (None, Some(rule)) => self.config.provider(&rule.provider)?,
             (None, None) => self.default_provider()?,
         };
         let renamed = rule
@@ -242,14 +268,18 @@ impl State {
         Ok(provider)
     }
 
-    fn provider(&self, name: &str) -> Result<Arc<Provider>, Error> {
-        let known = self.config.providers.get(name).cloned();
-        known.ok_or_else(|| Error::invalid(headers::PROVIDER, "Invalid provider passed"))
+    /// The provider that the client or its target names, as the target has it.
+    fn named(&self, word: Word<'_>) -> Result<Arc<Provider>, Error> {
+        match (&word.leaf.held, word.provider()) {
+            (Some(held), _) => Ok(Arc::clone(held)),
+            (None, Some(name)) => self.config.provider(name),
+            (None, None) => self.default_provider(),
+        }
     }
 
     fn default_provider(&self) -> Result<Arc<Provider>, Error> {
         match &self.config.default.provider {
-            Some(name) => self.provider(name),
+            Some(name) => self.config.provider(name),
             None => Err(Error::invalid(
                 headers::PROVIDER,
                 "Either x-portkey-config or x-portkey-provider header is required",
@@ -263,19 +293,24 @@ impl State {
         provider.default_model.as_deref().or(general)
     }
 
-    fn pass(&self, head: Head<'_>) -> Result<Passage, Error> {
-        let directives = Directives::read(head.headers)?;
+    /// `named`: the provider that the conf names for such a request.
+    fn pass(&self, head: Head<'_>, named: Option<&String>) -> Result<Passage, Error> {
+        let directives = Directives::read(head.headers, &self.config)?;
         // No body is read here, so that neither its fields nor a place which the model names count on this way.
-        let plan = self.plan(&directives, head, b"{}", &mut |_| 0)?;
+        let plan = match &directives.route {
+            Some(_) => self.plan(&directives, head, b"{}", &mut |_, _| 0)?,
+            None => Plan::plain(),
+        };
         let attempt = plan.first().ok_or_else(no_target)?;
         let word = Word {
             directives: &directives,
             leaf: &attempt.leaf,
             headers: head.headers,
         };
-        let provider = match (word.provider(), &self.config.default.upstream) {
-            (Some(name), _) => self.provider(name)?,
-            (None, Some(name)) => self.provider(name)?,
+        let named = named.or(self.config.default.upstream.as_ref());
+        let provider = match (word.provider(), named) {
+            (Some(_), _) => self.named(word)?,
+            (None, Some(name)) => self.config.provider(name)?,
             (None, None) => self.default_provider()?,
         };
         let target = self.target(provider, "", word)?;
@@ -288,7 +323,18 @@ impl State {
             headers,
             target,
             body: None,
+            app: None,
+            upgrade: None,
         })
+    }
+
+    fn check(&self, head: Head<'_>) -> Result<(), Error> {
+        if head.method == Method::TRACE {
+            // Its answer is its request, with the key in it.
+            let message = "The method TRACE is not served.";
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        self.check_size(head)
     }
 
     fn check_size(&self, head: Head<'_>) -> Result<(), Error> {
@@ -382,7 +428,7 @@ mod tests {
         match state.admit(head)? {
             Admission::Complete(directives) => {
                 let body = Bytes::copy_from_slice(body.as_bytes());
-                let plan = state.plan(&directives, head, &body, &mut |_| 0)?;
+                let plan = state.plan(&directives, head, &body, &mut |_, _| 0)?;
                 let leaf = &plan.first().unwrap().leaf;
                 let seed = Seed { now: 1, draw: 1 };
                 match state
@@ -501,7 +547,7 @@ mod tests {
                 query: None,
                 headers: &HeaderMap::new(),
             };
-            state.pass(head)
+            state.pass(head, None)
         };
         let identity = azure::Identity::managed(None).unwrap();
         let mut passage = pass(Credential::Azure(Arc::new(identity))).unwrap();

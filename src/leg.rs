@@ -85,8 +85,13 @@ impl<'e> Leg<'e> {
         let patience = exchange.deadlines().first_token;
         let begin = async {
             let mut leg = Self::open(exchange, upstream).await?;
-            let (out, end) = leg.relay_some().await?;
-            Ok((leg, out, end))
+            loop {
+                let (out, end) = leg.relay_some().await?;
+                // Comments are no token: with them alone, the answer can still turn out to be an error.
+                if end == End::Complete || !is_comment(&out) {
+                    return Ok((leg, out, end));
+                }
+            }
         };
         match patience {
             None => begin.await,
@@ -180,4 +185,10 @@ impl<'e> Leg<'e> {
 fn no_token() -> Error {
     let message = "The provider's answer did not begin in time.";
     Error::new(Kind::Timeout(Deadline::FirstToken), message)
+}
+
+/// Whether there is nothing in `out` but comments of an event stream.
+fn is_comment(out: &[u8]) -> bool {
+    let mut lines = out.split(|&byte| byte == b'\n');
+    lines.all(|line| matches!(line.first(), None | Some(b':' | b'\r')))
 }

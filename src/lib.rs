@@ -36,13 +36,14 @@
 //! | [`dialect`] | how one family of APIs says "completion"; the table of what it can carry |
 //! | [`provider`] | where a call goes and as whom: one row per provider |
 //! | `route`, `metrics` | the model map; the counters |
+//! | `front`, `tls` | the apps that the gateway stands in front of; the listeners' certificates |
 //! | `health` | what is remembered of targets: circuits, paces, budgets; the choice among several |
 //! | `config` | the YAML conf and the request headers, as [`Config`] and its parts |
 //! | `exchange` | one request's life: the calls it takes, how an answer is read and edited, the relay |
 //! | `passage` | a request of the transparent proxy |
 //! | `gateway` | a request's head and body become an answer, a passage or an exchange |
 //! | `tokens`, `issuer` | the tokens that some credentials are exchanged for: kept and refreshed, fetched |
-//! | `proxy`, `reception`, `conductor`, `gather`, `client`, `leg`, `pulse`, `pursuit`, `lanes`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `edition`, `drain` | the IO around it |
+//! | `proxy`, `passing`, `reception`, `conductor`, `gather`, `client`, `leg`, `pulse`, `pursuit`, `lanes`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `edition`, `drain` | the IO around it |
 //! | [`server`], `reload`, `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
 //!
 //! Imports point down this table; `tests/layers.rs` holds it.
@@ -86,6 +87,7 @@ mod edition;
 mod emulator;
 mod error;
 mod exchange;
+mod front;
 mod gateway;
 mod gather;
 mod guard;
@@ -96,6 +98,7 @@ mod leg;
 mod metrics;
 mod opening;
 mod passage;
+mod passing;
 mod pattern;
 pub mod provider;
 mod proxy;
@@ -107,6 +110,7 @@ mod resolver;
 mod route;
 pub mod server;
 mod ticket;
+mod tls;
 mod tokens;
 mod upstream;
 mod wire;

@@ -1,14 +1,18 @@
-//! A request of the transparent proxy, on its way to the provider that was chosen for it.
+//! A request of the transparent proxy, on its way to the provider or the app that was chosen for it.
+
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use crate::{
     error::Error,
+    front::App,
     provider::{Auth, Base, Credential, Target, live::LiveToken, sigv4::Unsigned},
 };
 
-/// A request of the transparent proxy: unchanged but for credentials, host and the path's prefix.
+/// A request of the transparent proxy: unchanged but for credentials, host and the path's prefix. On its way to an app it
+/// keeps its credentials too, and its `x-portkey-*` headers: they may be meant for it.
 #[derive(Debug)]
 pub struct Passage {
     pub target: Target,
@@ -18,9 +22,36 @@ pub struct Passage {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The client's body, whole, where a signature has to cover it.
     pub body: Option<Bytes>,
+    /// `None`: its target is a provider.
+    pub app: Option<Arc<App>>,
+    /// It asks for a websocket, and may: how long that may stay when neither side says anything.
+    pub upgrade: Option<Duration>,
 }
 
 impl Passage {
+    /// One to an app. `path`: what of the request's own the app is asked for.
+    pub fn to_app(app: &Arc<App>, path: &str, query: Option<&str>, headers: &HeaderMap) -> Self {
+        let base = &app.target.base.path;
+        let slash = if base.is_empty() && path.is_empty() {
+            "/"
+        } else {
+            ""
+        };
+        let mut path = format!("{base}{slash}{path}");
+        if let Some(query) = query {
+            path.push('?');
+            path.push_str(query);
+        }
+        Self {
+            target: app.target.clone(),
+            path,
+            headers: Vec::new(),
+            body: None,
+            app: Some(app.clone()),
+            upgrade: app.websocket.filter(|_| asks_for_websocket(headers)),
+        }
+    }
+
     /// The headers that sign it, to be set over `headers`. `now`: Unix time, seconds.
     pub fn sign(
         &self,
@@ -53,6 +84,12 @@ impl Passage {
         self.headers = self.target.headers()?;
         Ok(())
     }
+}
+
+/// RFC 6455, section 4.1.
+fn asks_for_websocket(headers: &HeaderMap) -> bool {
+    let wanted = headers.get(header::UPGRADE);
+    wanted.is_some_and(|wanted| wanted.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// `/v1/x` means "x of this API": it goes below the base URL's own path. Any other path, and every path to a base URL

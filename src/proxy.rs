@@ -32,11 +32,12 @@ use crate::{
     error::{Error, Kind},
     exchange::UpstreamHead,
     gateway::asked,
+    passing,
     reception::{Next, Roads},
     tokens::Tokens,
     upstream::{
-        MAX_INTERIM, failure, interim_flood, is_interim, is_unanswered, make_fresh, pass_request,
-        request_head, sign_passage,
+        MAX_INTERIM, failure, interim_flood, is_interim, is_unanswered, make_fresh, request_head,
+        sign_passage,
     },
 };
 
@@ -126,6 +127,9 @@ impl ProxyHttp for Gateway {
             Call::Pass(_) | Call::Many(_) | Call::Own => peer.await,
         };
         let mut peer = peer.map_err(|error| context.stop(error))?;
+        if let Call::Pass(passage) = &context.call {
+            passing::suit(&mut peer, passage);
+        }
         if context.repeated {
             make_fresh(&mut peer);
         }
@@ -141,7 +145,7 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_request_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> pingora::Result<()> {
@@ -151,7 +155,7 @@ impl ProxyHttp for Gateway {
                 Ok(())
             }
             Call::Pass(passage) => {
-                pass_request(request, passage)?;
+                passing::write_head(session, request, passage)?;
                 sign_passage(request, passage).map_err(|error| context.stop(error))
             }
             Call::Many(_) | Call::Own => Ok(()),
@@ -168,15 +172,8 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<()> {
         match &context.call {
             Call::Complete(exchange) => *body = end_of_stream.then(|| exchange.body().clone()),
-            Call::Pass(passage) if passage.body.is_some() => {
-                let held = passage.body.clone().filter(|held| !held.is_empty());
-                *body = held.filter(|_| end_of_stream);
-            }
-            // An empty last piece, as HTTP/2 clients send it, would be written as a second end of a chunked body.
-            Call::Pass(_) if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) => {
-                *body = None;
-            }
-            Call::Pass(_) | Call::Many(_) | Call::Own => {}
+            Call::Pass(passage) => passing::write_body(passage, body, end_of_stream),
+            Call::Many(_) | Call::Own => {}
         }
         Ok(())
     }
@@ -195,13 +192,11 @@ impl ProxyHttp for Gateway {
             };
         }
         if let Call::Pass(passage) = &context.call {
-            passage.target.heed(head.status, &head.headers);
+            let answered = passing::answered(passage, head);
+            return answered.map_err(|error| context.stop(error));
         }
         let Call::Complete(exchange) = &mut context.call else {
-            return match head.status {
-                StatusCode::SWITCHING_PROTOCOLS => Err(context.stop(unasked_upgrade())),
-                _ => Ok(()),
-            };
+            return Ok(());
         };
         let answer = UpstreamHead {
             status: head.status,
@@ -225,7 +220,11 @@ impl ProxyHttp for Gateway {
         }
         let Call::Complete(exchange) = &context.call else {
             downstream::fit_version(session, head);
-            return context.ticket.stamp(head);
+            // An app's answer is its own, as it is.
+            return match context.call.is_for_app() {
+                true => Ok(()),
+                false => context.ticket.stamp(head),
+            };
         };
         *head = downstream::client_head(session, head, exchange)?;
         context.ticket.stamp(head)?;
@@ -368,10 +367,6 @@ impl ProxyHttp for Gateway {
         let head = downstream::head(session);
         format!("{} {}", head.method, head.path)
     }
-}
-
-fn unasked_upgrade() -> Error {
-    Error::broken("The provider switched to a protocol that nobody had asked for.")
 }
 
 /// Two outputs as one; nearly always one of them is empty.

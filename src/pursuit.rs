@@ -63,6 +63,27 @@ impl Pursuit {
         self.plan.get(self.at)
     }
 
+    /// Leaves out the targets of which `is_open` says that they are left alone, unless nothing else is left: then the present
+    /// one is called as if none were.
+    pub fn pass_over(&mut self, is_open: impl Fn(&Attempt) -> bool) {
+        let mut at = self.at;
+        while let Some(attempt) = self.plan.get(at) {
+            if !is_open(attempt) {
+                self.at = at;
+                return;
+            }
+            match attempt.jumps.first() {
+                Some(jump) => at = jump.to,
+                None => return,
+            }
+        }
+    }
+
+    /// Whether the present target was called before.
+    pub fn is_again(&self) -> bool {
+        self.tries.told() != 0
+    }
+
     /// Whether a failure of the present attempt may be followed by another.
     pub fn may_go_on(&self) -> bool {
         let more = |attempt: &Attempt| attempt.retry.attempts > 0 || !attempt.jumps.is_empty();
@@ -70,18 +91,21 @@ impl Pursuit {
     }
 
     /// Takes note of a failure. `draw`: of [0, 1).
-    pub fn after(&mut self, failed: &Failed, now: u64, draw: f64) -> Step {
+    pub fn after(&mut self, failed: &Failed, outcome: &Outcome, draw: f64) -> Step {
         if is_final(&failed.error) {
             return Step::End;
         }
-        let outcome = outcome(failed, now);
         let Some(attempt) = self.plan.get(self.at) else {
             return Step::End;
         };
-        if let Some(wait) = self.tries.after(&attempt.retry, &outcome, draw) {
+        if let Some(wait) = self.tries.after(&attempt.retry, outcome, draw) {
             return Step::Again(wait);
         }
-        match self.plan.next(self.at, &outcome) {
+        self.turn(outcome)
+    }
+
+    fn turn(&mut self, outcome: &Outcome) -> Step {
+        match self.plan.next(self.at, outcome) {
             Some(next) => {
                 self.at = next;
                 self.tries.turn();
@@ -91,9 +115,10 @@ impl Pursuit {
         }
     }
 
-    /// The retry that was allowed is not made.
-    pub fn forgo(&mut self) {
+    /// The retry that was allowed is not made: the budget forbids it. What follows instead.
+    pub fn forgo(&mut self, outcome: &Outcome) -> Step {
         self.tries.forgo();
+        self.turn(outcome)
     }
 
     /// What `x-portkey-retry-attempt-count` says.
@@ -112,7 +137,7 @@ fn is_final(error: &Error) -> bool {
 
 /// A failure as retries and strategies see it. Lists of statuses are written for Portkey's gateway, which tells failures of
 /// connections as 500 and 503, and those of time as 408: lists that name those mean ours.
-fn outcome(failed: &Failed, now: u64) -> Outcome {
+pub fn outcome(failed: &Failed, now: u64) -> Outcome {
     let error = &failed.error;
     let head = failed.head.as_deref();
     let (status, alias, transport) = match error.kind() {

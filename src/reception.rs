@@ -1,6 +1,9 @@
 //! A request's arrival: its head is admitted, its body read, its exchange made, and it is settled who carries it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use pingora::proxy::Session;
@@ -12,16 +15,24 @@ use crate::{
     config::{Limits, headers::Directives},
     context::{Call, Context},
     downstream::{self, unless_gone},
-    error::Error,
+    error::{Error, Kind},
     exchange::{Deadlines, Exchange, Replay, Road, Seed, Work, fan_out::FanOut},
     gateway::{Admission, Completing},
     gather,
+    health::{
+        Health,
+        circuit::{Admits, Verdict},
+        label,
+        standing::Begun,
+    },
     leg::Failed,
+    passing,
     proxy::Gateway,
-    pursuit::{Pursuit, Step},
+    pursuit::{Pursuit, Step, outcome},
     route::{
         Balanced,
-        plan::{no_target, weighted},
+        plan::{Attempt, Facts, no_target},
+        retry::Allowance,
     },
     upstream::{total_timeout, unix_now},
 };
@@ -56,7 +67,11 @@ impl Gateway {
             session.set_keepalive(None);
         }
         context.ticket.adopt(&session.req_header().headers);
-        match edition.state.admit(downstream::head(session))? {
+        let admission = match passing::front(&edition.state, session)? {
+            Some(passage) => Admission::Pass(Box::new(passage)),
+            None => edition.state.admit(downstream::head(session))?,
+        };
+        match admission {
             Admission::Answer(text) => {
                 context.call = Call::Own;
                 downstream::write_own(session, &mut context.ticket, text).await?;
@@ -74,6 +89,7 @@ impl Gateway {
                 // What fails is a head that was read and cannot be written.
                 arrival::keep_protected(session.req_header_mut())
                     .map_err(|error| arrival::failure(&error))?;
+                passing::prepare(session, &passage);
                 context.call = Call::Pass(passage);
                 Ok(Next::Proxy)
             }
@@ -96,17 +112,36 @@ impl Gateway {
         // From here on, an upstream's 1xx is the upstream's own business.
         session.as_downstream_mut().set_ignore_info_resp(true);
         context.begin_call();
-        let mut choose = |balanced: &Balanced| weighted(balanced, fastrand::f64());
+        let health = &edition.state.health;
+        let mut choose = |balanced: &Balanced, facts: &Facts<'_>| {
+            health.choose(balanced, facts, Instant::now(), fastrand::u64(..))
+        };
         let head = downstream::head(session);
         let plan = edition.state.plan(&directives, head, &body, &mut choose)?;
         let mut pursuit = Pursuit::new(directives, plan, body, replay);
         loop {
+            let begun = begin(health, &mut pursuit);
             let tried = self.attempt(session, context, &mut pursuit, roads).await;
             let failed = match tried {
-                Ok(next) => return Ok(next),
+                Ok(next) => {
+                    if let Some(mut begun) = begun {
+                        if let Some(took) = context.ticket.first_token() {
+                            begun.first_token(took);
+                        }
+                        begun.ended(context.verdict(), Instant::now());
+                    }
+                    return Ok(next);
+                }
                 Err(failed) => failed,
             };
-            let step = pursuit.after(&failed, unix_now(), fastrand::f64());
+            let outcome = outcome(&failed, unix_now());
+            let mut step = pursuit.after(&failed, &outcome, fastrand::f64());
+            if let Some(begun) = begun.filter(|_| failed.error.kind() != Kind::ClientGone) {
+                begun.ended(Verdict::from(&outcome), Instant::now());
+            }
+            if matches!(step, Step::Again(_)) && !may_retry(health, &pursuit) {
+                step = pursuit.forgo(&outcome);
+            }
             context.ticket.retries = pursuit.retries();
             if step == Step::End {
                 context.refused = failed.head;
@@ -134,7 +169,7 @@ impl Gateway {
             false => std::mem::take(&mut pursuit.body),
         };
         let attempt = pursuit.attempt().ok_or_else(no_target)?;
-        context.ticket.turn(&attempt.place);
+        context.ticket.turn(attempt.place.clone());
         let headers = &session.req_header().headers;
         let state = &edition.state;
         let Completing { mut work, settled } =
@@ -204,6 +239,15 @@ impl Context {
         Box::pin(gather::carry(&mut client, fan_out, upstream, &mut limit)).await
     }
 
+    /// What an answer that has begun says of its target.
+    fn verdict(&self) -> Verdict {
+        match &self.call {
+            Call::Complete(exchange) if exchange.report().failure.is_some() => Verdict::NoAnswer,
+            Call::Many(fan_out) if fan_out.report().failure.is_some() => Verdict::NoAnswer,
+            _ => Verdict::Success,
+        }
+    }
+
     fn limit(&self, deadlines: &Deadlines) -> Limit {
         let total = self.edition.upstream.timeouts().total;
         let began = self.ticket.attempted;
@@ -217,6 +261,31 @@ impl Context {
         let waiting = Box::pin(tokio::time::sleep(wait));
         client.wait(&mut limit, waiting).await
     }
+}
+
+/// Begins a call of the present target, or of the next one that is not left alone, in what is remembered of it. Nothing is
+/// remembered where no config named the target.
+fn begin(health: &Health, pursuit: &mut Pursuit) -> Option<Begun> {
+    let now = Instant::now();
+    let known = |attempt: &Attempt| health.of(attempt.id, &label(&attempt.leaf));
+    pursuit.pass_over(|attempt| {
+        attempt.breaker.is_some() && matches!(known(attempt).admits(now), Admits::Open(_))
+    });
+    let attempt = pursuit.attempt().filter(|attempt| attempt.id != 0)?;
+    let standing = known(attempt);
+    if !pursuit.is_again() {
+        health.first_call(&standing, now);
+    }
+    Some(standing.begin(attempt.breaker.as_ref(), now))
+}
+
+/// Whether the budget has a retry left: storms must die.
+fn may_retry(health: &Health, pursuit: &Pursuit) -> bool {
+    let Some(attempt) = pursuit.attempt().filter(|attempt| attempt.id != 0) else {
+        return true;
+    };
+    let standing = health.of(attempt.id, &label(&attempt.leaf));
+    health.may_retry(&standing, Allowance::default(), Instant::now())
 }
 
 /// Reads the body of a passage that is signed: the signature covers it, and stands before it.

@@ -16,7 +16,7 @@ use pingora::{
 use crate::{
     admin::Admin,
     config::{Config, ConfigError, Surroundings, source::Source},
-    door::Door,
+    door::{Door, Watch},
     drain::{Drain, Signals},
     emulator,
     proxy::Gateway,
@@ -174,7 +174,8 @@ fn check_server(conf: &ServerConf, source: &Source<'_>) -> Result<(), ConfigErro
 
 fn add_services(server: &mut Server, gateway: Gateway, reloader: &Arc<Reloader>) {
     let conf = server.configuration.clone();
-    let edition = gateway.edition.load_full();
+    let editions = gateway.edition.clone();
+    let edition = editions.load_full();
     let config = &edition.state.config;
     let mut proxy = Service::new("completions".to_owned(), Door::new(gateway.clone(), &conf));
     for address in &config.listen {
@@ -188,6 +189,7 @@ fn add_services(server: &mut Server, gateway: Gateway, reloader: &Arc<Reloader>)
         let admin = Admin {
             listen: config.listen.clone(),
             metrics: edition.state.metrics.clone(),
+            health: edition.state.health.clone(),
             reloader: reloader.clone(),
         };
         let mut service = Service::new("admin".to_owned(), admin);
@@ -197,6 +199,10 @@ fn add_services(server: &mut Server, gateway: Gateway, reloader: &Arc<Reloader>)
     }
     server.add_service(background_service("names", Names(gateway.clone())));
     server.add_service(background_service("hangup", Hangup(reloader.clone())));
+    if !config.tls.is_empty() {
+        let watch = Watch { edition: editions };
+        server.add_service(background_service("certificates", watch));
+    }
 }
 
 /// Pingora's own keys in a conf file.

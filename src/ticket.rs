@@ -91,7 +91,7 @@ impl Ticket {
     }
 
     /// A target's turn has come; `place`: where it stands in its config.
-    pub fn turn(&mut self, place: &Cow<'static, str>) {
+    pub fn turn(&mut self, place: Cow<'static, str>) {
         self.attempted = Instant::now();
         match place {
             Cow::Borrowed(place) => self.option = HeaderValue::from_static(place),
@@ -140,6 +140,12 @@ impl Ticket {
         }
         self.emulated = list(emulated.into_iter());
         self.dropped = list(settled.dropped.iter().map(String::as_str));
+    }
+
+    /// How long the present try's answer took to begin.
+    pub fn first_token(&self) -> Option<Duration> {
+        let before = self.attempted.saturating_duration_since(self.started);
+        Some(self.first_byte?.saturating_sub(before))
     }
 
     pub fn mark_first_byte(&mut self) {

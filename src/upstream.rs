@@ -234,7 +234,8 @@ pub fn sign_passage(request: &mut RequestHeader, passage: &Passage) -> Result<()
     Ok(())
 }
 
-/// Whether a final head follows this one. Upgrades are never asked for, so that a 101 is a final one: an error.
+/// Whether a final head follows this one. A 101 is a final one: what follows is another protocol, or an error if it was not
+/// asked for.
 pub fn is_interim(status: StatusCode) -> bool {
     status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
 }

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy reception context conductor gather client leg pulse pursuit opening lanes call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator      the only IO
+//! L8  proxy passing reception context conductor gather client leg pulse pursuit opening lanes call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator      the only IO
 //! L7  gateway
 //! L6  exchange passage
 //! L5  config health
-//! L4  route metrics
+//! L4  route front tls metrics
 //! L3  provider
 //! L2  dialect
 //! L1  wire completion
@@ -27,6 +27,8 @@ const LAYERS: &[(&str, u8)] = &[
     ("dialect", 2),
     ("provider", 3),
     ("route", 4),
+    ("front", 4),
+    ("tls", 4),
     ("metrics", 4),
     ("config", 5),
     ("health", 5),
@@ -34,6 +36,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("passage", 6),
     ("gateway", 7),
     ("proxy", 8),
+    ("passing", 8),
     ("reception", 8),
     ("context", 8),
     ("client", 8),

@@ -11,8 +11,11 @@ use crate::{
     completion::{Mark, PromptAs},
     config::{
         AllowedHost, Config, ConfigError, Emulator, credentials,
+        front::{self, ListenFile, UpstreamFile},
         limits::{LimitsFile, TimeoutsFile},
+        node::Node,
         prompt::PromptKeys,
+        routes,
         source::Source,
         substitutes::{self, InfillFile},
         text::{AuthText, BaseText, DialectText, ParameterText, Unique},
@@ -52,11 +55,14 @@ struct File {
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct GatewayFile {
-    listen: Option<OneOrMany>,
+    listen: Option<ListenFile>,
     admin: AdminFile,
     default: DefaultFile,
     providers: Unique<ProviderFile>,
     models: Unique<ModelFile>,
+    upstreams: Unique<UpstreamFile>,
+    configs: Unique<Node>,
+    routes: Vec<Node>,
     infill: Vec<InfillFile>,
     tokenizers: Unique<String>,
     allowed_hosts: Vec<AllowedHost>,
@@ -65,13 +71,6 @@ struct GatewayFile {
     unsupported: Unsupported,
     prompt_as: PromptAs,
     emulator: Option<EmulatorFile>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected host:port or a list of them")]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
 }
 
 #[derive(Default, Deserialize)]
@@ -132,13 +131,8 @@ fn default_tokens() -> u32 {
 
 impl GatewayFile {
     fn apply(self, source: &Source<'_>, config: &mut Config) -> Result<(), ConfigError> {
-        config.listen = match self.listen {
-            None => std::mem::take(&mut config.listen),
-            Some(OneOrMany::One(one)) => vec![one],
-            Some(OneOrMany::Many(many)) => many,
-        };
-        for address in &config.listen {
-            source.check_address(&["gateway", "listen"], address)?;
+        if let Some(listen) = self.listen {
+            listen.apply(source, config)?;
         }
         if let Some(listen) = self.admin.listen {
             config.admin = (listen != "none").then_some(listen);
@@ -163,8 +157,10 @@ impl GatewayFile {
         if let Some(emulator) = self.emulator {
             emulator.apply(source, config)?;
         }
+        config.front = front::read(self.upstreams.0, source, config)?;
         apply_default(self.default, source, config)?;
-        apply_models(self.models.0, source, config)
+        apply_models(self.models.0, source, config)?;
+        routes::apply(self.configs.0, &self.routes, source, config)
     }
 }
 
@@ -219,7 +215,7 @@ impl ProviderFile {
 }
 
 /// A provider that no row knows: OpenAI-shaped, unless the conf says more.
-fn declared(name: &str) -> Provider {
+pub(super) fn declared(name: &str) -> Provider {
     Provider {
         name: name.to_owned(),
         base: None,

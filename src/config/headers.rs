@@ -3,17 +3,17 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName};
-use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::{Value, value::RawValue};
 
 use crate::{
     completion::{Compliance, PromptAs, Shape, approach::PROMPT_AS},
+    config::{Config, host::custom_base, portkey},
     dialect::settle::Unsupported,
     error::Error,
-    provider::{Secret, table::is_option},
+    provider::Secret,
     route::{
         Route,
-        leaf::{Leaf, ROOT},
+        plan::{Facts, Traits, identity},
     },
 };
 
@@ -41,19 +41,31 @@ pub struct Directives {
 }
 
 impl Directives {
-    pub fn read(headers: &HeaderMap) -> Result<Self, Error> {
+    pub fn read(headers: &HeaderMap, conf: &Config) -> Result<Self, Error> {
         let ours = |name: &HeaderName| name.as_str().starts_with(PREFIX);
         if !headers.keys().any(ours) {
             return Self::of_app(headers);
         }
-        let route = text(headers, CONFIG)?.map(InlineConfig::read).transpose()?;
+        let provider = text(headers, PROVIDER)?;
+        let custom_host = text(headers, CUSTOM_HOST)?;
+        let route = match text(headers, CONFIG)? {
+            Some(config) => {
+                // Portkey says first what is wrong with these.
+                provider.map_or(Ok(()), |name| conf.check_provider(name))?;
+                let base = custom_host.map(|url| custom_base(url, &conf.allowed_hosts));
+                base.transpose()?;
+                Some(portkey::route(config, provider, conf)?)
+            }
+            None => None,
+        };
         let forward = text(headers, FORWARD)?.map(|list| list.split(',').map(str::trim));
-        let forward = forward.map(|names| names.map(forwardable).collect::<Result<_, _>>());
+        let forward = forward.map(|names| names.map(read_forward).collect::<Result<_, _>>());
+        refuse_guardrails(headers)?;
         let strict = text(headers, STRICT)? != Some("false");
         Ok(Self {
-            route: route.map(Arc::new),
-            provider: text(headers, PROVIDER)?.map(str::to_owned),
-            custom_host: text(headers, CUSTOM_HOST)?.map(str::to_owned),
+            route,
+            provider: provider.map(str::to_owned),
+            custom_host: custom_host.map(str::to_owned),
             forward: forward.transpose()?,
             timeout: read_timeout(text(headers, TIMEOUT)?)?,
             compliance: if strict {
@@ -64,6 +76,18 @@ impl Directives {
             metadata: text(headers, METADATA)?.map_or(Ok(BTreeMap::new()), read_metadata)?,
             ..Self::of_app(headers)?
         })
+    }
+
+    /// What of a request makes the same leaf another target.
+    pub fn traits(&self, facts: &Facts<'_>) -> Traits {
+        let key = self.key.as_ref().map(Secret::expose);
+        let host = self.custom_host.as_ref();
+        let model = facts.param("model").map(RawValue::get);
+        Traits {
+            key: key.map_or(0, |key| identity(&key)),
+            host: host.map_or(0, identity),
+            model: model.map_or(0, |model| identity(&model)),
+        }
     }
 
     /// Those of an app that knows nothing of this gateway: its key, and that is all.
@@ -151,161 +175,35 @@ fn read_metadata(json: &str) -> Result<BTreeMap<String, Value>, Error> {
         .map_err(|_| Error::invalid(METADATA, format!("`{METADATA}` must be a JSON object.")))
 }
 
-fn forwardable(name: &str) -> Result<HeaderName, Error> {
-    let refused = |why: &str| Error::invalid(FORWARD, format!("`{FORWARD}` {why}."));
-    let header: HeaderName = name
-        .parse()
-        .map_err(|_| refused("holds what is no header name"))?;
+fn read_forward(name: &str) -> Result<HeaderName, Error> {
+    forwardable(name).map_err(|why| Error::invalid(FORWARD, format!("`{FORWARD}` {why}.")))
+}
+
+/// A header that a client may have sent on. Err: why it may not.
+pub fn forwardable(name: &str) -> Result<HeaderName, &'static str> {
+    let Ok(header) = name.parse::<HeaderName>() else {
+        return Err("holds what is no header name");
+    };
     if header.as_str() == FORWARD {
-        return Err(refused("must not name itself"));
+        return Err("must not name itself");
     }
     if header.as_str().starts_with(PREFIX) || NEVER_FORWARDED.contains(&header.as_str()) {
-        return Err(refused(
+        return Err(
             "names a header that belongs to the connection, the credentials or the gateway",
-        ));
+        );
     }
     Ok(header)
 }
 
-/// `x-portkey-config`, inline: a single target. What later parts of the grammar would need is refused by its name.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct InlineConfig {
-    strategy: Option<Strategy>,
-    targets: Option<Vec<InlineConfig>>,
-    name: Option<String>,
-    weight: Option<f64>,
-    provider: Option<String>,
-    api_key: Option<String>,
-    custom_host: Option<String>,
-    request_timeout: Option<u64>,
-    override_params: BTreeMap<String, Box<RawValue>>,
-    forward_headers: Vec<String>,
-    strict_open_ai_compliance: Option<bool>,
-    /// All other fields: values for the slots of providers' places.
-    #[serde(flatten, deserialize_with = "read_options")]
-    options: BTreeMap<String, String>,
-}
-
-fn read_options<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<BTreeMap<String, String>, D::Error> {
-    let fields: BTreeMap<String, serde_json::Value> = BTreeMap::deserialize(deserializer)?;
-    let read = |(name, value): (String, serde_json::Value)| match value {
-        _ if !is_option(&name) => Err(D::Error::custom(format!("unknown field `{name}`"))),
-        serde_json::Value::String(text) => Ok((name, text)),
-        _ => Err(D::Error::custom(format!("`{name}` must be a string"))),
-    };
-    fields.into_iter().map(read).collect()
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Strategy {
-    mode: String,
-}
-
-impl InlineConfig {
-    /// The config's one target.
-    fn read(json: &str) -> Result<Route, Error> {
-        if !json.starts_with('{') {
-            return Err(Error::invalid(
-                CONFIG,
-                "Invalid config passed. You need to pass a valid json",
-            ));
-        }
-        let config: Self = serde_json::from_str(json).map_err(|error| match error.classify() {
-            serde_json::error::Category::Data => Error::invalid(
-                CONFIG,
-                format!("Invalid config passed: {}", without_input(&error)),
-            ),
-            _ => Error::invalid(
-                CONFIG,
-                "Invalid config passed. You need to pass a valid json",
-            ),
-        })?;
-        let (config, place) = config.into_single(ROOT.to_owned())?;
-        config.into_leaf(place).map(Arc::new).map(Route::Leaf)
-    }
-
-    fn into_leaf(self, place: String) -> Result<Leaf, Error> {
-        let forward = self.forward_headers.iter();
-        let timeout = self.request_timeout.filter(|&millis| millis > 0);
-        Ok(Leaf {
-            place: place.into(),
-            provider: self.provider,
-            key: self.api_key.as_deref().and_then(Secret::try_new),
-            custom_host: self.custom_host,
-            forward: forward
-                .map(|name| forwardable(name))
-                .collect::<Result<_, _>>()?,
-            timeout: timeout.map(Duration::from_millis),
-            strict: self.strict_open_ai_compliance,
-            options: self.options,
-            overrides: self.override_params,
-            ..Leaf::default()
-        })
-    }
-
-    /// The one target of a config that has one, with the root's fields where it has none of its own.
-    fn into_single(mut self, place: String) -> Result<(Self, String), Error> {
-        let mode = self
-            .strategy
-            .take()
-            .map_or_else(|| "single".to_owned(), |strategy| strategy.mode);
-        let targets = self.targets.take();
-        match (mode.as_str(), targets) {
-            ("single", None) => Ok((self, place)),
-            ("single", Some(targets)) => match <[Self; 1]>::try_from(targets) {
-                Ok([target]) => {
-                    let (target, place) = target.into_single(place + ".targets[0]")?;
-                    Ok((target.inherit(self), place))
-                }
-                Err(_) => Err(Error::invalid(
-                    CONFIG,
-                    "`targets` of a `single` strategy must hold one target.",
-                )),
-            },
-            ("fallback" | "loadbalance" | "conditional", _) => Err(Error::unsupported(
-                "x-portkey-config: strategy.mode",
-                "this version of the gateway (`single` is)",
-            )),
-            _ => Err(Error::invalid(
-                CONFIG,
-                "Invalid 'mode' value. Must be one of: single, loadbalance, fallback, conditional",
-            )),
+/// Portkey adds these to every target; what asks for checks is not served without them.
+fn refuse_guardrails(headers: &HeaderMap) -> Result<(), Error> {
+    for name in GUARDRAILS {
+        if text(headers, name)?.is_some_and(|list| list != "[]") {
+            let message = format!("`{name}`: guardrails are not run here.");
+            return Err(Error::invalid(*name, message));
         }
     }
-
-    fn inherit(mut self, parent: Self) -> Self {
-        for (name, value) in parent.override_params {
-            self.override_params.entry(name).or_insert(value);
-        }
-        if self.forward_headers.is_empty() {
-            self.forward_headers = parent.forward_headers;
-        }
-        self.custom_host = self.custom_host.or(parent.custom_host);
-        self.request_timeout = self.request_timeout.or(parent.request_timeout);
-        self.strict_open_ai_compliance = self
-            .strict_open_ai_compliance
-            .or(parent.strict_open_ai_compliance);
-        self
-    }
-}
-
-/// serde's message names fields and types; it quotes a wrong value only as `string "…"`, which is cut away here.
-fn without_input(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    match text
-        .split_once("invalid type: ")
-        .or_else(|| text.split_once("invalid value: "))
-    {
-        Some((_, rest)) => format!(
-            "wrong type, {}",
-            rest.split_once(", ").map_or("", |(_, wanted)| wanted)
-        ),
-        None => text,
-    }
+    Ok(())
 }
 
 /// What Portkey's Python SDK sends where its user gave `x-portkey-api-key` alone.
@@ -322,6 +220,10 @@ pub const TRACE_ID: &str = "x-portkey-trace-id";
 pub const METADATA: &str = "x-portkey-metadata";
 /// Not Portkey's: what becomes of a parameter that nobody can carry.
 pub const UNSUPPORTED: &str = "x-completions-unsupported";
+const GUARDRAILS: &[&str] = &[
+    "x-portkey-default-input-guardrails",
+    "x-portkey-default-output-guardrails",
+];
 pub const STRICT: &str = "x-portkey-strict-open-ai-compliance";
 
 /// Framing, hop-by-hop, credentials, and the headers that open cloud metadata services.
@@ -359,13 +261,21 @@ const NEVER_FORWARDED: &[&str] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{config::AllowedHost, route::leaf::Leaf};
 
     fn read(pairs: &[(&'static str, &str)]) -> Result<Directives, Error> {
+        let conf = Config {
+            allowed_hosts: vec![
+                AllowedHost::try_new("a").unwrap(),
+                AllowedHost::try_new("b").unwrap(),
+            ],
+            ..Config::default()
+        };
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
             headers.append(*name, value.parse().unwrap());
         }
-        Directives::read(&headers)
+        Directives::read(&headers, &conf)
     }
 
     fn key(pairs: &[(&'static str, &str)]) -> Option<String> {
@@ -429,7 +339,10 @@ mod tests {
         for (name, value) in [
             (CONFIG, "pc-saved"),
             (CONFIG, "{"),
-            (CONFIG, r#"{"provider":"openai","retry":{"attempts":3}}"#),
+            (
+                CONFIG,
+                r#"{"provider":"openai","retry":{"attempts":"canary"}}"#,
+            ),
             (CONFIG, r#"{"api_key":{"canary":1}}"#),
             (CONFIG, r#"{"strategy":{"mode":"fallback"},"targets":[]}"#),
             (CONFIG, r#"{"provider":5,"api_key":"canary"}"#),

@@ -2,13 +2,22 @@
 
 mod credentials;
 pub mod file;
+mod front;
 pub mod headers;
 pub mod host;
+mod inherit;
+mod leaf;
 mod limits;
+mod node;
+mod portkey;
 mod prompt;
+mod query;
+mod routes;
+mod schema;
 pub mod source;
 mod substitutes;
 mod text;
+mod tree;
 pub mod word;
 
 use std::{
@@ -21,8 +30,11 @@ use std::{
 use crate::{
     completion::PromptAs,
     dialect::{settle::Unsupported, substitute::Substitutes},
+    error::Error,
+    front::Front,
     provider::{Base, Provider, Row, place::Place, table::ROWS},
-    route::Models,
+    route::{Models, Route, rules::Rules},
+    tls::Tls,
 };
 
 pub use host::AllowedHost;
@@ -31,11 +43,19 @@ pub use host::AllowedHost;
 pub struct Config {
     /// `host:port` of each client listener.
     pub listen: Vec<String>,
+    /// By port, of those listeners that are TLS.
+    pub tls: BTreeMap<u16, Arc<Tls>>,
     /// `host:port` of the admin listener; `None` switches it off.
     pub admin: Option<String>,
     pub default: Defaults,
     pub providers: BTreeMap<String, Arc<Provider>>,
     pub models: Models,
+    /// The apps that the gateway stands in front of.
+    pub front: Front,
+    /// What `x-portkey-config` may name.
+    pub configs: BTreeMap<String, Arc<Route>>,
+    /// For requests that name neither a config nor a provider.
+    pub routes: Rules,
     pub substitutes: Substitutes,
     /// Hosts that a client may choose by `x-portkey-custom-host`. Empty: none.
     pub allowed_hosts: Vec<AllowedHost>,
@@ -160,6 +180,23 @@ impl Config {
         let bases = named.filter_map(|provider| provider.base.as_deref());
         bases.map(|base| &*base.host).collect()
     }
+
+    pub fn provider(&self, name: &str) -> Result<Arc<Provider>, Error> {
+        self.check_provider(name)?;
+        let unserved = || Error::unsupported("x-portkey-provider", name);
+        self.providers.get(name).cloned().ok_or_else(unserved)
+    }
+
+    /// Whether a client may name the provider: Portkey's that have no completions are known, and lead nowhere.
+    pub fn check_provider(&self, name: &str) -> Result<(), Error> {
+        if self.providers.contains_key(name) || tree::is_elsewhere(name) {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "x-portkey-provider",
+            "Invalid provider passed",
+        ))
+    }
 }
 
 impl Default for Config {
@@ -167,6 +204,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: vec![DEFAULT_LISTEN.to_owned()],
+            tls: BTreeMap::new(),
             admin: Some(DEFAULT_ADMIN.to_owned()),
             default: Defaults {
                 provider: Some(DEFAULT_PROVIDER.to_owned()),
@@ -177,6 +215,9 @@ impl Default for Config {
                 .map(|row| (row.name.to_owned(), Arc::new(built_in(row))))
                 .collect(),
             models: Models::default(),
+            front: Front::default(),
+            configs: BTreeMap::new(),
+            routes: Rules::default(),
             substitutes: Substitutes::default(),
             allowed_hosts: Vec::new(),
             limits: Limits::default(),

@@ -3,7 +3,7 @@
 use http::{HeaderName, HeaderValue};
 
 use crate::{
-    config::{Config, ConfigError, Surroundings},
+    config::{Config, ConfigError, Surroundings, schema::Step},
     provider::Secret,
 };
 
@@ -41,6 +41,23 @@ impl Source<'_> {
             line: line.map_or(start, |line| start + line),
             path: format!("{}[{place}].{key}", list.join(".")),
             ..self.error(list, message)
+        }
+    }
+
+    /// An error at a place that is told by steps through mappings and lists.
+    pub fn error_at(&self, steps: &[Step], message: String) -> ConfigError {
+        let mut path = String::new();
+        for step in steps {
+            match step {
+                Step::Field(name) if path.is_empty() => path.push_str(name),
+                Step::Field(name) => path.extend([".", name]),
+                Step::Item(place) => path.push_str(&format!("[{place}]")),
+            }
+        }
+        ConfigError {
+            line: line_at(self.text, steps),
+            path,
+            ..self.error(&[], message)
         }
     }
 
@@ -205,6 +222,72 @@ fn line_in_entry<'l>(
         }
     }
     found
+}
+
+/// The line of the deepest of `steps` that can be found in block style.
+fn line_at(text: &str, steps: &[Step]) -> usize {
+    let lines: Vec<&str> = text.lines().collect();
+    // The line of what was found last, and how deep it stands; what is inside it stands deeper.
+    let (mut found, mut depth) = (None, None);
+    for step in steps {
+        let next = match step {
+            Step::Field(name) => field_line(&lines, (found, depth), name),
+            Step::Item(place) => item_line(&lines, (found, depth), *place),
+        };
+        let Some((line, deep)) = next else { break };
+        (found, depth) = (Some(line), Some(deep));
+    }
+    found.map_or(0, |line| line + 1)
+}
+
+type At = (Option<usize>, Option<usize>);
+
+/// The lines that are none of a comment's, with their depths, from `line` on.
+fn told_lines<'l>(
+    lines: &'l [&'l str],
+    line: usize,
+) -> impl Iterator<Item = (usize, usize, &'l str)> {
+    let deep = |(number, line): (usize, &'l &str)| {
+        let text = line.trim_start();
+        let is_told = !text.is_empty() && !text.starts_with('#');
+        is_told.then_some((number, line.len() - text.len(), text))
+    };
+    lines.iter().enumerate().skip(line).filter_map(deep)
+}
+
+fn field_line(lines: &[&str], (found, depth): At, name: &str) -> Option<(usize, usize)> {
+    for (number, deep, text) in told_lines(lines, found.unwrap_or(0)) {
+        let is_inside = depth.is_none_or(|depth| deep > depth);
+        if !is_inside && Some(number) != found {
+            return None;
+        }
+        // In a list, a mapping's first key stands behind the dash.
+        let key = text.trim_start_matches("- ");
+        let column = deep + text.len() - key.len();
+        let key = key.trim_start_matches(['"', '\'']).strip_prefix(name);
+        let is_key = key.is_some_and(|rest| rest.trim_start_matches(['"', '\'']).starts_with(':'));
+        if is_key && depth.is_none_or(|depth| column > depth) {
+            return Some((number, column));
+        }
+    }
+    None
+}
+
+fn item_line(lines: &[&str], (found, depth): At, place: usize) -> Option<(usize, usize)> {
+    let start = found.map_or(0, |line| line + 1);
+    let (mut list, mut seen) = (None, 0);
+    for (number, deep, text) in told_lines(lines, start) {
+        let is_item = text.starts_with('-');
+        let list = *list.get_or_insert(deep);
+        if depth.is_some_and(|depth| deep < depth) || deep < list || deep == list && !is_item {
+            return None;
+        }
+        if deep == list && seen == place {
+            return Some((number, deep));
+        }
+        seen += usize::from(deep == list);
+    }
+    None
 }
 
 /// The line on which the deepest part of `path` stands that can be found. Block style only; a flow mapping counts by the

@@ -28,6 +28,8 @@ macro_rules! text {
 
 text!(BaseText, Base, |text: &str| Base::try_new(text, "base_url")
     .map_err(|error| error.message().to_owned()));
+text!(UrlText, Base, |text: &str| Base::try_new(text, "url")
+    .map_err(|error| error.message().to_owned()));
 text!(DurationText, Duration, read_duration);
 text!(MaybeDuration, Option<Duration>, |text: &str| match text {
     "none" => Ok(None),

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::{
     completion::{Compliance, PromptAs},
@@ -11,7 +11,7 @@ use crate::{
     dialect::settle::Unsupported,
     error::Error,
     provider::{
-        Auth, Credential, Provider, Secret,
+        Auth, Credential, Provider, Secret, Target,
         place::Slot,
         scheme::{Part, Parts},
     },
@@ -70,9 +70,11 @@ impl<'a> Word<'a> {
 
     /// The client's own credential: the parts of one that is more than a key, or its key.
     pub fn credential(self, provider: &Provider) -> Result<Option<Credential>, Error> {
+        let sent = self.sends_key();
         let named = |part: &Part| match (self.leaf.options.get(part.name), part.header) {
             (_, "") => Ok(None),
             (Some(value), _) => Ok(Secret::try_new(value)),
+            (None, _) if !sent => Ok(None),
             (None, header) => {
                 headers::text(self.headers, header).map(|text| Secret::try_new(text?))
             }
@@ -88,14 +90,36 @@ impl<'a> Word<'a> {
 
     /// The client's key: the target's own, else the one that came beside the config, if it is meant for this provider.
     fn key(self, provider: &Provider) -> Option<Secret> {
+        let sent = || {
+            let sent = self.directives.key.clone();
+            sent.or_else(|| native_key(provider, self.headers))
+        };
         let own = self.leaf.key.clone();
-        own.or_else(|| match self.leaf.client_key {
-            ClientKey::Sent => {
-                let sent = self.directives.key.clone();
-                sent.or_else(|| native_key(provider, self.headers))
+        own.or_else(|| self.sends_key().then(sent).flatten())
+    }
+
+    /// Whether the key that came beside the config is for this target.
+    fn sends_key(self) -> bool {
+        match self.leaf.client_key {
+            ClientKey::Sent => true,
+            ClientKey::IfNamed => {
+                let named =
+                    self.leaf.provider.is_none() || self.leaf.provider == self.directives.provider;
+                named && self.directives.provider.is_some()
             }
-            ClientKey::Withheld => None,
-        })
+            // The operator's stays behind where the client chooses the host.
+            ClientKey::Never => self.directives.custom_host.is_some(),
+        }
+    }
+
+    /// A target to which nothing goes that would let it in, because the key that was sent is another provider's.
+    pub fn check_key(self, target: &Target) -> Result<(), Error> {
+        let keyless = target.credential.is_none() && target.provider.auth != Auth::None;
+        if !keyless || self.sends_key() || self.directives.key.is_none() {
+            return Ok(());
+        }
+        let place = format!("{}: {}", headers::CONFIG, self.leaf.place);
+        Err(Error::invalid(place, NO_KEY))
     }
 
     /// The client's headers that go upstream: those it asked to forward, and OpenAI's own account headers to OpenAI.
@@ -108,10 +132,13 @@ impl<'a> Word<'a> {
             }
         }
         if provider.name == "openai" {
-            for (plain, portkey) in OPENAI_ACCOUNT {
-                let value = self.headers.get(plain);
-                if let Some(value) = value.or_else(|| self.headers.get(portkey)) {
-                    forwarded.insert(plain, value.clone());
+            for account in OPENAI_ACCOUNT {
+                let own = self.leaf.options.get(account.option);
+                let own = own.and_then(|value| HeaderValue::from_str(value).ok());
+                let sent = self.headers.get(account.plain);
+                let sent = sent.or_else(|| self.headers.get(account.portkey));
+                if let Some(value) = own.or_else(|| sent.cloned()) {
+                    forwarded.insert(account.header(), value);
                 }
             }
         }
@@ -127,8 +154,36 @@ fn native_key(provider: &Provider, headers: &HeaderMap) -> Option<Secret> {
     }
 }
 
-const OPENAI_ACCOUNT: [(&str, &str); 3] = [
-    ("openai-organization", "x-portkey-openai-organization"),
-    ("openai-project", "x-portkey-openai-project"),
-    ("openai-beta", "x-portkey-openai-beta"),
+const NO_KEY: &str = "This target has no `api_key`, the gateway holds none for its provider, and the request's own key is for the provider that `x-portkey-provider` names: targets of several providers need keys of their own.";
+
+/// A header of OpenAI's that says whose account is charged, and what it is called on the way here.
+pub struct Account {
+    pub plain: &'static str,
+    pub portkey: &'static str,
+    /// In a config.
+    pub option: &'static str,
+}
+
+impl Account {
+    pub fn header(&self) -> HeaderName {
+        HeaderName::from_static(self.plain)
+    }
+}
+
+pub const OPENAI_ACCOUNT: &[Account] = &[
+    Account {
+        plain: "openai-organization",
+        portkey: "x-portkey-openai-organization",
+        option: "openai_organization",
+    },
+    Account {
+        plain: "openai-project",
+        portkey: "x-portkey-openai-project",
+        option: "openai_project",
+    },
+    Account {
+        plain: "openai-beta",
+        portkey: "x-portkey-openai-beta",
+        option: "openai_beta",
+    },
 ];

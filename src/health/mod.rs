@@ -6,16 +6,17 @@
 //! |---|---|
 //! | `circuit` | when a target is left alone; the essay and the diagram |
 //! | `standing` | all that is known of one target, and a call under way |
-//! | `pace`, `spread` | its first-token times: their average, their quantiles |
+//! | `pace` | its first-token times: their average |
 //! | `budget` | what retries may add to the load |
 //! | `choice`, `prefixes` | which of several targets is called |
 //! | `window`, `hash` | counts over ten seconds; numbers that look like chance |
 
 pub mod budget;
+mod choice;
 pub mod circuit;
 mod hash;
 mod pace;
-mod spread;
+mod prefixes;
 pub mod standing;
 mod window;
 
@@ -30,6 +31,8 @@ use std::{
 
 use self::{
     budget::Budget,
+    choice::Turns,
+    prefixes::Prefixes,
     standing::{Standing, View},
 };
 use crate::route::{leaf::Leaf, retry::Allowance};
@@ -44,6 +47,8 @@ pub struct Health {
     uses: AtomicU64,
     /// What retries may add to the load of the whole process.
     pub budget: Budget,
+    turns: Mutex<Turns>,
+    prefixes: Mutex<Prefixes>,
 }
 
 #[derive(Debug)]
@@ -65,17 +70,14 @@ impl Health {
             targets: Mutex::default(),
             uses: AtomicU64::new(0),
             budget: Budget::default(),
+            turns: Mutex::default(),
+            prefixes: Mutex::default(),
         }
     }
 
     /// What is known of the target `id`. `label`: for the operator, without secrets; the first one counts.
     pub fn of(&self, id: u64, label: &str) -> Arc<Standing> {
         self.known(id, || Standing::new(label))
-    }
-
-    /// As [`Health::of`], under the leaf's own name.
-    pub fn of_leaf(&self, leaf: &Leaf) -> Arc<Standing> {
-        self.known(leaf.id, || Standing::new(&label(leaf)))
     }
 
     fn known(&self, id: u64, make: impl FnOnce() -> Standing) -> Arc<Standing> {

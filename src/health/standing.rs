@@ -12,8 +12,9 @@ use super::{
     budget::Budget,
     circuit::{Admits, Circuit, Part, Passed, Verdict},
     pace::Pace,
-    spread::Spread,
 };
+use serde::{Serialize, Serializer};
+
 use crate::route::{plan::Breaker, retry::Outcome};
 
 /// One target: shared by all requests that may call it.
@@ -35,21 +36,28 @@ pub struct Standing {
 struct Memory {
     circuit: Circuit,
     pace: Pace,
-    spread: Spread,
 }
 
 /// What the operator is shown.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct View {
+    /// The provider, and the model if the target names one.
+    #[serde(rename = "target")]
     pub label: String,
     pub state: &'static str,
     /// How long it will be left alone yet.
+    #[serde(rename = "probed_in_ms", serialize_with = "millis")]
     pub probed_in: Option<Duration>,
     pub outstanding: u32,
     pub calls: u64,
     pub failures: u64,
     /// The moving average of its first-token times.
+    #[serde(rename = "first_token_ms", serialize_with = "millis")]
     pub first_token: Option<Duration>,
+}
+
+fn millis<S: Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.as_secs_f64() * 1e3).serialize(to)
 }
 
 impl Standing {
@@ -112,11 +120,6 @@ impl Standing {
         self.memory().pace.cost(self.outstanding(), now)
     }
 
-    /// The first-token time that a share of `quantile` of the calls stay below; `None`: too few are known.
-    pub fn first_token_within(&self, quantile: f64) -> Option<Duration> {
-        self.memory().spread.within(quantile)
-    }
-
     pub fn view(&self, now: Instant) -> View {
         let (admits, figure) = {
             let memory = self.memory();
@@ -161,7 +164,6 @@ impl Begun {
         let now = since.checked_add(elapsed).unwrap_or(since);
         let mut memory = self.standing.memory();
         memory.pace.sample(elapsed, now);
-        memory.spread.add(elapsed, now);
         if self.breaker.is_some() {
             memory.circuit.works(self.call);
         }
@@ -215,8 +217,6 @@ impl From<&Outcome> for Verdict {
     }
 }
 
-/// The words for a circuit's state.
-pub const STATES: [&str; 3] = [CLOSED, PROBING, OPEN];
 const CLOSED: &str = "closed";
 const PROBING: &str = "probing";
 const OPEN: &str = "open";
@@ -307,6 +307,7 @@ mod tests {
         let verdict = |status, transport| {
             Verdict::from(&Outcome {
                 status,
+                alias: None,
                 transport,
                 retry_after: None,
             })

@@ -38,21 +38,23 @@ pub struct Leaf {
     pub prompt_as: Option<PromptAs>,
     pub retry: Retry,
     pub breaker: Option<Breaker>,
-    /// Calls to it at a time.
-    pub max_concurrent: Option<u32>,
-    /// Whose key it gets where it has none of its own.
+    /// Whether it gets the key that came beside its config, where it has none of its own.
     pub client_key: ClientKey,
+    /// `overrides` name a model.
+    pub names_model: bool,
     /// What is remembered of the target is remembered under this; 0: nothing is.
     pub id: u64,
 }
 
 /// Whether the key that a client sent beside its config is meant for a target.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientKey {
-    #[default]
+    /// All targets are of one provider.
     Sent,
-    /// It is another provider's.
-    Withheld,
+    /// There are several: only if the request's own header names that of the target.
+    IfNamed,
+    /// The operator gave the target a key of its own.
+    Never,
 }
 
 impl Default for Leaf {
@@ -73,8 +75,8 @@ impl Default for Leaf {
             prompt_as: None,
             retry: Retry::default(),
             breaker: None,
-            max_concurrent: None,
             client_key: ClientKey::Sent,
+            names_model: false,
             id: 0,
         }
     }

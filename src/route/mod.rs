@@ -1,9 +1,11 @@
 //! Who is called: the conf's model map, and the tree of a config's strategies.
 
+pub mod condition;
 pub mod leaf;
 pub mod plan;
 #[allow(dead_code, reason = "the loop of attempts, which comes after it")]
 pub mod retry;
+pub mod rules;
 
 use std::sync::Arc;
 
@@ -11,7 +13,7 @@ use http::HeaderName;
 
 use crate::{
     pattern,
-    route::{leaf::Leaf, plan::Trigger},
+    route::{condition::Query, leaf::Leaf, plan::Trigger},
 };
 
 /// A config: a tree whose leaves are targets.
@@ -25,6 +27,25 @@ pub enum Route {
     },
     /// One of several.
     Balance(Balanced),
+    /// The target of the first condition that holds, else the default; both by their place among the targets.
+    Conditional {
+        conditions: Vec<(Query, usize)>,
+        default: Option<usize>,
+        targets: Vec<Route>,
+    },
+}
+
+impl Route {
+    /// That of its first leaf; 0: it has none.
+    pub fn id(&self) -> u64 {
+        match self {
+            Self::Leaf(leaf) => leaf.id,
+            Self::Fallback { targets, .. } | Self::Conditional { targets, .. } => {
+                targets.first().map_or(0, Self::id)
+            }
+            Self::Balance(balanced) => balanced.targets.first().map_or(0, |target| target.id),
+        }
+    }
 }
 
 /// Targets of which one is called.

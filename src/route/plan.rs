@@ -13,6 +13,7 @@
 use std::{
     borrow::Cow,
     collections::BTreeMap,
+    hash::{BuildHasher, Hash, RandomState},
     ops::Deref,
     sync::{Arc, LazyLock},
     time::Duration,
@@ -24,8 +25,8 @@ use serde_json::{Value, value::RawValue};
 use crate::{
     error::Error,
     route::{
-        Balanced, Route,
-        leaf::{Leaf, ROOT},
+        Balanced, Route, Weighed,
+        leaf::{ClientKey, Leaf, ROOT},
         retry::{Outcome, Retry},
     },
 };
@@ -137,6 +138,18 @@ pub struct Facts<'a> {
     pub params: &'a [(String, &'a RawValue)],
     pub path: &'a str,
     pub headers: &'a HeaderMap,
+    pub traits: Traits,
+}
+
+/// What of a request makes the same leaf another target.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Traits {
+    /// The client's key, for a leaf that takes it; 0: there is none.
+    pub key: u64,
+    /// The host that the client chose.
+    pub host: u64,
+    /// The model that the client asks for.
+    pub model: u64,
 }
 
 impl<'a> Facts<'a> {
@@ -154,7 +167,14 @@ impl<'a> Facts<'a> {
 }
 
 /// Says which of a balanced node's targets is called.
-pub type Choose<'a> = &'a mut dyn FnMut(&Balanced) -> usize;
+pub type Choose<'a> = &'a mut dyn FnMut(&Balanced, &Facts<'_>) -> usize;
+
+/// A number for a thing, the same for the same thing as long as the process lives, and not to be guessed outside: what one
+/// client does must not count against another's targets.
+pub fn identity(thing: &impl Hash) -> u64 {
+    static SECRET: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    SECRET.hash_one(thing)
+}
 
 /// The attempts that `route` comes to. Err: no target is left to call.
 pub fn plan(route: &Route, facts: &Facts<'_>, choose: Choose<'_>) -> Result<Plan, Error> {
@@ -174,11 +194,22 @@ fn flatten(
     attempts: &mut Vec<Attempt>,
 ) -> Result<(), Error> {
     match route {
-        Route::Leaf(leaf) => attempts.push(attempt(leaf)),
+        Route::Leaf(leaf) => attempts.push(attempt(leaf, facts.traits)),
         Route::Balance(balanced) => {
-            let chosen = balanced.targets.get(choose(balanced));
+            let balanced = balanced.told(facts.traits);
+            let chosen = balanced.targets.get(choose(&balanced, facts));
             let chosen = chosen.or(balanced.targets.first()).ok_or_else(no_target)?;
             flatten(&chosen.route, facts, choose, attempts)?;
+        }
+        Route::Conditional {
+            conditions,
+            default,
+            targets,
+        } => {
+            let mut held = conditions.iter().filter(|(query, _)| query.holds(facts));
+            let chosen = held.next().map(|(_, target)| *target).or(*default);
+            let chosen = chosen.and_then(|target| targets.get(target));
+            flatten(chosen.ok_or_else(unresolved)?, facts, choose, attempts)?;
         }
         Route::Fallback { on, targets } => {
             let (mut behind, mut failure) = (None, None);
@@ -209,24 +240,59 @@ fn flatten(
     Ok(())
 }
 
-/// Whose share of the weights `draw`, of [0, 1), falls into.
-pub fn weighted(balanced: &Balanced, draw: f64) -> usize {
-    let sum: f64 = balanced.targets.iter().map(|target| target.weight).sum();
-    let mut left = draw * sum;
-    let found = balanced.targets.iter().position(|target| {
-        left -= target.weight;
-        left < 0.0
-    });
-    found.unwrap_or_default()
+impl Balanced {
+    /// The same, each target under the identity that it has for a request of such traits.
+    fn told(&self, traits: Traits) -> Self {
+        let told = |target: &Weighed| Weighed {
+            id: target.route.id_with(traits),
+            ..target.clone()
+        };
+        Self {
+            targets: self.targets.iter().map(told).collect(),
+            ..self.clone()
+        }
+    }
 }
 
-fn attempt(leaf: &Arc<Leaf>) -> Attempt {
+impl Route {
+    /// The identity of its first leaf.
+    pub fn id_with(&self, traits: Traits) -> u64 {
+        match self {
+            Self::Leaf(leaf) => id_of(leaf, traits),
+            Self::Fallback { targets, .. } | Self::Conditional { targets, .. } => {
+                targets.first().map_or(0, |target| target.id_with(traits))
+            }
+            Self::Balance(balanced) => {
+                let first = balanced.targets.first();
+                first.map_or(0, |target| target.route.id_with(traits))
+            }
+        }
+    }
+}
+
+/// What is remembered of a leaf for a request of such traits is remembered under this.
+fn id_of(leaf: &Leaf, traits: Traits) -> u64 {
+    let takes_key = leaf.key.is_none() && leaf.client_key != ClientKey::Never;
+    let key = if takes_key { traits.key } else { 0 };
+    let model = if leaf.names_model { 0 } else { traits.model };
+    match (key, traits.host, model) {
+        (0, 0, 0) => leaf.id,
+        traits => identity(&(leaf.id, traits)),
+    }
+}
+
+fn unresolved() -> Error {
+    let message = "Query router did not resolve to any valid target";
+    Error::invalid("x-portkey-config", message)
+}
+
+fn attempt(leaf: &Arc<Leaf>, traits: Traits) -> Attempt {
     Attempt {
         leaf: Arc::clone(leaf),
         place: leaf.place.clone(),
         retry: leaf.retry.clone(),
         jumps: Vec::new(),
-        id: leaf.id,
+        id: id_of(leaf, traits),
         breaker: leaf.breaker.clone(),
     }
 }

@@ -334,7 +334,8 @@ mod tests {
             retry_after(&headers, now).map(|wait| wait.as_millis())
         };
         let day = Some(86_400_000);
-        let cases: &[(&[(&str, &str)], Option<u128>)] = &[
+        type Case<'a> = (&'a [(&'a str, &'a str)], Option<u128>);
+        let cases: &[Case<'_>] = &[
             (&[], None),
             (&[("retry-after", "2")], Some(2_000)),
             (&[("retry-after", " 2 ")], Some(2_000)),

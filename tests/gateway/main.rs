@@ -2,21 +2,26 @@
 
 mod bodies;
 mod canary;
+mod chaos;
 mod completions;
 mod counts;
 mod credentials;
 mod embedding;
+mod fallback;
 mod fan_out;
 mod faults;
 mod follow;
+mod front;
 mod gaps;
 mod handover;
 mod http2;
 mod identities;
 mod leaving;
 mod passing;
+mod portkey;
 mod process;
 mod prompt_as;
 mod providers;
 mod reload;
 mod support;
+mod tls;

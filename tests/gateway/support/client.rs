@@ -97,6 +97,13 @@ impl Client {
         answer
     }
 
+    /// The next `count` bytes.
+    pub fn read_exact(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        self.reader.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
     /// The next chunk; empty: the last one. `None`: the connection broke.
     pub fn read_chunk(&mut self) -> Option<Vec<u8>> {
         read_chunk(&mut self.reader)

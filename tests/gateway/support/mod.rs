@@ -1,6 +1,7 @@
 //! What end-to-end tests share: the binary as a child process, a scripted upstream, a client that sends exact bytes.
 //! Everything is on loopback, and every wait has an end.
 
+pub mod app;
 pub mod client;
 pub mod upstream;
 
@@ -32,11 +33,21 @@ impl Gateway {
         Self::start_with(lines, &[])
     }
 
+    /// One that listens on other addresses too: each an entry of `listen`.
+    pub fn start_on(entries: &[&str], lines: &str) -> Self {
+        Self::launch(entries, lines, &[])
+    }
+
     pub fn start_with(lines: &str, variables: &[(&str, &str)]) -> Self {
+        Self::launch(&[], lines, variables)
+    }
+
+    pub fn launch(entries: &[&str], lines: &str, variables: &[(&str, &str)]) -> Self {
         // A port that was free a moment ago may be taken by a neighbour: then the binary says so and stops.
         for _ in 0..10 {
             let (address, admin) = (free_address(), free_address());
-            let conf = conf_text(&address, &admin, lines);
+            let listen = [&[address.as_str()], entries].concat();
+            let conf = conf_text(&listen, &admin, lines);
             let file = scratch("conf.yaml");
             fs::write(&file, conf).unwrap();
             let (child, log) = spawn(&["-c", file.to_str().unwrap()], variables);
@@ -88,7 +99,11 @@ impl Gateway {
 
     /// Writes its conf anew, with other lines.
     pub fn rewrite(&self, lines: &str) {
-        fs::write(&self.conf, conf_text(&self.address, &self.admin, lines)).unwrap();
+        fs::write(
+            &self.conf,
+            conf_text(&[self.address.as_str()], &self.admin, lines),
+        )
+        .unwrap();
     }
 
     pub fn signal(&self, name: &str) {
@@ -119,12 +134,11 @@ fn spawn(arguments: &[&str], variables: &[(&str, &str)]) -> (Child, PathBuf) {
 }
 
 /// A conf with `gateway:` lines beside the addresses.
-pub fn conf_text(address: &str, admin: &str, lines: &str) -> String {
+pub fn conf_text(listen: &[&str], admin: &str, lines: &str) -> String {
+    let socket = std::env::temp_dir().join(format!("completions-{admin}.sock"));
+    let (socket, listen) = (socket.display(), listen.join("\n    - "));
     format!(
-        "threads: 2\nupgrade_sock: {}\ngateway:\n  listen: {address}\n  admin: {{ listen: \"{admin}\" }}\n{lines}",
-        std::env::temp_dir()
-            .join(format!("completions-{address}.sock"))
-            .display()
+        "threads: 2\nupgrade_sock: {socket}\ngateway:\n  listen:\n    - {listen}\n  admin: {{ listen: \"{admin}\" }}\n{lines}"
     )
 }
 

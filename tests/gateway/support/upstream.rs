@@ -90,7 +90,7 @@ impl Upstream {
     }
 }
 
-fn serve(stream: TcpStream, connection: usize, script: &Script, log: &Mutex<Vec<Request>>) {
+pub fn serve(stream: TcpStream, connection: usize, script: &Script, log: &Mutex<Vec<Request>>) {
     stream.set_nodelay(true).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut reader = BufReader::new(stream.try_clone().unwrap());
