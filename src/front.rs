@@ -125,6 +125,14 @@ pub struct Front {
 }
 
 impl Front {
+    /// Those of the apps.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.rules.iter().filter_map(|rule| match &rule.way {
+            Way::App(app) => Some(&*app.target.base.host),
+            Way::Provider(_) => None,
+        })
+    }
+
     pub fn new(mut rules: Vec<Rule>) -> Self {
         rules.sort_by_key(|rule| {
             let host = rule.host.as_deref().map(pattern::rank);

@@ -99,7 +99,8 @@ impl Reloader {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let ready = (self.reread)()?;
         let needs_restart = changed(&self.fixed, &ready.fixed());
-        let config = ready.into_config();
+        let mut config = ready.into_config();
+        config.tls = as_bound(&self.gateway.edition.load().state.config.tls, &config.tls);
         for renewal in &self.renewals {
             renewal(&config);
         }
@@ -134,6 +135,13 @@ impl BackgroundService for Hangup {
     }
 }
 
+/// What `new` says of the ports that are open, and of no other. One of which it says nothing any more stays as it is: a port
+/// of TLS must not turn into one without because its address in the conf is another.
+fn as_bound<T: Clone>(old: &BTreeMap<u16, T>, new: &BTreeMap<u16, T>) -> BTreeMap<u16, T> {
+    let kept = |(port, old): (&u16, &T)| (*port, new.get(port).unwrap_or(old).clone());
+    old.iter().map(kept).collect()
+}
+
 /// Keys that are not what they were.
 fn changed(old: &Fixed, new: &Fixed) -> Vec<String> {
     let differs = |key: &&String| old.get(*key) != new.get(*key);
@@ -155,6 +163,14 @@ fn stopped() -> ConfigError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_that_is_open_keeps_its_tls_and_gets_its_new_certificate() {
+        let old = BTreeMap::from([(443, "a"), (444, "b")]);
+        let new = BTreeMap::from([(443, "renewed"), (8443, "b")]);
+        let bound = BTreeMap::from([(443, "renewed"), (444, "b")]);
+        assert_eq!(as_bound(&old, &new), bound);
+    }
 
     #[test]
     fn keys_that_are_new_other_or_gone_are_named() {

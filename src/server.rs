@@ -114,7 +114,10 @@ impl Ready {
             .into_iter()
             .map(|(key, value)| (key, format!("{value:?}")));
         let own = [
-            ("gateway.listen", format!("{:?}", self.config.listen)),
+            (
+                "gateway.listen",
+                format!("{:?} {:?}", self.config.listen, self.config.tls.keys()),
+            ),
             ("gateway.admin.listen", format!("{:?}", self.config.admin)),
             ("gateway.emulator", format!("{:?}", self.config.emulator)),
         ];

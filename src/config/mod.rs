@@ -181,7 +181,8 @@ impl Config {
         };
         let named = self.providers.values().filter(is_named);
         let bases = named.filter_map(|provider| provider.base.as_deref());
-        bases.map(|base| &*base.host).collect()
+        let hosts = bases.map(|base| &*base.host);
+        hosts.chain(self.front.hosts()).collect()
     }
 
     pub fn provider(&self, name: &str) -> Result<Arc<Provider>, Error> {

@@ -295,3 +295,34 @@ fn a_handshake_that_never_comes_ends_in_time() {
     assert!(silent.is_closed());
     gateway.wait_for_log("it took too long");
 }
+
+#[test]
+fn a_reload_changes_certificates_of_open_ports_and_never_whether_they_are_tls() {
+    let address = free_address();
+    let gateway = Gateway::start_on(&[&secure(&address, &["one"])], "");
+    let conf = fs::read_to_string(&gateway.conf).unwrap();
+    let reload = |conf: &str| {
+        fs::write(&gateway.conf, conf).unwrap();
+        let mut operator = Client::connect(&gateway.admin);
+        operator.send(request("POST", "/reload", &[], ""));
+        operator.read().json()
+    };
+    run(async {
+        // Another port, and no TLS at all: both need a restart, and until then the open port is what it was.
+        let moved = conf.replace(
+            &secure(&address, &["one"]),
+            &secure("127.0.0.1:1", &["one"]),
+        );
+        let plain = conf.replace(&secure(&address, &["one"]), &format!("\"{address}\""));
+        for other in [moved, plain] {
+            assert_ne!(other, conf);
+            let told = reload(&other);
+            assert_eq!(told["needs_restart"], serde_json::json!(["gateway.listen"]));
+            assert_eq!(shown(&address, "one.test").await.as_deref(), Some("one"));
+        }
+        let other = conf.replace(&secure(&address, &["one"]), &secure(&address, &["two"]));
+        let told = reload(&other);
+        assert_eq!(told, serde_json::json!({ "status": "reloaded" }));
+        assert_eq!(shown(&address, "two.test").await.as_deref(), Some("two"));
+    });
+}
