@@ -41,6 +41,8 @@ pub struct Context {
     pub(crate) heads: u32,
     /// The call is on its second and last connection.
     pub(crate) repeated: bool,
+    /// The time that a whole completion has.
+    pub(crate) total: Duration,
     /// The conf it met.
     pub(crate) edition: Arc<Edition>,
     _in_flight: InFlight,
@@ -142,6 +144,7 @@ impl Context {
             handed: Handed::default(),
             heads: 0,
             repeated: false,
+            total: edition.upstream.timeouts().total,
             _in_flight: InFlight::new(&edition.state.metrics.in_flight),
             edition,
         }
@@ -160,13 +163,14 @@ impl Context {
     }
 
     /// From here on the deadline of a whole completion runs.
-    pub(crate) fn begin_call(&mut self) {
+    pub(crate) fn begin_call(&mut self, total: Duration) {
         self.ticket.called = Some(Instant::now());
+        self.total = total;
     }
 
     /// What is left of `total` for a completion; `None`: nothing limits it.
-    pub(crate) fn left(&self, total: Duration) -> Option<Duration> {
-        Some(total.saturating_sub(self.ticket.called?.elapsed()))
+    pub(crate) fn left(&self) -> Option<Duration> {
+        Some(self.total.saturating_sub(self.ticket.called?.elapsed()))
     }
 
     /// Why a call that still goes on has to end, if it has.
@@ -174,16 +178,14 @@ impl Context {
         if let Err(stopping) = self.edition.upstream.leaving().check() {
             return Some(stopping);
         }
-        let total = self.edition.upstream.timeouts().total;
-        let left = self.left(total)?;
+        let left = self.left()?;
         left.is_zero().then(total_timeout)
     }
 
     /// What a failure of the phases is told as: `error`, unless it was the end of the whole call's time that made it, or
     /// broke off an error of the provider's own.
     pub(crate) fn failed(&mut self, session: &Session, error: Error) -> Error {
-        let total = self.edition.upstream.timeouts().total;
-        let over = self.left(total).is_some_and(|left| left.is_zero());
+        let over = self.left().is_some_and(|left| left.is_zero());
         if over && error.kind() == Kind::Timeout(Deadline::Read) {
             return total_timeout();
         }

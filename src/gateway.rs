@@ -205,11 +205,11 @@ impl State {
     }
 
     fn deadlines(&self, word: Word<'_>) -> Deadlines {
-        let timeouts = &self.config.timeouts;
+        let asked = word.directives.asked.within(&self.config.timeouts);
         Deadlines {
-            connect: None,
-            first_token: timeouts.first_token,
-            idle: timeouts.idle,
+            connect: asked.connect,
+            first_token: asked.first_token,
+            idle: asked.idle,
             call: word.timeout(),
         }
     }

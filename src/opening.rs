@@ -89,7 +89,11 @@ async fn open_followed(
 
 async fn ask(exchange: &Exchange, upstream: &Upstream) -> Result<(Call, Box<HttpPeer>), Error> {
     let base = &exchange.target().base;
-    let peer = upstream.peer(base).await?;
+    let mut peer = upstream.peer(base).await?;
+    if let Some(connect) = exchange.deadlines().connect {
+        peer.options.connection_timeout = Some(connect);
+        peer.options.total_connection_timeout = Some(connect);
+    }
     let request = request_head(exchange)?;
     let call = upstream.call(base, &peer, &request, exchange.body());
     Ok((call.await?, peer))

@@ -133,7 +133,7 @@ impl ProxyHttp for Gateway {
         if context.repeated {
             make_fresh(&mut peer);
         }
-        if let Some(left) = context.left(context.edition.upstream.timeouts().total) {
+        if let Some(left) = context.left() {
             let read = peer
                 .options
                 .read_timeout

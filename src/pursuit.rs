@@ -74,7 +74,10 @@ impl Pursuit {
         let mut at = self.at;
         while let Some(attempt) = self.plan.get(at) {
             if !is_open(attempt) {
-                self.at = at;
+                if self.at != at {
+                    self.at = at;
+                    self.tries.turn();
+                }
                 return;
             }
             match attempt.jumps.first() {
@@ -146,6 +149,8 @@ pub fn outcome(failed: &Failed, now: u64) -> Outcome {
     let error = &failed.error;
     let head = failed.head.as_deref();
     let (status, alias, transport) = match error.kind() {
+        // A status that is no answer and no error either, a 204 say, is told as one.
+        Kind::Upstream(status) if status.as_u16() < 400 => (error.status().as_u16(), None, false),
         Kind::Upstream(status) => (status.as_u16(), None, false),
         Kind::Dns | Kind::Connect | Kind::Tls | Kind::Broken => (502, Some(500), true),
         Kind::Timeout(Deadline::Connect) => (504, Some(503), true),

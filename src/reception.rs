@@ -112,7 +112,7 @@ impl Gateway {
         let (body, replay) = arrival::read_body(session, &edition.state.config.limits).await?;
         // From here on, an upstream's 1xx is the upstream's own business.
         session.as_downstream_mut().set_ignore_info_resp(true);
-        context.begin_call();
+        context.begin_call(directives.asked.total(edition.upstream.timeouts()));
         let health = &edition.state.health;
         let mut choose = |balanced: &Balanced, facts: &Facts<'_>| {
             health.choose(balanced, facts, Instant::now(), fastrand::u64(..))
@@ -134,9 +134,12 @@ impl Gateway {
             if let Some(begun) = begun.filter(|_| speaks_of_target(&failed.error)) {
                 begun.ended(Verdict::from(&outcome), Instant::now());
             }
-            if matches!(step, Step::Again(_)) && !may_retry(health, &pursuit, resilience.allowance)
-            {
-                step = pursuit.forgo(&outcome);
+            if let Step::Again(wait) = step {
+                // What comes after the deadline would hide what came before it.
+                let in_time = context.left().is_none_or(|left| wait < left);
+                if !in_time || !may_retry(health, &pursuit, resilience.allowance) {
+                    step = pursuit.forgo(&outcome);
+                }
             }
             context.ticket.retries = pursuit.retries();
             if step == Step::End {
@@ -207,8 +210,8 @@ impl Gateway {
             state.complete(&pursuit.directives, &attempt.leaf, headers, body, seed())?;
         context.ticket.goes_to(work.target(), &settled);
         if work.target().grant().is_some() {
-            let total = edition.upstream.timeouts().total;
-            self.settle(session, &mut work, total).await?;
+            let left = context.left().unwrap_or_default();
+            self.settle(session, &mut work, left).await?;
             context.ticket.target = Some(work.target().clone());
         }
         let phases = roads == Roads::All && !may_go_on;
@@ -235,10 +238,10 @@ impl Gateway {
         &self,
         session: &mut Session,
         work: &mut Work,
-        total: Duration,
+        left: Duration,
     ) -> Result<(), Error> {
         let call = work.deadlines().call;
-        let patience = call.map_or(total, |own| own.min(total));
+        let patience = call.map_or(left, |own| own.min(left));
         let settling = tokio::time::timeout(patience, self.tokens.settle(work.target()));
         let settled = unless_gone(session, Box::pin(settling)).await?;
         if let Some(token) = settled.map_err(|_| total_timeout())?? {
@@ -280,9 +283,8 @@ impl Context {
     }
 
     fn limit(&self, deadlines: &Deadlines) -> Limit {
-        let total = self.edition.upstream.timeouts().total;
         let began = self.ticket.attempted;
-        Limit::new((self.ticket.called, total), (began, deadlines.call))
+        Limit::new((self.ticket.called, self.total), (began, deadlines.call))
     }
 
     /// Takes one of the places of a target.

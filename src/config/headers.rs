@@ -7,7 +7,7 @@ use serde_json::{Value, value::RawValue};
 
 use crate::{
     completion::{Compliance, PromptAs, Shape, approach::PROMPT_AS},
-    config::{Config, host::custom_base, portkey},
+    config::{Config, host::custom_base, portkey, timeouts::Asked},
     dialect::settle::Unsupported,
     error::Error,
     provider::Secret,
@@ -29,6 +29,8 @@ pub struct Directives {
     pub forward: Option<Vec<HeaderName>>,
     /// The deadline of each call.
     pub timeout: Option<Duration>,
+    /// The request's other deadlines.
+    pub asked: Asked,
     pub compliance: Compliance,
     /// What becomes of a parameter that nobody can carry; `None`: what the target or the conf says.
     pub unsupported: Option<Unsupported>,
@@ -99,6 +101,7 @@ impl Directives {
             custom_host: None,
             forward: None,
             timeout: None,
+            asked: Asked::read(headers)?,
             compliance: Compliance::Strict,
             unsupported: read_unsupported(headers)?,
             prompt_as: read_prompt_as(headers)?,
@@ -176,20 +179,20 @@ fn read_metadata(json: &str) -> Result<BTreeMap<String, Value>, Error> {
 }
 
 fn read_forward(name: &str) -> Result<HeaderName, Error> {
-    forwardable(name).map_err(|why| Error::invalid(FORWARD, format!("`{FORWARD}` {why}.")))
+    forwardable(name).map_err(|why| Error::invalid(FORWARD, why))
 }
 
 /// A header that a client may have sent on. Err: why it may not.
 pub fn forwardable(name: &str) -> Result<HeaderName, &'static str> {
     let Ok(header) = name.parse::<HeaderName>() else {
-        return Err("holds what is no header name");
+        return Err("A name in `forward_headers` is no header's name.");
     };
     if header.as_str() == FORWARD {
-        return Err("must not name itself");
+        return Err("forward_headers must not contain the 'x-portkey-forward-headers' header");
     }
     if header.as_str().starts_with(PREFIX) || NEVER_FORWARDED.contains(&header.as_str()) {
         return Err(
-            "names a header that belongs to the connection, the credentials or the gateway",
+            "A name in `forward_headers` belongs to the connection, the credentials or the gateway.",
         );
     }
     Ok(header)

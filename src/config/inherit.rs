@@ -138,7 +138,7 @@ impl Tree<'_> {
                 Ok(header) => headers.push(header),
                 Err(why) => {
                     self.enter(Step::Item(place));
-                    self.tell(format!("It {why}."));
+                    self.tell(why);
                     self.leave();
                 }
             }

@@ -18,6 +18,7 @@ mod schema;
 pub mod source;
 mod substitutes;
 mod text;
+pub mod timeouts;
 mod tree;
 pub mod word;
 
