@@ -1,5 +1,19 @@
 //! The binary: arguments, logger, conf file, server.
 #![forbid(unsafe_code)]
+// A panic ends a client's request, and an operator's process where it is the wrong thread: tests may, nothing else.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
