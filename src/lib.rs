@@ -45,6 +45,7 @@
 //! | `tokens`, `issuer` | the tokens that some credentials are exchanged for: kept and refreshed, fetched |
 //! | `proxy`, `passing`, `reception`, `conductor`, `gather`, `client`, `leg`, `pulse`, `pursuit`, `lanes`, `places`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `edition`, `drain` | the IO around it |
 //! | [`server`], `reload`, `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
+//! | `fuzzing` | what has to hold for any bytes; in no release |
 //!
 //! Imports point down this table; `tests/layers.rs` holds it.
 //!

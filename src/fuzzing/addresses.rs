@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use http::Uri;
 
 use super::{
-    check,
+    check::{self, CONF_KEY},
     conf::{self, KEYED},
     input::Input,
     requests::deepest,
@@ -26,7 +26,7 @@ pub fn base(bytes: &[u8]) {
     let read = Base::try_new(url, "url");
     match &read {
         Ok(base) => reads_the_same(base),
-        Err(error) => check::error(error),
+        Err(error) => check::error(error, CONF_KEY),
     }
     match custom_base(url, &conf::state().config.allowed_hosts) {
         Ok(base) => {
@@ -43,7 +43,7 @@ pub fn base(bytes: &[u8]) {
             assert!(allowed, "{base}");
             assert_ne!(base.reach, Reach::All, "{base}");
         }
-        Err(error) => check::error(&error),
+        Err(error) => check::error(&error, CONF_KEY),
     }
 }
 
@@ -80,10 +80,10 @@ pub fn place(bytes: &[u8]) {
                 filled.query
             );
         }
-        Err(error) => check::error(&error),
+        Err(error) => check::error(&error, CONF_KEY),
     }
     if let Err(error) = provider.place_headers(&value) {
-        check::error(&error);
+        check::error(&error, CONF_KEY);
     }
 }
 
@@ -138,7 +138,7 @@ pub fn follow(bytes: &[u8]) {
                     .all(|byte| byte.is_ascii_graphic() && byte != b'#')
             );
         }
-        Err(error) => check::error(&error),
+        Err(error) => check::error(&error, CONF_KEY),
     }
 }
 

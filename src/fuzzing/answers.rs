@@ -55,7 +55,7 @@ pub fn frame(bytes: &[u8]) {
     match dialect.read_frame(&frame, &mut partial) {
         Ok(Step::Chunk(chunk) | Step::Last(chunk)) => written(&mut partial, &chunk),
         Ok(Step::Done | Step::Skip) => {}
-        Err(error) => check::error(&target().attribute(error)),
+        Err(error) => check::error(&target().attribute(error), CLIENT_KEY),
     }
     if let Some(end) = dialect.read_end(&mut partial) {
         written(&mut partial, &end);
@@ -82,7 +82,7 @@ pub fn failure(bytes: &[u8]) {
     let status = StatusCode::from_u16(u16::from(input.byte()) * 2 + 400).unwrap_or_default();
     let body = input.rest();
     let told = target().attribute(dialect.read_error(status, body));
-    check::error(&told);
+    check::error(&told, CLIENT_KEY);
     let wishes = wishes(0);
     let mut relay = Relay::new(*dialect, seeded(), wishes, Answer::Error(status));
     relay = relay.for_target(target());
@@ -97,7 +97,7 @@ pub fn reply(bytes: &[u8]) {
     let (relayed, asked) = same_at_every_cut(bytes, Answer::Whole);
     match &relayed.end {
         Some(error) => {
-            check::error(error);
+            check::error(error, CLIENT_KEY);
             assert!(relayed.bytes.is_empty(), "bytes before {error:?}");
         }
         None => {
@@ -123,7 +123,7 @@ pub fn stream(bytes: &[u8]) {
     let (relayed, asked) = same_at_every_cut(bytes, answer);
     if let Some(error) = &relayed.end {
         // Nothing has left: the client gets it with its status.
-        check::error(error);
+        check::error(error, CLIENT_KEY);
         assert!(relayed.bytes.is_empty(), "bytes before {error:?}");
         return;
     }
@@ -174,6 +174,10 @@ fn is_complete(ended: &[u64], asked: &Asked) {
 
 /// A choice as the API page has it; with `native_finish_reason` for those who want that.
 fn of_the_page(choice: &Value, asked: &Asked) {
+    if asked.verbatim {
+        // What the client's own API sends passes as it came.
+        return;
+    }
     let field = |name| choice.get(name);
     assert!(field("index").is_some_and(Value::is_u64), "{choice}");
     let text = match asked.shape {
@@ -185,14 +189,13 @@ fn of_the_page(choice: &Value, asked: &Asked) {
     assert!(text.is_some_and(Value::is_string), "{choice}");
     let reason = field("finish_reason").and_then(Value::as_str);
     let known = ["stop", "length", "content_filter"];
-    let verbatim = asked.dialect.name() == "fim" && asked.shape == Shape::Fim;
     assert!(
-        verbatim || reason.is_none_or(|reason| known.contains(&reason)),
+        reason.is_none_or(|reason| known.contains(&reason)),
         "{choice}"
     );
     let native = field("native_finish_reason");
     assert!(
-        verbatim || native.is_none() || asked.wishes.compliance == Compliance::Loose,
+        native.is_none() || asked.wishes.compliance == Compliance::Loose,
         "{choice}"
     );
 }
@@ -203,6 +206,39 @@ struct Asked {
     wishes: Wishes,
     plan: Plan,
     shape: Shape,
+    /// The client reads what the provider speaks.
+    verbatim: bool,
+}
+
+impl Asked {
+    /// Of the first three bytes.
+    fn read(input: &mut Input<'_>) -> Self {
+        let choice = usize::from(input.byte() & 0x7f) % ALL.len();
+        let (how, edits) = (input.byte(), input.byte());
+        let dialect = ALL.get(choice).copied().unwrap_or(&openai::OPENAI);
+        let verbatim = choice == VERBATIM;
+        let wishes = wishes(how);
+        if verbatim || how & 0x20 != 0 {
+            // That endpoint has one choice, without an echo.
+            return Self {
+                dialect,
+                wishes: Wishes {
+                    choices: 1,
+                    ..wishes
+                },
+                plan: plan(edits & 0x31, 1),
+                shape: Shape::Fim,
+                verbatim,
+            };
+        }
+        Self {
+            dialect,
+            wishes,
+            plan: plan(edits, wishes.choices),
+            shape: Shape::Text,
+            verbatim,
+        }
+    }
 }
 
 /// What came out of a relay.
@@ -217,26 +253,9 @@ struct Relayed {
 /// Relays the bytes behind four that say how; whole and in pieces, which is the same.
 fn same_at_every_cut(bytes: &[u8], answer: Answer) -> (Relayed, Asked) {
     let mut input = Input::new(bytes);
-    let choice = usize::from(input.byte() & 0x7f);
-    let (how, edits, cuts) = (input.byte(), input.byte(), input.byte());
-    let dialect = ALL
-        .get(choice % ALL.len())
-        .copied()
-        .unwrap_or(&openai::OPENAI);
-    let verbatim = std::ptr::eq(
-        std::ptr::from_ref(dialect).cast::<()>(),
-        std::ptr::from_ref(&fim::VERBATIM).cast::<()>(),
-    );
-    let asked = Asked {
-        dialect,
-        wishes: wishes(how),
-        plan: plan(edits, wishes(how).choices),
-        shape: if verbatim || how & 0x20 != 0 {
-            Shape::Fim
-        } else {
-            Shape::Text
-        },
-    };
+    let asked = Asked::read(&mut input);
+    let cuts = input.byte();
+    let dialect = asked.dialect;
     let framed = match dialect.framing() {
         Framing::EventStream | Framing::PayloadParts if answer != Answer::Whole => {
             messages(input.rest())
@@ -290,7 +309,7 @@ fn relay_of(relay: &mut Relay, pieces: &[&[u8]]) -> Relayed {
         Err(error) => Some(error),
     };
     if let Some(failure) = relay.failure() {
-        check::error(failure);
+        check::error(failure, CLIENT_KEY);
     }
     Relayed {
         bytes,
@@ -363,6 +382,7 @@ fn target() -> Arc<Target> {
 
 /// Every dialect, and the variants that some have.
 pub const ALL: &[&dyn Dialect] = &[
+    &fim::VERBATIM,
     &openai::OPENAI,
     &chat::CHAT,
     &mistral::MISTRAL,
@@ -383,7 +403,6 @@ pub const ALL: &[&dyn Dialect] = &[
     &sagemaker::SAGEMAKER,
     &sagemaker::SAGEMAKER_OPENAI,
     &sagemaker::SAGEMAKER_CHAT,
-    &fim::VERBATIM,
     &oci::OCI_COHERE,
     &vertex::VERTEX_ANTHROPIC,
     &vertex::VERTEX_MISTRAL,
@@ -392,6 +411,8 @@ pub const ALL: &[&dyn Dialect] = &[
     &openai::OPENAI_UNCOUNTED,
 ];
 
+/// The place in [`ALL`] of the dialect of Mistral's own endpoint.
+const VERBATIM: usize = 0;
 const FORMS: &[Form] = &[Form::Canonical, Form::Other, Form::Exception, Form::Error];
 /// An answer may be this much larger than what the upstream sent: `{}` in a list of choices becomes a whole choice.
 const MOST_TIMES: usize = 64;

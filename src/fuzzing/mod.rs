@@ -10,6 +10,7 @@
 
 mod addresses;
 mod answers;
+mod chance;
 mod check;
 mod conf;
 mod frames;
@@ -18,6 +19,8 @@ mod input;
 mod replay;
 mod requests;
 mod seeds;
+
+pub use chance::Chance;
 
 /// One thing that is fuzzed.
 #[derive(Clone, Copy)]

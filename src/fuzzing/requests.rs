@@ -118,7 +118,7 @@ pub fn head(bytes: &[u8]) {
     match conf::state().front(head, came) {
         Ok(Some(passage)) => passes(&passage),
         Ok(None) => {}
-        Err(error) => check::error(&error),
+        Err(error) => check::error(&error, CONF_KEY),
     }
     match conf::state().admit(head) {
         Ok(Admission::Pass(passage)) => passes(&passage),
@@ -128,12 +128,18 @@ pub fn head(bytes: &[u8]) {
                 goes_out(completing, |_| {});
             }
         }
-        Err(error) => check::error(&error),
+        Err(error) => check::error(&error, CONF_KEY),
     }
 }
 
 fn passes(passage: &Passage) {
-    is_path(&passage.path);
+    // A client's own path passes as it came, characters outside ASCII too.
+    let no_control = |byte: u8| byte > b' ' && byte != 0x7f && byte != b'#';
+    let path = &passage.path;
+    assert!(
+        path.bytes().all(no_control) && path.starts_with('/'),
+        "{path:?}"
+    );
     let host = &passage.target.base.host;
     for (name, value) in &passage.headers {
         keeps_secrets(host, name, value);
@@ -176,7 +182,7 @@ fn gather(calls: &mut FanOut, replies: &[&[u8]], cuts: u8) {
             gathered.take(relay.finish_part()?)
         });
         if let Err(error) = taken {
-            return check::error(&error);
+            return check::error(&error, CONF_KEY);
         }
     }
     let reply = check::json(&calls.write_reply(gathered));
@@ -199,7 +205,7 @@ fn weave(calls: &mut FanOut, replies: &[&[u8]], cuts: u8) {
     let mut queues = Vec::new();
     for (part, reply) in calls.parts_mut().iter_mut().zip(replies.iter().cycle()) {
         if let Err(error) = answered(part, "text/event-stream") {
-            return check::error(&error);
+            return check::error(&error, CONF_KEY);
         }
         queues.push((part, pieces(cuts, reply).into_iter()));
     }
@@ -215,7 +221,7 @@ fn weave(calls: &mut FanOut, replies: &[&[u8]], cuts: u8) {
     for (part, _) in &mut queues {
         match part.relay_mut().map(|relay| relay.finish()) {
             Some(Ok(rest)) => out.extend_from_slice(&rest),
-            Some(Err(error)) => check::error(&error),
+            Some(Err(error)) => check::error(&error, CONF_KEY),
             None => {}
         }
     }
@@ -235,20 +241,15 @@ fn answered(part: &mut Exchange, media: &'static str) -> Result<(), Error> {
 
 /// What a completion comes to at the first targets of its plan.
 fn complete(path: &str, headers: &HeaderMap, body: &[u8]) -> Vec<Completing> {
-    match planned(conf::state(), path, headers, body) {
-        Ok(planned) => {
-            let (whole, refused): (Vec<_>, Vec<_>) = planned.into_iter().partition(Result::is_ok);
-            refused
-                .iter()
-                .filter_map(|one| one.as_ref().err())
-                .for_each(check::error);
-            whole.into_iter().filter_map(Result::ok).collect()
-        }
-        Err(error) => {
-            check::error(&error);
-            Vec::new()
+    let planned = planned(conf::state(), path, headers, body);
+    let mut completing = Vec::new();
+    for planned in planned.unwrap_or_else(|error| vec![Err(error)]) {
+        match planned {
+            Ok(planned) => completing.push(planned),
+            Err(error) => check::error(&error, CONF_KEY),
         }
     }
+    completing
 }
 
 fn planned(
@@ -310,7 +311,7 @@ fn goes_upstream(exchange: &Exchange) {
                 keeps_secrets(&base.host, name, value);
             }
         }
-        Err(error) => check::error(&error),
+        Err(error) => check::error(&error, CONF_KEY),
     }
 }
 
