@@ -1,7 +1,10 @@
 //! Runs one target, named by `FUZZ_TARGET`: under libFuzzer as `run` builds it (see README.md), else once for each file given.
 //!
-//! `FUZZ_SEEDS`: a folder to write the target's seeds to first. `FUZZ_BLIND=SECONDS`: mutates what is in the folders `FUZZ_CASES`
-//! (apart by `:`) by chance alone for so long, which looks at no coverage and is several times as fast.
+//! Beforehand, under either:
+//! * `FUZZ_SEEDS=FOLDER` writes the target's seeds and its committed corpus there, a file each;
+//! * `FUZZ_BLIND=SECONDS` only mutates the files of the folders `FUZZ_CASES` (apart by `:`) by chance, for so long: it looks at no
+//!   coverage, and is several times as fast;
+//! * `FUZZ_LINES=FOLDER` only prints its files as lines of a corpus.
 #![cfg_attr(feature = "libfuzzer", no_main)]
 
 use std::{
@@ -11,7 +14,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use pingora_completions::fuzzing::{Chance, TARGETS, Target};
+use pingora_completions::fuzzing::{Chance, TARGETS, Target, corpus};
 
 static TARGET: LazyLock<Target> = LazyLock::new(|| {
     let name = std::env::var("FUZZ_TARGET").unwrap_or_default();
@@ -28,8 +31,8 @@ fn main() {
     start();
     for file in std::env::args().skip(1) {
         let bytes = fs::read(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
+        println!("{}", corpus::write(&bytes));
         (TARGET.run)(&bytes);
-        println!("{file} holds");
     }
 }
 
@@ -37,6 +40,15 @@ fn start() {
     seed();
     if let Ok(seconds) = std::env::var("FUZZ_BLIND") {
         blind(Duration::from_secs(seconds.parse().unwrap_or_default()));
+    }
+    if let Ok(folder) = std::env::var("FUZZ_LINES") {
+        let mut lines = Vec::new();
+        walk(Path::new(&folder), &mut |file| {
+            lines.extend(fs::read(file).map(|case| corpus::write(&case)));
+        });
+        lines.sort();
+        println!("{}", lines.join("\n"));
+        std::process::exit(0);
     }
 }
 
@@ -73,18 +85,22 @@ fn seed() {
         return;
     };
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut count = 0;
+    let lines = fs::read_to_string(root.join("fuzz/corpus").join(TARGET.name));
+    let write = |kind: &str, cases: &[Vec<u8>]| {
+        for (count, case) in cases.iter().enumerate() {
+            let name = Path::new(&folder).join(format!("{kind}-{count:05}"));
+            fs::write(&name, case).unwrap_or_else(|error| panic!("{name:?}: {error}"));
+        }
+    };
+    write("corpus", &corpus::read(&lines.unwrap_or_default()));
+    let mut seeds = Vec::new();
     for fixtures in ["tests/fixtures", "conf"] {
         walk(&root.join(fixtures), &mut |file| {
-            let path = file.to_string_lossy();
             let bytes = fs::read(file).unwrap_or_default();
-            for case in (TARGET.seeds)(&path, &bytes) {
-                count += 1;
-                let name = Path::new(&folder).join(format!("seed-{count:05}"));
-                fs::write(&name, case).unwrap_or_else(|error| panic!("{name:?}: {error}"));
-            }
+            seeds.extend((TARGET.seeds)(&file.to_string_lossy(), &bytes));
         });
     }
+    write("seed", &seeds);
 }
 
 fn walk(folder: &Path, visit: &mut dyn FnMut(&Path)) {

@@ -3,7 +3,7 @@
 //! A target is a plain function of bytes that panics where something does not hold. The first bytes of a test case choose among
 //! dialects, cuts and wishes, the rest is what a client or an upstream sent. Two things call them:
 //!
-//! * the test in `replay`, in every `cargo test`: each file of `fuzz/corpus`, all fixtures, and a fixed number of mutations of both;
+//! * the test in `replay`, in every run of the tests: each line of `fuzz/corpus`, all fixtures, and a fixed number of mutations of both;
 //! * `fuzz/`, which is not part of a release: under libFuzzer, led by coverage, for as long as one likes (`fuzz/README.md`).
 //!
 //! A new target is one function and one row of [`TARGETS`]. The check of a client's raw head belongs beside `head`.
@@ -13,6 +13,7 @@ mod answers;
 mod chance;
 mod check;
 mod conf;
+pub mod corpus;
 mod frames;
 mod input;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Chance, Target};
+use super::{Chance, Target, corpus};
 
 /// Runs all of them, and says which one does not hold.
 pub fn target(target: Target) {
@@ -44,9 +44,8 @@ fn cases(target: Target) -> Vec<Vec<u8>> {
         cases.extend((target.seeds)(name, &fs::read(file).unwrap()));
     }
     assert!(cases.len() > 1, "{} has no seeds", target.name);
-    let mut corpus = Vec::new();
-    collect(&root.join("fuzz/corpus").join(target.name), &mut corpus);
-    cases.extend(corpus.iter().map(|file| fs::read(file).unwrap()));
+    let corpus = root.join("fuzz/corpus").join(target.name);
+    cases.extend(corpus::read(&fs::read_to_string(corpus).unwrap()));
     cases
 }
 

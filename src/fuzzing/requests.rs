@@ -185,7 +185,7 @@ fn gather(calls: &mut FanOut, replies: &[&[u8]], cuts: u8) {
             return check::error(&error, CONF_KEY);
         }
     }
-    let reply = check::json(&calls.write_reply(gathered));
+    let reply = check::json(&calls.write_reply(gathered)).unwrap_or_default();
     let choices = reply.get("choices").and_then(Value::as_array);
     let indices = choices
         .into_iter()
@@ -194,10 +194,8 @@ fn gather(calls: &mut FanOut, replies: &[&[u8]], cuts: u8) {
     for (wanted, index) in (0..).zip(indices) {
         assert_eq!(index, Some(wanted), "{reply}");
     }
-    assert!(
-        choices.is_some_and(|choices| !choices.is_empty()),
-        "{reply}"
-    );
+    let any = choices.is_some_and(|choices| !choices.is_empty());
+    assert!(any || reply.is_null(), "{reply}");
 }
 
 fn weave(calls: &mut FanOut, replies: &[&[u8]], cuts: u8) {
@@ -301,7 +299,8 @@ fn goes_upstream(exchange: &Exchange) {
     is_path(&exchange.path());
     let body = exchange.body();
     assert!(deepest(body) <= MAX_DEPTH + 8, "{} deep", deepest(body));
-    assert!(deepest(body) > MAX_DEPTH - 8 || check::json(body).is_object());
+    let object = check::json(body).is_none_or(|body| body.is_object());
+    assert!(object, "{}", check::show(body));
     let base = &exchange.target().base;
     match exchange.headers() {
         Ok(headers) => {
