@@ -8,7 +8,6 @@ use super::{
     check::{self, CONF_KEY},
     conf::{self, KEYED},
     input::Input,
-    requests::deepest,
 };
 use crate::{
     completion::tell_native,
@@ -236,7 +235,7 @@ pub fn json(bytes: &[u8]) {
         return;
     };
     let text = value.get().as_bytes();
-    assert_eq!(is_too_deep(text), deepest(text) > MAX_DEPTH);
+    assert_eq!(is_too_deep(text), check::deepest(text) > MAX_DEPTH);
     let mut told = Vec::new();
     tell_native(text, &mut told);
     assert!(

@@ -84,6 +84,25 @@ fn is_failure(data: &Value) -> bool {
     data.get("error").is_some() && data.get("choices").is_none()
 }
 
+/// The depth of JSON, told byte by byte.
+pub fn deepest(json: &[u8]) -> usize {
+    let (mut depth, mut most, mut quoted, mut escaped) = (0_usize, 0, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'[' | b'{' if !quoted => {
+                depth += 1;
+                most = most.max(depth);
+            }
+            b']' | b'}' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    most
+}
+
 /// What a target is set up with. Without it there is nothing to fuzz.
 pub fn made<T, E: std::fmt::Display>(thing: Result<T, E>) -> T {
     thing.unwrap_or_else(|error| {

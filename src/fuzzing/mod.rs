@@ -14,8 +14,10 @@ mod chance;
 mod check;
 mod conf;
 pub mod corpus;
+mod fan_out;
 mod frames;
 mod input;
+mod relays;
 #[cfg(test)]
 mod replay;
 mod requests;
@@ -59,7 +61,8 @@ macro_rules! targets {
 targets! {
     frames: sse json_lines event_stream message;
     answers: frame failure reply stream;
-    requests: request head config fan_out;
+    requests: request head config;
+    fan_out: fan_out;
     conf: conf pause;
     addresses: base place follow reach json stars;
 }

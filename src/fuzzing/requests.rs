@@ -4,18 +4,17 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, uri::PathAndQuery};
-use serde_json::Value;
 
 use super::{
     check::{self, CLIENT_KEY, CONF_KEY},
     conf,
-    input::{Input, parts, pieces},
+    input::Input,
 };
 use crate::{
     completion::CompletionRequest,
     depth::MAX_DEPTH,
     error::Error,
-    exchange::{Exchange, ReplyForm, Seed, UpstreamHead, Work, fan_out::FanOut, reply::Gathered},
+    exchange::{Exchange, Seed, Work},
     front::Came,
     gateway::{Admission, COMPLETIONS, Completing, FIM_COMPLETIONS, Head, State},
     passage::Passage,
@@ -66,7 +65,7 @@ fn within_the_page(request: &CompletionRequest) {
     let extras = request
         .extra
         .values()
-        .map(|value| deepest(value.get().as_bytes()));
+        .map(|value| check::deepest(value.get().as_bytes()));
     assert!(extras.max().unwrap_or_default() < MAX_DEPTH);
 }
 
@@ -146,99 +145,8 @@ fn passes(passage: &Passage) {
     }
 }
 
-/// Several calls of one request, and what their answers come to together.
-pub fn fan_out(bytes: &[u8]) {
-    let mut input = Input::new(bytes);
-    let provider = provider(&mut input);
-    let Some(body) = input.pick(BODIES) else {
-        return;
-    };
-    let cuts = input.byte();
-    let completing = complete(COMPLETIONS, &client(&provider), body.as_bytes()).pop();
-    let Some(Completing {
-        work: Work::Many(mut calls),
-        ..
-    }) = completing
-    else {
-        return;
-    };
-    let replies: Vec<&[u8]> = parts(input.rest()).collect();
-    match calls.reply() {
-        ReplyForm::Whole => gather(&mut calls, &replies, cuts),
-        ReplyForm::Stream => weave(&mut calls, &replies, cuts),
-    }
-}
-
-fn gather(calls: &mut FanOut, replies: &[&[u8]], cuts: u8) {
-    let mut gathered = Gathered::default();
-    for (part, reply) in calls.parts_mut().iter_mut().zip(replies.iter().cycle()) {
-        let taken = answered(part, "application/json").and_then(|()| {
-            let Some(relay) = part.relay_mut() else {
-                return Ok(());
-            };
-            for piece in pieces(cuts, reply) {
-                relay.push(Bytes::copy_from_slice(piece));
-            }
-            gathered.take(relay.finish_part()?)
-        });
-        if let Err(error) = taken {
-            return check::error(&error, CONF_KEY);
-        }
-    }
-    let reply = check::json(&calls.write_reply(gathered)).unwrap_or_default();
-    let choices = reply.get("choices").and_then(Value::as_array);
-    let indices = choices
-        .into_iter()
-        .flatten()
-        .map(|choice| choice.get("index")?.as_u64());
-    for (wanted, index) in (0..).zip(indices) {
-        assert_eq!(index, Some(wanted), "{reply}");
-    }
-    let any = choices.is_some_and(|choices| !choices.is_empty());
-    assert!(any || reply.is_null(), "{reply}");
-}
-
-fn weave(calls: &mut FanOut, replies: &[&[u8]], cuts: u8) {
-    let mut out = Vec::new();
-    let mut queues = Vec::new();
-    for (part, reply) in calls.parts_mut().iter_mut().zip(replies.iter().cycle()) {
-        if let Err(error) = answered(part, "text/event-stream") {
-            return check::error(&error, CONF_KEY);
-        }
-        queues.push((part, pieces(cuts, reply).into_iter()));
-    }
-    let mut moved = true;
-    while std::mem::take(&mut moved) {
-        for (part, queue) in &mut queues {
-            if let (Some(piece), Some(relay)) = (queue.next(), part.relay_mut()) {
-                out.extend_from_slice(&relay.push(Bytes::copy_from_slice(piece)));
-                moved = true;
-            }
-        }
-    }
-    for (part, _) in &mut queues {
-        match part.relay_mut().map(|relay| relay.finish()) {
-            Some(Ok(rest)) => out.extend_from_slice(&rest),
-            Some(Err(error)) => check::error(&error, CONF_KEY),
-            None => {}
-        }
-    }
-    out.extend_from_slice(&calls.end_stream());
-    check::events(&out);
-}
-
-fn answered(part: &mut Exchange, media: &'static str) -> Result<(), Error> {
-    let mut headers = HeaderMap::new();
-    headers.insert("content-type", HeaderValue::from_static(media));
-    let head = UpstreamHead {
-        status: http::StatusCode::OK,
-        headers: &headers,
-    };
-    part.answer(head).map(drop)
-}
-
 /// What a completion comes to at the first targets of its plan.
-fn complete(path: &str, headers: &HeaderMap, body: &[u8]) -> Vec<Completing> {
+pub fn complete(path: &str, headers: &HeaderMap, body: &[u8]) -> Vec<Completing> {
     let planned = planned(conf::state(), path, headers, body);
     let mut completing = Vec::new();
     for planned in planned.unwrap_or_else(|error| vec![Err(error)]) {
@@ -298,7 +206,11 @@ fn goes_out(completing: Completing, also: impl Fn(&Exchange)) {
 fn goes_upstream(exchange: &Exchange) {
     is_path(&exchange.path());
     let body = exchange.body();
-    assert!(deepest(body) <= MAX_DEPTH + 8, "{} deep", deepest(body));
+    assert!(
+        check::deepest(body) <= MAX_DEPTH + 8,
+        "{} deep",
+        check::deepest(body)
+    );
     let object = check::json(body).is_none_or(|body| body.is_object());
     assert!(object, "{}", check::show(body));
     let base = &exchange.target().base;
@@ -348,33 +260,14 @@ fn is_path(path: &str) {
     );
 }
 
-/// The depth of JSON, told byte by byte.
-pub fn deepest(json: &[u8]) -> usize {
-    let (mut depth, mut most, mut quoted, mut escaped) = (0_usize, 0, false, false);
-    for byte in json {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b'[' | b'{' if !quoted => {
-                depth += 1;
-                most = most.max(depth);
-            }
-            b']' | b'}' if !quoted => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    most
-}
-
-fn provider(input: &mut Input<'_>) -> String {
+pub fn provider(input: &mut Input<'_>) -> String {
     static NAMES: LazyLock<Vec<String>> =
         LazyLock::new(|| conf::state().config.providers.keys().cloned().collect());
     input.pick(&NAMES).cloned().unwrap_or_default()
 }
 
 /// The headers of a client that names `provider`, and all that any provider's place or credential wants.
-fn client(provider: &str) -> HeaderMap {
+pub fn client(provider: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let word = HeaderValue::from_static;
     headers.extend(
@@ -398,15 +291,6 @@ fn client(provider: &str) -> HeaderMap {
 }
 
 const BODY: &[u8] = br#"{"model":"m","prompt":"hi","max_tokens":5}"#;
-const BODIES: &[&str] = &[
-    r#"{"model":"m","prompt":["a","b"],"max_tokens":5}"#,
-    r#"{"model":"m","prompt":["a","b"],"max_tokens":5,"n":2,"echo":true,"stop":["END"]}"#,
-    r#"{"model":"m","prompt":"a","max_tokens":5,"n":3,"seed":4}"#,
-    r#"{"model":"m","prompt":"a","max_tokens":5,"n":2,"best_of":3}"#,
-    r#"{"model":"m","prompt":"a","max_tokens":5,"n":1,"best_of":2,"logprobs":1}"#,
-    r#"{"model":"m","prompt":["a","b"],"max_tokens":5,"stream":true}"#,
-    r#"{"model":"m","prompt":"a","max_tokens":5,"n":2,"stream":true,"stream_options":{"include_usage":true},"stop":["END"]}"#,
-];
 /// Targets of one plan that are looked at.
 const MOST_ATTEMPTS: usize = 4;
 /// Calls of one completion that are looked at.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{answers::ALL, frames::told, input::APART};
+use super::{frames::told, input::APART, relays::ALL};
 use crate::dialect::Dialect;
 
 type Cases = Vec<Vec<u8>>;
