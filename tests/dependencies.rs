@@ -61,6 +61,7 @@ fn own(metadata: &Value) -> &Value {
 fn rows() -> BTreeMap<String, Vec<String>> {
     let page = fs::read_to_string(root().join("docs/deps.md")).unwrap();
     let rows = page.lines().filter(|line| line.starts_with("| `"));
+    let rows = rows.filter(|line| line.matches(" | ").count() == 4);
     rows.map(|line| {
         let cells: Vec<String> = line
             .trim_matches('|')

@@ -65,4 +65,4 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
 }
 
 /// Of each target, in a debug build: a second or two.
-const MUTATIONS: usize = 1_500;
+const MUTATIONS: usize = 4_000;
