@@ -1,14 +1,38 @@
 //! A client's request on its way in: its body, and what of its head cannot stay as it is.
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, header};
+use http::{HeaderValue, header, uri::PathAndQuery};
 use pingora::{ErrorType, http::RequestHeader, proxy::Session};
 
 use crate::{
     config::Limits,
     error::{Error, Kind},
     exchange::Replay,
+    head::{self, Refusal},
+    proxy::Heads,
 };
+
+/// Checks a head that came by HTTP/2, or past the door. Of one that came past it, Pingora has written the target anew where it
+/// had spaces in it, and may have read a bare line feed for a line's end.
+pub fn check_head(session: &Session, heads: Heads, limits: &Limits) -> Result<(), Error> {
+    let limits = limits.head();
+    let client = session.as_downstream();
+    let checked = if client.is_http2() {
+        let request = session.req_header();
+        let target = request
+            .uri
+            .path_and_query()
+            .map_or("", PathAndQuery::as_str);
+        let authority = request.uri.authority().map(|authority| authority.as_str());
+        let method = request.method.as_str();
+        head::check_fields(method, target, authority, &request.headers, limits)
+    } else if heads == Heads::Unchecked {
+        head::check(&client.to_h1_raw(), limits).map(drop)
+    } else {
+        Ok(())
+    };
+    checked.map_err(Refusal::error)
+}
 
 /// Reads the request's body, and says whether Pingora's phases could send it.
 pub async fn read_body(session: &mut Session, limits: &Limits) -> Result<(Bytes, Replay), Error> {

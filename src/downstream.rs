@@ -289,6 +289,6 @@ const LINGER_BYTES: usize = 64 << 20;
 /// What a client's write has when the call's time is over.
 const GRACE: Duration = Duration::from_secs(1);
 /// How long an idle client's connection stays open.
-const KEEPALIVE_SECONDS: u64 = 75;
+pub const KEEPALIVE_SECONDS: u64 = 75;
 /// How long a refused request's body is read for its connection's sake.
 const DRAIN: Duration = Duration::from_secs(2);

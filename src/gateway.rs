@@ -88,7 +88,6 @@ impl State {
         if asked(head.method, head.path).is_some() {
             return Ok(None);
         }
-        self.check(head)?;
         match self.config.front.find(came, head.path)? {
             Some((Way::App(app), path)) => {
                 let passage = Passage::to_app(app, path, head.query, head.headers);
@@ -100,7 +99,6 @@ impl State {
     }
 
     pub fn admit(&self, head: Head<'_>) -> Result<Admission, Error> {
-        self.check(head)?;
         if let Some(shape) = asked(head.method, head.path) {
             check_content_type(head.headers)?;
             let directives = Directives::read(head.headers, &self.config)?;
@@ -326,32 +324,6 @@ impl State {
             app: None,
             upgrade: None,
         })
-    }
-
-    fn check(&self, head: Head<'_>) -> Result<(), Error> {
-        if head.method == Method::TRACE {
-            // Its answer is its request, with the key in it.
-            let message = "The method TRACE is not served.";
-            return Err(Error::new(Kind::Invalid, message));
-        }
-        self.check_size(head)
-    }
-
-    fn check_size(&self, head: Head<'_>) -> Result<(), Error> {
-        let limit = self.config.limits.header_bytes;
-        let line = head.path.len() + head.query.map_or(0, str::len);
-        let fields: usize = head
-            .headers
-            .iter()
-            .map(|(name, value)| name.as_str().len() + value.len())
-            .sum();
-        if line + fields > limit {
-            return Err(Error::new(
-                Kind::HeadTooLarge,
-                format!("The request's head is larger than {limit} bytes."),
-            ));
-        }
-        Ok(())
     }
 }
 
@@ -980,13 +952,6 @@ mod tests {
             "api.openai.com/v1/completions?a=b"
         );
         assert_eq!(path(Method::GET, "/v1x", &[groq]), "api.groq.com/v1x?a=b");
-        let trace = Head {
-            method: &Method::TRACE,
-            path: "/",
-            query: None,
-            headers: &HeaderMap::new(),
-        };
-        assert_eq!(state.admit(trace).unwrap_err().status(), 400);
     }
 
     #[test]
@@ -1013,16 +978,8 @@ mod tests {
     }
 
     #[test]
-    fn heads_over_the_limit_and_other_content_types_are_refused() {
-        let state = state(|config| config.limits.header_bytes = 100);
-        let large = headers(&[("x-a", &"a".repeat(120))]);
-        let head = Head {
-            method: &Method::GET,
-            path: "/",
-            query: None,
-            headers: &large,
-        };
-        assert_eq!(state.admit(head).unwrap_err().status(), 431);
+    fn other_content_types_are_refused() {
+        let state = state(|_| {});
         let error = complete(&state, &[("content-type", "text/plain")], "{}").unwrap_err();
         assert_eq!(error.param(), Some("content-type"));
         assert!(

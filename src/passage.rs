@@ -87,7 +87,7 @@ impl Passage {
 }
 
 /// RFC 6455, section 4.1.
-fn asks_for_websocket(headers: &HeaderMap) -> bool {
+pub fn asks_for_websocket(headers: &HeaderMap) -> bool {
     let wanted = headers.get(header::UPGRADE);
     wanted.is_some_and(|wanted| wanted.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }

@@ -15,10 +15,11 @@ use crate::{
     config::{Limits, headers::Directives},
     context::{Call, Context},
     downstream::{self, unless_gone},
+    edition::Edition,
     error::{Error, Kind},
     exchange::{Deadlines, Exchange, Replay, Road, Seed, Work, fan_out::FanOut},
     gateway::{Admission, Completing},
-    gather,
+    gather, head,
     health::{
         Health,
         circuit::{Admits, Verdict},
@@ -26,6 +27,7 @@ use crate::{
         standing::{Begun, Standing},
     },
     leg::Failed,
+    passage::asks_for_websocket,
     passing,
     places::Place,
     proxy::Gateway,
@@ -68,11 +70,7 @@ impl Gateway {
             session.set_keepalive(None);
         }
         context.ticket.adopt(&session.req_header().headers);
-        let admission = match passing::front(&edition.state, session)? {
-            Some(passage) => Admission::Pass(Box::new(passage)),
-            None => edition.state.admit(downstream::head(session))?,
-        };
-        match admission {
+        match self.admit(session, &edition)? {
             Admission::Answer(text) => {
                 context.call = Call::Own;
                 downstream::write_own(session, &mut context.ticket, text).await?;
@@ -98,6 +96,24 @@ impl Gateway {
                 self.complete(session, context, directives, roads).await
             }
         }
+    }
+
+    fn admit(&self, session: &mut Session, edition: &Edition) -> Result<Admission, Error> {
+        let state = &edition.state;
+        if let Err(error) = arrival::check_head(session, self.heads, &state.config.limits) {
+            session.set_keepalive(None);
+            return Err(error);
+        }
+        let admission = match passing::front(state, session)? {
+            Some(passage) => Admission::Pass(Box::new(passage)),
+            None => state.admit(downstream::head(session))?,
+        };
+        let gets_one = matches!(&admission, Admission::Pass(passage) if passage.upgrade.is_some());
+        if !gets_one && asks_for_websocket(&session.req_header().headers) {
+            session.set_keepalive(None);
+            return Err(head::UPGRADE.error());
+        }
+        Ok(admission)
     }
 
     /// Reads the body, and calls one target after the other until an answer has begun.

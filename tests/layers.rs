@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy passing reception context conductor gather client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator      the only IO
+//! L8  proxy passing reception context conductor gather client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door intake refusal edition drain server reload admin emulator      the only IO
 //! L7  gateway
 //! L6  exchange passage
 //! L5  config health
 //! L4  route front tls metrics
 //! L3  provider
 //! L2  dialect
-//! L1  wire completion
+//! L1  head wire completion
 //! L0  error depth pattern
 //! ```
 
@@ -22,6 +22,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("error", 0),
     ("depth", 0),
     ("pattern", 0),
+    ("head", 1),
     ("wire", 1),
     ("completion", 1),
     ("dialect", 2),
@@ -58,6 +59,8 @@ const LAYERS: &[(&str, u8)] = &[
     ("guard", 8),
     ("resolver", 8),
     ("door", 8),
+    ("intake", 8),
+    ("refusal", 8),
     ("edition", 8),
     ("drain", 8),
     ("server", 8),

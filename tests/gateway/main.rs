@@ -14,6 +14,9 @@ mod follow;
 mod front;
 mod gaps;
 mod handover;
+mod head;
+#[path = "../fixtures/heads.rs"]
+mod heads;
 mod health;
 mod http2;
 mod identities;
