@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora::{http::ResponseHeader, proxy::Session};
 use tokio::time::Sleep;
 
@@ -15,6 +15,7 @@ use crate::{
     error::{Error, Kind, told_status},
     exchange::{Exchange, is_for_client},
     gateway::Head,
+    head::nominated,
     ticket::Ticket,
     upstream::is_interim,
 };
@@ -61,7 +62,9 @@ pub fn answer_head(
 ) -> pingora::Result<ResponseHeader> {
     let mut head = ResponseHeader::build_no_case(status, Some(16))?;
     let passing = upstream.into_iter().flat_map(|head| head.headers.iter());
-    for (name, value) in passing.filter(|(name, _)| is_for_client(name)) {
+    let ends_here = upstream.map_or(Vec::new(), |head| nominated(&head.headers));
+    let is_passed = |name: &HeaderName| is_for_client(name) && !ends_here.contains(name);
+    for (name, value) in passing.filter(|(name, _)| is_passed(name)) {
         head.append_header(name, value)?;
     }
     head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static(content_type))?;

@@ -224,6 +224,9 @@ impl ProxyHttp for Gateway {
         head: &mut ResponseHeader,
         context: &mut Context,
     ) -> pingora::Result<()> {
+        if let Call::Pass(passage) = &context.call {
+            passing::clean(passage, head);
+        }
         if head.status.is_informational() {
             return Ok(());
         }

@@ -12,7 +12,7 @@ mod line;
 
 use std::sync::LazyLock;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 use memchr::{memchr, memchr_iter, memmem::Finder};
 
 pub use extent::Extent;
@@ -183,6 +183,20 @@ fn count_returns(raw: &[u8]) -> Result<usize, Refusal> {
     }
 }
 
+/// The fields that a message's `connection` declares to be for the next hop alone. What frames the message is no such field,
+/// whatever it says. RFC 9110, section 7.6.1.
+pub fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(header::CONNECTION).iter();
+    let names = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let names = names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
+    let is_word = |name: &HeaderName| matches!(name.as_str(), "close" | "keep-alive" | "upgrade");
+    let frames =
+        |name: &HeaderName| [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name);
+    names
+        .filter(|name| !is_word(name) && !frames(name))
+        .collect()
+}
+
 /// The line in front, and what is behind its end.
 fn cut_line(bytes: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
     let cut = memchr(b'\n', bytes).and_then(|at| bytes.split_at_checked(at));
@@ -315,6 +329,18 @@ mod tests {
         assert_eq!(check("GET", "/", &many), Err(431));
         let authority = check_fields("GET", "/", Some("a@b"), &HeaderMap::new(), LIMITS);
         assert_eq!(authority.unwrap_err().status, 400);
+    }
+
+    #[test]
+    fn a_connection_field_names_what_ends_here_but_never_the_framing() {
+        let mut headers = HeaderMap::new();
+        for value in [
+            "keep-alive, X-Hop",
+            "close,x-b ,, not a name, Content-Length, transfer-encoding",
+        ] {
+            headers.append(header::CONNECTION, value.parse().unwrap());
+        }
+        assert_eq!(nominated(&headers), ["x-hop", "x-b"]);
     }
 
     /// Prints what one check takes; `cargo test --release --lib head_takes -- --ignored --nocapture`.

@@ -15,6 +15,7 @@ mod front;
 mod gaps;
 mod handover;
 mod head;
+mod headers;
 #[path = "../fixtures/heads.rs"]
 mod heads;
 mod health;
