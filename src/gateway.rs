@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::{
     completion::{CompletionRequest, Shape, fields},
@@ -101,6 +101,7 @@ impl State {
     pub fn admit(&self, head: Head<'_>) -> Result<Admission, Error> {
         if let Some(shape) = asked(head.method, head.path) {
             check_content_type(head.headers)?;
+            check_coding(head.headers)?;
             let directives = Directives::read(head.headers, &self.config)?;
             let directives = Directives {
                 shape,
@@ -354,6 +355,18 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Error> {
             "Invalid content type passed: it must be application/json.",
         )),
     }
+}
+
+/// Few bytes can stand for very many.
+fn check_coding(headers: &HeaderMap) -> Result<(), Error> {
+    let coding = headers.get(http::header::CONTENT_ENCODING);
+    let plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
+    if coding.is_none_or(plain) {
+        return Ok(());
+    }
+    let kind = Kind::Unserved(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let message = "Compressed requests are not read: the body must come as it is.";
+    Err(Error::new(kind, message).with_param("content-encoding"))
 }
 
 /// The path that this gateway exists for.
@@ -978,8 +991,16 @@ mod tests {
     }
 
     #[test]
-    fn other_content_types_are_refused() {
+    fn other_content_types_and_codings_are_refused() {
         let state = state(|_| {});
+        let gzip = headers(&[("content-encoding", "gzip")]);
+        let head = Head {
+            method: &Method::POST,
+            path: COMPLETIONS,
+            query: None,
+            headers: &gzip,
+        };
+        assert_eq!(state.admit(head).unwrap_err().status(), 415);
         let error = complete(&state, &[("content-type", "text/plain")], "{}").unwrap_err();
         assert_eq!(error.param(), Some("content-type"));
         assert!(

@@ -59,6 +59,10 @@ fn a_wrong_conf_is_refused_with_file_line_and_path() {
         ("threads: 0\n", ":1: threads: "),
         ("ca_file: /nowhere.pem\n", ":1: ca_file: "),
         ("client_bind_to_ipv4: [ zz ]\n", ":1: client_bind_to_ipv4: "),
+        (
+            "upstream_debug_ssl_keylog: true\n",
+            ":1: upstream_debug_ssl_keylog: ",
+        ),
         ("gateway: [\n", "conf.yaml"),
     ] {
         let output = check(conf);
