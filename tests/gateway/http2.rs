@@ -281,3 +281,127 @@ fn heads_that_grow_when_they_are_read_cost_no_memory() {
         assert!(grown < 32 << 10, "{grown} KiB for {} streams", held.len());
     });
 }
+
+/// The frames of one connection: its preface and settings, and HEADERS that end stream 1, with a block that is written out.
+fn raw_head(block: &[u8]) -> Vec<u8> {
+    let mut wire = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    wire.extend([
+        0,
+        0,
+        u8::try_from(block.len()).unwrap(),
+        1,
+        0x05,
+        0,
+        0,
+        0,
+        1,
+    ]);
+    wire.extend(block);
+    wire
+}
+
+/// The first frame that says what became of stream 1: its type and, of a HEADERS frame, the block.
+fn fate(stream: &mut std::net::TcpStream) -> (u8, Vec<u8>) {
+    loop {
+        let mut head = [0; 9];
+        if std::io::Read::read_exact(stream, &mut head).is_err() {
+            return (GOAWAY, Vec::new());
+        }
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        std::io::Read::read_exact(stream, &mut payload).unwrap();
+        if [HEADERS, RST_STREAM, GOAWAY].contains(&head[3]) {
+            return (head[3], payload);
+        }
+    }
+}
+
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
+
+/// L6: each part of a head that there has to be, left out or twice. RFC 7541, appendix A, numbers the fields.
+#[test]
+fn a_head_of_http2_that_lacks_a_part_is_refused() {
+    let upstream = Upstream::answering(json(200, "{}"));
+    let gateway = Gateway::before(&upstream.address);
+    let (get, scheme) = (&[0x82][..], &[0x86][..]);
+    let (path, host) = (&b"\x04\x05/v1/x"[..], &b"\x01\x07gateway"[..]);
+    let connect = &b"\x02\x07CONNECT"[..];
+    for (name, parts, is_taken) in [
+        ("all", &[get, scheme, path, host][..], true),
+        ("no method", &[scheme, path, host], false),
+        ("no scheme", &[get, path, host], false),
+        ("no path", &[get, scheme, host], false),
+        ("no authority", &[get, scheme, path], false),
+        ("nothing", &[], false),
+        ("two methods", &[get, get, scheme, path, host], false),
+        ("two paths", &[get, scheme, path, path, host], false),
+        ("two authorities", &[get, scheme, path, host, host], false),
+        ("an empty path", &[get, scheme, b"\x04\x00", host], false),
+        (
+            "a path that is none",
+            &[get, scheme, b"\x04\x01x", host],
+            false,
+        ),
+        (
+            "a URL as the path",
+            &[get, scheme, b"\x04\x0ahttp://b/v1", host],
+            false,
+        ),
+        (
+            "a space in the path",
+            &[get, scheme, b"\x04\x04/a b", host],
+            false,
+        ),
+        ("a status", &[get, scheme, path, host, &[0x88]], false),
+        ("CONNECT", &[connect, host], false),
+        ("CONNECT without an authority", &[connect], false),
+        (
+            "a part behind a field",
+            &[get, scheme, b"\x00\x01x\x01y", path, host],
+            false,
+        ),
+        (
+            "a name in capitals",
+            &[get, scheme, path, host, b"\x00\x01X\x01y"],
+            false,
+        ),
+        (
+            "connection",
+            &[get, scheme, path, host, b"\x00\x0aconnection\x05close"],
+            false,
+        ),
+        (
+            "chunks",
+            &[
+                get,
+                scheme,
+                path,
+                host,
+                b"\x00\x11transfer-encoding\x07chunked",
+            ],
+            false,
+        ),
+        (
+            "an upgrade",
+            &[get, scheme, path, host, b"\x00\x07upgrade\x09websocket"],
+            false,
+        ),
+    ] {
+        let before = upstream.seen().len();
+        let mut stream = std::net::TcpStream::connect(&gateway.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        std::io::Write::write_all(&mut stream, &raw_head(&parts.concat())).unwrap();
+        let (kind, block) = fate(&mut stream);
+        // A status of 200 is one byte.
+        let taken = kind == HEADERS && block.first() == Some(&0x88);
+        assert_eq!(taken, is_taken, "{name}: {kind} {block:?}");
+        assert_eq!(
+            upstream.seen().len() - before,
+            usize::from(is_taken),
+            "{name}"
+        );
+    }
+    assert!(!gateway.logged().contains("panicked"));
+}
