@@ -244,14 +244,27 @@ mod tests {
         assert_eq!(wrong, []);
     }
 
+    /// The heads of the table that are short enough to be cut at every byte.
+    fn short() -> impl Iterator<Item = heads::Head> {
+        heads::all().into_iter().filter(|head| head.raw.len() < 500)
+    }
+
     #[test]
     fn a_head_ends_where_it_ends_however_it_arrives() {
-        for head in heads::all() {
+        for head in short() {
             let with_more = [&head.raw[..], b"GET /smuggled HTTP/1.1\r\n\r\n"].concat();
-            let whole = end(&head.raw, 0).unwrap_or_else(|| panic!("{}", head.name));
-            assert_eq!(end(&with_more, 0), Some(whole), "{}", head.name);
+            if !head.raw.ends_with(EMPTY_LINE) {
+                // It is not taken, wherever it ends.
+                let ends = [end(&head.raw, 0), end(&with_more, 0)];
+                assert!(
+                    ends.iter()
+                        .all(|end| check(&with_more[..end.unwrap()], LIMITS).is_err())
+                );
+                continue;
+            }
+            let whole = head.raw.len();
             for cut in 0..whole {
-                assert_eq!(end(&with_more[..cut], 0), None);
+                assert_eq!(end(&with_more[..cut], 0), None, "{} {cut}", head.name);
                 assert_eq!(end(&with_more, cut), Some(whole), "{} {cut}", head.name);
             }
         }
@@ -259,7 +272,7 @@ mod tests {
 
     #[test]
     fn no_cut_of_a_head_panics_or_passes() {
-        for head in heads::all() {
+        for head in short() {
             for cut in 0..head.raw.len() {
                 assert!(check(&head.raw[..cut], LIMITS).is_err(), "{}", head.name);
             }
