@@ -6,15 +6,37 @@ use pingora::{ErrorType, http::RequestHeader, proxy::Session};
 
 use crate::{
     config::Limits,
+    downstream,
     error::{Error, Kind},
     exchange::Replay,
+    gateway::{Admission, State},
     head::{self, Refusal},
+    passage::asks_for_websocket,
+    passing,
     proxy::Heads,
 };
 
+/// Settles what becomes of a request by its head. One that is malformed ends its connection.
+pub fn admit(session: &mut Session, heads: Heads, state: &State) -> Result<Admission, Error> {
+    if let Err(error) = check_head(session, heads, &state.config.limits) {
+        session.set_keepalive(None);
+        return Err(error);
+    }
+    let admission = match passing::front(state, session)? {
+        Some(passage) => Admission::Pass(Box::new(passage)),
+        None => state.admit(downstream::head(session))?,
+    };
+    let gets_one = matches!(&admission, Admission::Pass(passage) if passage.upgrade.is_some());
+    if !gets_one && asks_for_websocket(&session.req_header().headers) {
+        session.set_keepalive(None);
+        return Err(head::UPGRADE.error());
+    }
+    Ok(admission)
+}
+
 /// Checks a head that came by HTTP/2, or past the door. Of one that came past it, Pingora has written the target anew where it
 /// had spaces in it, and may have read a bare line feed for a line's end.
-pub fn check_head(session: &Session, heads: Heads, limits: &Limits) -> Result<(), Error> {
+fn check_head(session: &Session, heads: Heads, limits: &Limits) -> Result<(), Error> {
     let limits = limits.head();
     let client = session.as_downstream();
     let checked = if client.is_http2() {

@@ -15,11 +15,10 @@ use crate::{
     config::{Limits, headers::Directives},
     context::{Call, Context},
     downstream::{self, unless_gone},
-    edition::Edition,
     error::{Error, Kind},
     exchange::{Deadlines, Exchange, Replay, Road, Seed, Work, fan_out::FanOut},
     gateway::{Admission, Completing},
-    gather, head,
+    gather,
     health::{
         Health,
         circuit::{Admits, Verdict},
@@ -27,7 +26,6 @@ use crate::{
         standing::{Begun, Standing},
     },
     leg::Failed,
-    passage::asks_for_websocket,
     passing,
     places::Place,
     proxy::Gateway,
@@ -71,7 +69,7 @@ impl Gateway {
             session.set_keepalive(None);
         }
         context.ticket.adopt(&session.req_header().headers);
-        match self.admit(session, &edition)? {
+        match arrival::admit(session, self.heads, &edition.state)? {
             Admission::Answer(text) => {
                 context.call = Call::Own;
                 downstream::write_own(session, &mut context.ticket, text).await?;
@@ -106,24 +104,6 @@ impl Gateway {
                 self.complete(session, context, directives, roads).await
             }
         }
-    }
-
-    fn admit(&self, session: &mut Session, edition: &Edition) -> Result<Admission, Error> {
-        let state = &edition.state;
-        if let Err(error) = arrival::check_head(session, self.heads, &state.config.limits) {
-            session.set_keepalive(None);
-            return Err(error);
-        }
-        let admission = match passing::front(state, session)? {
-            Some(passage) => Admission::Pass(Box::new(passage)),
-            None => state.admit(downstream::head(session))?,
-        };
-        let gets_one = matches!(&admission, Admission::Pass(passage) if passage.upgrade.is_some());
-        if !gets_one && asks_for_websocket(&session.req_header().headers) {
-            session.set_keepalive(None);
-            return Err(head::UPGRADE.error());
-        }
-        Ok(admission)
     }
 
     /// Reads the body, and calls one target after the other until an answer has begun.

@@ -133,11 +133,11 @@ impl<'h> Fields<'h> {
 
     fn add_own(&mut self, name: &'h [u8], value: &[u8]) -> Result<(), Refusal> {
         if !value.is_ascii() {
-            return Err(Refusal::field(OWN, NOT_ASCII));
+            return Err(Refusal::named(name, NOT_ASCII));
         }
         let before = self.own.iter().take(self.own_count);
         if { before }.any(|own| own.eq_ignore_ascii_case(name)) {
-            return Err(Refusal::field(OWN, REPEATED));
+            return Err(Refusal::named(name, REPEATED));
         }
         *self.own.get_mut(self.own_count).ok_or(TOO_MANY)? = name;
         self.own_count = self.own_count.saturating_add(1);
@@ -284,8 +284,6 @@ const DECIDING: &[&[u8]] = &[
 ];
 const PORTKEY: &[u8] = b"x-portkey-";
 const COMPLETIONS: &[u8] = b"x-completions-";
-/// How an error names one of them.
-const OWN: &str = "x-portkey-*";
 /// More of the gateway's own fields than anybody needs.
 const MAX_OWN: usize = 32;
 /// Of a length: more than any body has, and less than overflows.

@@ -10,7 +10,7 @@ mod extent;
 mod fields;
 mod line;
 
-use std::sync::LazyLock;
+use std::{borrow::Cow, sync::LazyLock};
 
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use memchr::{memchr, memchr_iter, memmem::Finder};
@@ -42,11 +42,11 @@ pub enum Framing {
 }
 
 /// Why a head is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub status: u16,
     /// The field at fault.
-    pub param: Option<&'static str>,
+    pub param: Option<Cow<'static, str>>,
     pub message: &'static str,
 }
 
@@ -62,13 +62,23 @@ impl Refusal {
     const fn field(param: &'static str, message: &'static str) -> Self {
         Self {
             status: 400,
-            param: Some(param),
+            param: Some(Cow::Borrowed(param)),
             message,
         }
     }
 
-    const fn with_status(self, status: u16) -> Self {
-        Self { status, ..self }
+    const fn with_status(mut self, status: u16) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// Of a field whose name is the client's to say.
+    fn named(name: &[u8], message: &'static str) -> Self {
+        let name = name.get(..MAX_NAME).unwrap_or(name).to_ascii_lowercase();
+        Self {
+            param: String::from_utf8(name).ok().map(Cow::Owned),
+            ..Self::line(message)
+        }
     }
 
     /// What its client is told.
@@ -207,6 +217,8 @@ fn cut_line(bytes: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
 
 const EMPTY_LINE: &[u8] = b"\r\n\r\n";
 static EMPTY: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(EMPTY_LINE));
+/// Of a field's name, as an error repeats it.
+const MAX_NAME: usize = 64;
 const CONTROL: Refusal = Refusal::line("The request's head has control characters in it.");
 const LINE_END: Refusal = Refusal::line("A line of the request's head does not end in CR LF.");
 pub const TOO_LARGE: Refusal =
