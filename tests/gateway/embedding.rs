@@ -70,15 +70,20 @@ fn another_proxy_s_completions_are_held_to_the_same_heads() {
     let upstream = Upstream::answering(json(200, TEXT));
     let app = Upstream::answering(json(200, "{}"));
     let (_filter, address) = start(&upstream.address, &app.address);
-    for fields in [
-        "content-length: 5\r\ntransfer-encoding: chunked\r\n",
-        "transfer-encoding: gzip, chunked\r\n",
-        "content-length: 0\r\nauthorization: a\r\nauthorization: b\r\n",
-        "content-length: 0\r\ncontent_length: 5\r\n",
+    let chunked = format!("{:x}\r\n{PLAIN}\r\n0\r\n\r\n", PLAIN.len());
+    let plain = format!("content-length: {}\r\n", PLAIN.len());
+    for (fields, body) in [
+        (
+            "content-length: 5\r\ntransfer-encoding: chunked\r\n",
+            &*chunked,
+        ),
+        ("transfer-encoding: gzip, chunked\r\n", &chunked),
+        (&format!("{plain}content_length: 5\r\n"), PLAIN),
+        (&format!("{plain}{plain}"), PLAIN),
     ] {
         let mut client = Client::connect(&address);
         client.send(format!(
-            "POST /v1/completions HTTP/1.1\r\nhost: x\r\n{fields}\r\n0\r\n\r\n"
+            "POST /v1/completions HTTP/1.1\r\nhost: x\r\n{fields}\r\n{body}"
         ));
         let answer = client.read();
         assert_eq!(answer.status, 400, "{fields}");
