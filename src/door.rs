@@ -95,7 +95,7 @@ impl Door {
     }
 
     /// Serves the requests of a connection one after the other, each once its head is checked. `since`: when the first byte
-    /// came, if it has.
+    /// came, if it has. There is nothing to return in the end.
     async fn serve_http1(
         &self,
         stream: Stream,

@@ -6,7 +6,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderValue, StatusCode, header};
 use pingora::{http::ResponseHeader, protocols::http::date::get_cached_date};
 
-use crate::{downstream::JSON, error::Error, metrics::Ended, ticket::Ticket};
+use crate::{
+    downstream::{ALLOWED, JSON},
+    error::Error,
+    metrics::Ended,
+    ticket::Ticket,
+};
 
 /// The whole answer, as it is written. The connection ends with it.
 pub fn answer(error: &Error) -> pingora::Result<Bytes> {
@@ -42,6 +47,3 @@ pub fn ended(error: &Error) -> Ended<'_> {
         first_byte: None,
     }
 }
-
-/// Any method but the two that are served to nobody.
-const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";

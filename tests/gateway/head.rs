@@ -153,7 +153,7 @@ fn a_body_that_looks_like_a_request_is_none() {
 }
 
 #[test]
-#[ignore = "some minutes"]
+#[ignore = "10,000 connections"]
 fn a_body_that_looks_like_a_request_is_none_10_000_times() {
     answer_here(10_000 / 17 + 1);
 }

@@ -281,7 +281,6 @@ fn heads_that_grow_when_they_are_read_cost_no_memory() {
         assert_eq!(told(&fresh, asked).await.unwrap(), 200);
     });
     let grown = resident_kib(&gateway).saturating_sub(before);
-    println!("{grown} KiB");
     assert!(grown < 64 << 10, "{grown} KiB");
 }
 
