@@ -1,7 +1,7 @@
 //! The binary: arguments, logger, conf file, server.
 #![forbid(unsafe_code)]
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{io::Write, panic::PanicHookInfo, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, ValueEnum};
 use log::{Level, Log, Metadata, Record};
@@ -58,6 +58,7 @@ fn run(arguments: Arguments) -> Result<(), String> {
         });
     }
     init_logger()?;
+    std::panic::set_hook(Box::new(tell_panic));
     let process = Process::here();
     let file = arguments.server.conf.clone();
     let reread: Reread = Box::new(move || process.ready(file.as_deref()));
@@ -113,6 +114,14 @@ impl Surroundings for Process {
     fn reader(&self, path: &str) -> Option<Reader> {
         let path = self.folder.join(path);
         Some(Box::new(move || std::fs::read_to_string(&path).ok()))
+    }
+}
+
+/// Says where a panic was, and not of what: its text can hold a piece of a request.
+fn tell_panic(panic: &PanicHookInfo<'_>) {
+    match panic.location() {
+        Some(place) => log::error!("panic at {}:{}", place.file(), place.line()),
+        None => log::error!("panic"),
     }
 }
 
