@@ -15,8 +15,9 @@ use crate::{
     error::{Error, Kind, told_status},
     exchange::{Exchange, is_for_client},
     gateway::Head,
+    route::retry::whole_seconds,
     ticket::Ticket,
-    upstream::is_interim,
+    upstream::{is_interim, unix_now},
 };
 
 /// Settings of the client's session that Pingora leaves open-ended.
@@ -62,7 +63,11 @@ pub fn answer_head(
     let mut head = ResponseHeader::build_no_case(status, Some(16))?;
     let passing = upstream.into_iter().flat_map(|head| head.headers.iter());
     for (name, value) in passing.filter(|(name, _)| is_for_client(name)) {
-        head.append_header(name, value)?;
+        if name != header::RETRY_AFTER {
+            head.append_header(name, value)?;
+        } else if let Some(seconds) = whole_seconds(value, unix_now()) {
+            head.insert_header(name, seconds)?;
+        }
     }
     head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static(content_type))?;
     if content_type == EVENT_STREAM {
@@ -235,7 +240,7 @@ pub async fn refuse(
         return;
     };
     // Both texts are well formed.
-    if error.kind() == Kind::Full {
+    if matches!(error.kind(), Kind::Full | Kind::Exhausted) {
         let _ = head.insert_header(header::RETRY_AFTER, "1");
     }
     if write_whole(session, ticket, head, body).await.is_ok() && unread {
