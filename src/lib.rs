@@ -29,7 +29,7 @@
 //! | room | what it holds |
 //! |---|---|
 //! | [`Error`] | the one error: whose fault, which status, what the client is told |
-//! | `depth` | how deep JSON is nested |
+//! | `depth`, `surrogates` | how deep JSON is nested; half of a character in it |
 //! | `pattern` | names with `*` in them |
 //! | `wire` | bytes ⇄ frames: server-sent events, JSON lines, AWS event streams, cut anywhere |
 //! | [`completion`] | the request and the answer of the API page, and the set of its parameters |
@@ -111,6 +111,7 @@ mod reload;
 mod resolver;
 mod route;
 pub mod server;
+mod surrogates;
 mod ticket;
 mod tls;
 mod tokens;

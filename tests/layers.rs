@@ -10,7 +10,7 @@
 //! L3  provider
 //! L2  dialect
 //! L1  wire completion
-//! L0  error depth pattern
+//! L0  error depth surrogates pattern
 //! ```
 
 use std::{
@@ -21,6 +21,7 @@ use std::{
 const LAYERS: &[(&str, u8)] = &[
     ("error", 0),
     ("depth", 0),
+    ("surrogates", 0),
     ("pattern", 0),
     ("wire", 1),
     ("completion", 1),
