@@ -147,13 +147,16 @@ fn spawn(arguments: &[&str], variables: &[(&str, &str)], log: &Path) -> Child {
         .unwrap()
 }
 
-/// A conf with `gateway:` lines beside the addresses.
+/// A conf with `gateway:` lines beside the addresses. An `admin:` of theirs has `ADMIN` in the address's place.
 pub fn conf_text(listen: &[&str], admin: &str, lines: &str) -> String {
     let socket = std::env::temp_dir().join(format!("completions-{admin}.sock"));
     let (socket, listen) = (socket.display(), listen.join("\n    - "));
-    format!(
-        "threads: 2\nupgrade_sock: {socket}\ngateway:\n  listen:\n    - {listen}\n  admin: {{ listen: \"{admin}\" }}\n{lines}"
-    )
+    let own = match lines.contains("  admin: ") {
+        true => String::new(),
+        false => format!("  admin: {{ listen: \"{admin}\" }}\n"),
+    };
+    let lines = lines.replace("ADMIN", admin);
+    format!("threads: 2\nupgrade_sock: {socket}\ngateway:\n  listen:\n    - {listen}\n{own}{lines}")
 }
 
 impl Drop for Gateway {
