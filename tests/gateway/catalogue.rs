@@ -6,7 +6,7 @@ use std::{
     net::{Shutdown, SocketAddr, TcpStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
     thread,
@@ -961,16 +961,19 @@ fn a_target_without_an_address_is_passed_over() {
     }
 }
 
-// Row 8: many connections that close under the gateway: nobody sees one, and no request is served twice.
+// Row 8: many connections that close under a request: nobody sees one, and no request is served twice.
 #[test]
 fn a_thousand_closes_under_the_gateway_cost_nobody_an_answer() {
-    let upstream = Upstream::start(|request, stream| {
-        stream.write_all(&good(request.text())).unwrap();
-        // After one or two answers it is closed, at about the time of the next request.
-        match request.turn >= request.connection % 2 {
-            true => After::Close,
-            false => After::Keep,
+    let answered = Arc::new(AtomicUsize::new(0));
+    let count = answered.clone();
+    let upstream = Upstream::start(move |request, stream| {
+        // As a server that closes at the moment at which the next request is on its way.
+        if request.turn > 0 {
+            return After::Close;
         }
+        count.fetch_add(1, Ordering::Relaxed);
+        stream.write_all(&good(request.text())).unwrap();
+        After::Keep
     });
     let gateway = Gateway::before(&upstream.address);
     for turn in 0..1_000 {
@@ -978,7 +981,8 @@ fn a_thousand_closes_under_the_gateway_cost_nobody_an_answer() {
         let answer = ask(&gateway.address, road, body);
         assert_eq!(told(&answer, "a race"), Told::Good);
     }
-    assert_eq!(upstream.seen().len(), 1_000);
+    assert_eq!(answered.load(Ordering::Relaxed), 1_000);
+    assert!(upstream.seen().len() > 1_300, "few met a close");
 }
 
 // Row 23: what is no count is none.
