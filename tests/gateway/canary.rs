@@ -333,7 +333,7 @@ fn odd_requests(gateway: &Gateway, told: &mut Vec<String>) {
         &format!(r#"{{"prompt":"{PROMPT}","model":"m"}}"#),
     );
     for sent in [
-        half[..half.len() - 10].as_bytes().to_vec(),
+        half.as_bytes()[..half.len() - 10].to_vec(),
         format!(
             "POST /v1/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz{PROMPT}\r\n"
         )
