@@ -40,10 +40,14 @@ struct Fields<'a> {
     twice: Option<String>,
 }
 
-/// Names the field, unless its name is none that any API has: then it is the client's own text, and may be anything.
+/// Whether a client's name for a field can be one of an API's: what is none is its own text, may be anything, and is not told.
+pub fn is_plain(name: &str) -> bool {
+    let letter = |byte: u8| matches!(byte, b'a'..=b'z' | b'_');
+    (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(letter)
+}
+
 fn wrong(name: &str, what: &str) -> Error {
-    let is_plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'_');
-    if (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(is_plain) {
+    if is_plain(name) {
         return Error::invalid(name.to_owned(), format!("`{name}` {what}."));
     }
     Error::new(

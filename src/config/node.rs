@@ -7,7 +7,10 @@ use serde::{
 };
 use serde_json::{Number, value::RawValue};
 
-use crate::depth::{MAX_DEPTH, is_too_deep};
+use crate::{
+    completion::fields::is_plain,
+    depth::{MAX_DEPTH, is_too_deep},
+};
 
 /// A value of JSON's kind. A mapping keeps its order, and names nothing twice: two readers could disagree.
 #[derive(Clone, Debug, PartialEq)]
@@ -209,17 +212,13 @@ impl<'de> Visitor<'de> for AnyNode {
     }
 }
 
-/// Names the field, unless its name is none that a config has: then it is somebody's own text, and may be anything.
 fn twice(name: &str) -> String {
-    let is_plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'_');
-    match (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(is_plain) {
+    match is_plain(name) {
         true => format!("`{name}` is named twice"),
         false => "a field is named twice".to_owned(),
     }
 }
 
-/// Bytes of a name that is told.
-const MAX_NAME: usize = 64;
 /// More than a config has; duplicates are found by walking the list, so it must stay short.
 const MAX_FIELDS: usize = 256;
 
