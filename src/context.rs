@@ -15,7 +15,7 @@ use crate::{
     completion::Parameter,
     downstream::{self, is_answered},
     edition::Edition,
-    error::{CLIENT_GONE, Deadline, Error, Kind},
+    error::{CLIENT_GONE, Error, Kind},
     exchange::{Exchange, ReplyForm, Report, fan_out::FanOut},
     metrics::Ended,
     passage::Passage,
@@ -186,7 +186,7 @@ impl Context {
     /// broke off an error of the provider's own.
     pub(crate) fn failed(&mut self, session: &Session, error: Error) -> Error {
         let over = self.left().is_some_and(|left| left.is_zero());
-        if over && error.kind() == Kind::Timeout(Deadline::Read) {
+        if over && matches!(error.kind(), Kind::Timeout(_)) {
             return total_timeout();
         }
         match &mut self.call {

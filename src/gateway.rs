@@ -211,6 +211,7 @@ impl State {
             first_token: asked.first_token,
             idle: asked.idle,
             call: word.timeout(),
+            total: asked.total,
         }
     }
 

@@ -25,6 +25,8 @@ pub struct Deadlines {
     pub idle: Option<Duration>,
     /// The whole call with its answer.
     pub call: Option<Duration>,
+    /// The whole request, where its client set that.
+    pub total: Option<Duration>,
 }
 
 /// What a client said of the call, beside its body.

@@ -6,6 +6,7 @@ mod chaos;
 mod completions;
 mod counts;
 mod credentials;
+mod deadlines;
 mod embedding;
 mod fallback;
 mod fan_out;
