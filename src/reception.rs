@@ -29,7 +29,7 @@ use crate::{
     passing,
     places::Place,
     proxy::Gateway,
-    pursuit::{Pursuit, Step, outcome},
+    pursuit::{Means, Pursuit, Step, outcome},
     route::{
         Balanced,
         plan::{Attempt, Facts, no_target},
@@ -130,16 +130,14 @@ impl Gateway {
                 Err(failed) => failed,
             };
             let outcome = outcome(&failed, unix_now());
-            let mut step = pursuit.after(&failed, &outcome, fastrand::f64());
+            let means = Means {
+                draw: fastrand::f64(),
+                left: context.left(),
+                budget: &|attempt| may_retry(health, attempt, resilience.allowance),
+            };
+            let step = pursuit.after(&failed.error, &outcome, means);
             if let Some(begun) = begun.filter(|_| speaks_of_target(&failed.error)) {
                 begun.ended(Verdict::from(&outcome), Instant::now());
-            }
-            if let Step::Again(wait) = step {
-                // What comes after the deadline would hide what came before it.
-                let in_time = context.left().is_none_or(|left| wait < left);
-                if !in_time || !may_retry(health, &pursuit, resilience.allowance) {
-                    step = pursuit.forgo(&outcome);
-                }
             }
             context.ticket.retries = pursuit.retries();
             if step == Step::End {
@@ -348,13 +346,10 @@ fn speaks_of_target(error: &Error) -> bool {
     )
 }
 
-/// Whether the budget has a retry left: storms must die.
-fn may_retry(health: &Health, pursuit: &Pursuit, allowance: Allowance) -> bool {
-    let Some(attempt) = pursuit.attempt().filter(|attempt| attempt.id != 0) else {
-        return true;
-    };
-    let standing = known(health, attempt);
-    health.may_retry(&standing, allowance, Instant::now())
+/// Whether the budget has a retry of a target left: storms must die.
+fn may_retry(health: &Health, attempt: &Attempt, allowance: Allowance) -> bool {
+    let paid = || health.may_retry(&known(health, attempt), allowance, Instant::now());
+    attempt.id == 0 || paid()
 }
 
 /// Reads the body of a passage that is signed: the signature covers it, and stands before it.
