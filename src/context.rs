@@ -158,7 +158,7 @@ impl Context {
 
     /// The present try failed, and another follows: what it left does not count.
     pub(crate) fn note_failed(&mut self, error: &Error) {
-        self.ticket.failed(error);
+        self.ticket.passed(Some(error));
         self.call = Call::Own;
     }
 
@@ -345,10 +345,13 @@ impl fmt::Display for Tries<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, tried) in self.0.iter().enumerate() {
             let separator = if at == 0 { "" } else { "; " };
-            let (status, failure) = (tried.status, tried.failure);
             let ms = tried.elapsed.as_millis();
             let (place, provider) = (&tried.place, &tried.provider);
-            write!(f, "{separator}{place} {provider} {status} {failure} {ms}ms")?;
+            write!(f, "{separator}{place} {provider} ")?;
+            match tried.failure {
+                Some((failure, status)) => write!(f, "{status} {failure} {ms}ms")?,
+                None => write!(f, "- cancelled {ms}ms")?,
+            }
         }
         Ok(())
     }

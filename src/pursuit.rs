@@ -20,7 +20,7 @@ use crate::{
     exchange::Replay,
     leg::Failed,
     route::{
-        plan::{Attempt, Plan},
+        plan::{Attempt, Plan, Spare},
         retry::{Backoff, Outcome, Tries, retry_after},
     },
 };
@@ -79,6 +79,11 @@ impl Pursuit {
         self.plan.get(self.at)
     }
 
+    /// The call that may be made beside the present one.
+    pub fn spare(&self) -> Option<&Spare> {
+        self.attempt()?.spare.as_deref()
+    }
+
     /// Leaves out the targets of which `is_open` says that they are left alone, unless nothing else is left: then the present
     /// one is called as if none were.
     pub fn pass_over(&mut self, is_open: impl Fn(&Attempt) -> bool) {
@@ -103,9 +108,11 @@ impl Pursuit {
         self.tries.told() != 0
     }
 
-    /// Whether a failure of the present attempt may be followed by another.
+    /// Whether the present attempt may be followed, or joined, by another.
     pub fn may_go_on(&self) -> bool {
-        let more = |attempt: &Attempt| attempt.retry.attempts > 0 || !attempt.jumps.is_empty();
+        let more = |attempt: &Attempt| {
+            attempt.retry.attempts > 0 || !attempt.jumps.is_empty() || attempt.spare.is_some()
+        };
         self.attempt().is_some_and(more)
     }
 
@@ -492,6 +499,57 @@ mod tests {
         // Who is open needs no failure of its own to be left: not even one that the list does not name.
         let on = two(r#","on_status_codes":[429]"#, "");
         assert_eq!(run(&on, &["0"], &[Ok]), "1 ok 0");
+    }
+
+    /// Whom a second call goes to, of each target.
+    fn spares(config: &str) -> String {
+        let attempts = Case::of(config).pursuit.plan.clone();
+        let spare = |attempt: &Attempt| {
+            let spare = attempt.spare.as_ref();
+            spare.map_or("-", |spare| short(&spare.attempt))
+        };
+        let each = attempts.iter();
+        let each = each.map(|attempt| format!("{}>{}", short(attempt), spare(attempt)));
+        each.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn where_a_hedge_stands_says_whom_the_second_call_goes_to() {
+        let hedged = |config: &str, before: &str| {
+            let hedge = format!(r#"{before}"hedge":{{"after":9}},"#);
+            config.replacen(before, &hedge, 1)
+        };
+        let balance = THREE.replace("fallback", "loadbalance");
+        let weighed = balance.replace(r#""provider":"groq""#, r#""provider":"groq","weight":0"#);
+        // The target's own word, and that of the strategy which stands nearest, come first.
+        let leaf = hedged(
+            &hedged(
+                THREE,
+                r#"[
+        {"#,
+            ),
+            "{",
+        );
+        let inner = hedged(
+            &hedged(
+                NESTED,
+                r#",
+        {"#,
+            ),
+            "{",
+        );
+        for (config, expected) in [
+            (THREE.to_owned(), "0>- 1>- 2>-"),
+            (hedged(r#"{"provider":"openai"}"#, "{"), "root>root"),
+            (hedged(THREE, "{"), "0>1 1>2 2>-"),
+            (leaf, "0>0 1>2 2>-"),
+            (hedged(NESTED, "{"), "0>1.0 1.0>2 1.1>2 2>-"),
+            (inner, "0>1.0 1.0>1.1 1.1>2 2>-"),
+            (hedged(&balance, "{"), "0>1"),
+            (hedged(&weighed, "{"), "0>2"),
+        ] {
+            assert_eq!(spares(&config), expected, "{config}");
+        }
     }
 
     #[test]

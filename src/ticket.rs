@@ -40,16 +40,21 @@ pub struct Ticket {
     pub first_byte: Option<Duration>,
 }
 
-/// A try that failed.
+/// A try that is not the answer.
 #[derive(Debug)]
 pub struct Tried {
     /// Where its target stands in its config.
     pub place: String,
     pub provider: String,
-    /// [`Error::label`].
-    pub failure: &'static str,
-    pub status: u16,
+    /// Until the request went on without it: beside another call, until that one had ended too.
     pub elapsed: Duration,
+    /// [`Error::label`], and the status. `None`: it was cancelled, as another one answered before it.
+    pub failure: Option<(&'static str, u16)>,
+}
+
+/// How a try failed, as [`Tried`] tells it.
+pub fn told(error: &Error) -> (&'static str, u16) {
+    (error.label(), error.status().as_u16())
 }
 
 impl Ticket {
@@ -103,15 +108,14 @@ impl Ticket {
         }
     }
 
-    /// The present try failed, and another follows.
-    pub fn failed(&mut self, error: &Error) {
+    /// The present try failed, or was cancelled (`None`), and another takes its place.
+    pub fn passed(&mut self, failure: Option<&Error>) {
         let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
         self.tried.push(Tried {
             place: text(&self.option),
             provider: self.provider.as_ref().map(text).unwrap_or_default(),
-            failure: error.label(),
-            status: error.status().as_u16(),
             elapsed: self.attempted.elapsed(),
+            failure: failure.map(told),
         });
         // What the next one is about to say of itself.
         (self.provider, self.sent_as) = (None, None);

@@ -47,6 +47,7 @@ impl Tree<'_> {
             unsupported: here.unsupported,
             prompt_as: here.prompt_as,
             retry: here.retry,
+            hedge: self.hedge(node),
             breaker: here.breaker,
             max_concurrent: here.max_concurrent,
             client_key: if self.several {
@@ -288,6 +289,7 @@ const FIELDS: &[&str] = &[
     "override_params",
     "strict_open_ai_compliance",
     "retry",
+    "hedge",
     "cache",
     "cb_config",
     "unsupported",

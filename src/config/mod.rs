@@ -4,6 +4,7 @@ mod credentials;
 pub mod file;
 mod front;
 pub mod headers;
+mod hedge;
 pub mod host;
 mod inherit;
 mod leaf;

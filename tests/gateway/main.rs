@@ -16,6 +16,7 @@ mod front;
 mod gaps;
 mod handover;
 mod health;
+mod hedge;
 mod http2;
 mod identities;
 mod leaving;
