@@ -148,11 +148,11 @@ impl Pursuit {
     }
 }
 
-/// Whether no other call could help: the client has left, or its time is over.
+/// Whether no other call could help: the client has left, or its time is over, or the process's.
 fn is_final(error: &Error) -> bool {
     matches!(
         error.kind(),
-        Kind::ClientGone | Kind::Timeout(Deadline::Total)
+        Kind::ClientGone | Kind::Stopping | Kind::Timeout(Deadline::Total)
     )
 }
 
@@ -555,7 +555,7 @@ mod tests {
     #[test]
     fn no_other_call_helps_who_has_left_or_is_out_of_time() {
         let over = Fails(Kind::Timeout(Deadline::Total));
-        for said in [Fails(Kind::ClientGone), over] {
+        for said in [Fails(Kind::ClientGone), Fails(Kind::Stopping), over] {
             assert_eq!(Case::of(LEAF).run(&[said]), "root end 0");
             let config = two("", r#","retry":{"attempts":2}"#);
             assert_eq!(Case::of(&config).run(&[said]), "0 end 0");

@@ -68,7 +68,7 @@ impl Gateway {
         let edition = context.edition.clone();
         let total = (context.ticket.called, context.total);
         let mut limit = context.limit(&Deadlines::default());
-        let mut client = Client::new(session, &mut context.ticket);
+        let mut client = Client::new(session, &mut context.ticket, edition.upstream.leaving());
         let mut second = None;
         let race = Race {
             pursuit,

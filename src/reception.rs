@@ -273,7 +273,7 @@ impl Context {
     ) -> Result<(), Failed> {
         let mut limit = self.limit(exchange.deadlines());
         let upstream = &self.edition.upstream;
-        let mut client = Client::new(session, &mut self.ticket);
+        let mut client = Client::new(session, &mut self.ticket, self.edition.upstream.leaving());
         conductor::carry(&mut client, exchange, upstream, &mut limit).await
     }
 
@@ -281,7 +281,7 @@ impl Context {
     async fn gather(&mut self, session: &mut Session, fan_out: &mut FanOut) -> Result<(), Failed> {
         let mut limit = self.limit(fan_out.deadlines());
         let upstream = &self.edition.upstream;
-        let mut client = Client::new(session, &mut self.ticket);
+        let mut client = Client::new(session, &mut self.ticket, self.edition.upstream.leaving());
         // Boxed: few requests need it, and its state would be a part of all of them.
         Box::pin(gather::carry(&mut client, fan_out, upstream, &mut limit)).await
     }
@@ -309,7 +309,7 @@ impl Context {
         let edition = self.edition.clone();
         let queue = edition.state.config.resilience.queue;
         let mut limit = self.limit(&Deadlines::default());
-        let mut client = Client::new(session, &mut self.ticket);
+        let mut client = Client::new(session, &mut self.ticket, self.edition.upstream.leaving());
         let entering = Box::pin(edition.places.enter(id, most, queue));
         client.wait(&mut limit, entering).await?
     }
@@ -317,7 +317,7 @@ impl Context {
     /// Waits before the next try.
     async fn pause(&mut self, session: &mut Session, wait: Duration) -> Result<(), Error> {
         let mut limit = self.limit(&Deadlines::default());
-        let mut client = Client::new(session, &mut self.ticket);
+        let mut client = Client::new(session, &mut self.ticket, self.edition.upstream.leaving());
         let waiting = Box::pin(tokio::time::sleep(wait));
         client.wait(&mut limit, waiting).await
     }

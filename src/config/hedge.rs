@@ -135,12 +135,12 @@ mod tests {
         for (text, said) in [
             (leaf("{}"), "It needs `after`"),
             (leaf("true"), "It needs `after`"),
-            (leaf(r#"{"after":60001}"#), "hedge.after"),
-            (leaf(r#"{"after":-1}"#), "hedge.after"),
-            (leaf(r#"{"after":"300ms"}"#), "hedge.after"),
-            (leaf(r#"{"quantile":1}"#), "hedge.quantile"),
-            (leaf(r#"{"quantile":0.4}"#), "hedge.quantile"),
-            (leaf(r#"{"after":1,"at_most":2}"#), "hedge.at_most"),
+            (leaf(r#"{"after":60001}"#), "hedge,after"),
+            (leaf(r#"{"after":-1}"#), "hedge,after"),
+            (leaf(r#"{"after":"300ms"}"#), "hedge,after"),
+            (leaf(r#"{"quantile":1}"#), "hedge,quantile"),
+            (leaf(r#"{"quantile":0.4}"#), "hedge,quantile"),
+            (leaf(r#"{"after":1,"at_most":2}"#), "hedge,at_most"),
             (alone.to_owned(), "no other target"),
         ] {
             let told = read(&text).expect_err(&text);
