@@ -213,24 +213,31 @@ impl Race<'_, '_> {
         }
     }
 
-    fn first_won<T>(&mut self, answering: T) -> (Side, T) {
-        let elapsed = self.client.ticket.attempted.elapsed();
-        let begun = self.held.begun.as_mut();
-        if let Some(begun) = begun.filter(|_| self.spare.hedge.quantile.is_some()) {
+    fn first_won<T>(&self, answering: T) -> (Side, T) {
+        self.first_took(self.client.ticket.attempted.elapsed());
+        (Side::First, answering)
+    }
+
+    /// Notes how long the first call took, or was waited for: what the next ones' delay is made of.
+    fn first_took(&self, elapsed: Duration) {
+        if let (Some(begun), Some(_)) = (&self.held.begun, self.spare.hedge.quantile) {
             begun.took(self.awaited, elapsed);
         }
-        (Side::First, answering)
     }
 
     /// From here on the request's present call is the second. `failed`: why it is not the first any more, but for its silence.
     fn second_won(&mut self, second: Second, failed: Option<&Failed>) {
-        let ticket = &mut *self.client.ticket;
+        let elapsed = self.client.ticket.attempted.elapsed();
+        if failed.is_none() {
+            self.first_took(elapsed);
+        }
         let first = std::mem::replace(self.held, second.held);
         if failed.is_some() {
             first.lost(failed);
         } else if let Some(begun) = first.begun {
-            begun.outrun(self.awaited, ticket.attempted.elapsed());
+            begun.outrun(elapsed);
         }
+        let ticket = &mut *self.client.ticket;
         ticket.passed(failed.map(|failed| &failed.error));
         ticket.turn(self.spare.attempt.place.clone());
         ticket.attempted = second.began;

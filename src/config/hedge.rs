@@ -3,11 +3,7 @@
 
 use std::time::Duration;
 
-use super::{
-    node::Node,
-    schema::Step,
-    tree::{NO_FIELD, Tree},
-};
+use super::{node::Node, schema::Step, tree::Tree};
 use crate::route::hedge::Hedge;
 
 impl Tree<'_> {
@@ -15,10 +11,9 @@ impl Tree<'_> {
     pub(super) fn hedge_among(&mut self, node: &Node, mode: &str, targets: usize) -> Option<Hedge> {
         let hedge = self.hedge(node)?;
         if !matches!(mode, "fallback" | "loadbalance") {
-            let message = "It has an effect at a target, and beside a strategy of the mode fallback or loadbalance.";
-            self.tell_of(HEDGE, message);
+            self.tell_of(HEDGE, NO_EFFECT);
         } else if targets < 2 {
-            self.tell_of(HEDGE, "There is no other target that a second call could go to; at the target itself, it goes there again.");
+            self.tell_of(HEDGE, NO_OTHER);
         }
         Some(hedge)
     }
@@ -33,11 +28,7 @@ impl Tree<'_> {
     }
 
     fn read_hedge(&mut self, node: &Node) -> Option<Hedge> {
-        for (name, _) in node.fields() {
-            if !matches!(name.as_str(), "after" | "quantile") {
-                self.tell_of(name, NO_FIELD);
-            }
-        }
+        self.only(node, &["after", "quantile"]);
         let (after, quantile) = (node.get("after"), node.get("quantile"));
         if after.or(quantile).is_none() {
             self.tell("It needs `after`, in milliseconds, or `quantile`, such as 0.95.");
@@ -64,6 +55,9 @@ impl Tree<'_> {
 }
 
 const HEDGE: &str = "hedge";
+const NO_EFFECT: &str =
+    "It has an effect at a target, and beside a strategy of the mode fallback or loadbalance.";
+const NO_OTHER: &str = "There is no other target that a second call could go to; at the target itself, it goes there again.";
 /// Who waits longer wants a deadline.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 /// Below it, most calls would be made twice.

@@ -398,7 +398,7 @@ mod tests {
                     .step_by(2)
             })
             .collect();
-        let refused = ["on_status_codes", "hedge"];
+        let refused = ["on_status_codes"];
         let fields: BTreeSet<&str> = FIELDS.iter().chain(HOOKS).copied().chain(refused).collect();
         let options: Vec<&&str> = named.difference(&fields).collect();
         assert!(

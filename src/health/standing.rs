@@ -194,8 +194,7 @@ impl Begun {
 
     /// Another call of its request answered before it had said anything. That it took longer than `elapsed` is known all the
     /// same, and nothing else.
-    pub fn outrun(self, awaited: Awaited, elapsed: Duration) {
-        self.took(awaited, elapsed);
+    pub fn outrun(self, elapsed: Duration) {
         let now = self.at(elapsed);
         self.standing.memory().pace.sample(elapsed, now);
     }
@@ -333,7 +332,8 @@ mod tests {
         let second = Duration::from_secs(1);
         for _ in 0..40 {
             let call = standing.enter(Some(&breaker), now).unwrap();
-            call.outrun(Awaited::Token, second);
+            call.took(Awaited::Token, second);
+            call.outrun(second);
         }
         let view = standing.view(now);
         assert_eq!(
