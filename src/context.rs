@@ -20,7 +20,7 @@ use crate::{
     metrics::Ended,
     passage::Passage,
     provider::Target,
-    ticket::{Ticket, Tried},
+    ticket::{Ticket, Tries},
     upstream::{broke_off, total_timeout},
 };
 
@@ -340,25 +340,6 @@ impl fmt::Display for Entry<'_> {
             ),
             None => Ok(()),
         }
-    }
-}
-
-/// The tries before the last one.
-struct Tries<'a>(&'a [Tried]);
-
-impl fmt::Display for Tries<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, tried) in self.0.iter().enumerate() {
-            let separator = if at == 0 { "" } else { "; " };
-            let ms = tried.elapsed.as_millis();
-            let (place, provider) = (&tried.place, &tried.provider);
-            write!(f, "{separator}{place} {provider} ")?;
-            match tried.failure {
-                Some((failure, status)) => write!(f, "{status} {failure} {ms}ms")?,
-                None => write!(f, "- cancelled {ms}ms")?,
-            }
-        }
-        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -50,6 +51,25 @@ pub struct Tried {
     pub elapsed: Duration,
     /// [`Error::label`], and the status. `None`: it was cancelled, as another one answered before it.
     pub failure: Option<(&'static str, u16)>,
+}
+
+/// The tries that are not the answer, as the access log has them.
+pub struct Tries<'a>(pub &'a [Tried]);
+
+impl fmt::Display for Tries<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, tried) in self.0.iter().enumerate() {
+            let separator = if at == 0 { "" } else { "; " };
+            let ms = tried.elapsed.as_millis();
+            let (place, provider) = (&tried.place, &tried.provider);
+            write!(f, "{separator}{place} {provider} ")?;
+            match tried.failure {
+                Some((failure, status)) => write!(f, "{status} {failure} {ms}ms")?,
+                None => write!(f, "- cancelled {ms}ms")?,
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How a try failed, as [`Tried`] tells it.
