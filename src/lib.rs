@@ -31,6 +31,7 @@
 //! | [`Error`] | the one error: whose fault, which status, what the client is told |
 //! | `depth` | how deep JSON is nested |
 //! | `pattern` | names with `*` in them |
+//! | `head` | a request's head, checked byte by byte; how far its body reaches |
 //! | `wire` | bytes ⇄ frames: server-sent events, JSON lines, AWS event streams, cut anywhere |
 //! | [`completion`] | the request and the answer of the API page, and the set of its parameters |
 //! | [`dialect`] | how one family of APIs says "completion"; the table of what it can carry |
@@ -43,7 +44,7 @@
 //! | `passage` | a request of the transparent proxy |
 //! | `gateway` | a request's head and body become an answer, a passage or an exchange |
 //! | `tokens`, `issuer` | the tokens that some credentials are exchanged for: kept and refreshed, fetched |
-//! | `proxy`, `passing`, `reception`, `conductor`, `gather`, `tunnel`, `client`, `leg`, `pulse`, `pursuit`, `race`, `regard`, `lanes`, `places`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `edition`, `drain` | the IO around it |
+//! | `proxy`, `passing`, `reception`, `conductor`, `gather`, `tunnel`, `client`, `leg`, `pulse`, `pursuit`, `race`, `regard`, `lanes`, `places`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `intake`, `refusal`, `edition`, `drain` | the IO around it |
 //! | [`server`], `reload`, `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
 //! | `fuzzing` | what has to hold for any bytes; in no release |
 //!
@@ -113,7 +114,9 @@ pub mod fuzzing;
 mod gateway;
 mod gather;
 mod guard;
+mod head;
 mod health;
+mod intake;
 mod issuer;
 mod lanes;
 mod leg;
@@ -129,6 +132,7 @@ mod pulse;
 mod pursuit;
 mod race;
 mod reception;
+mod refusal;
 mod regard;
 mod reload;
 mod resolver;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy passing reception context conductor gather tunnel client leg pulse pursuit race regard opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator      the only IO
+//! L8  proxy passing reception context conductor gather tunnel client leg pulse pursuit race regard opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator intake refusal      the only IO
 //!     fuzzing: in no release
 //! L7  gateway
 //! L6  exchange passage
@@ -10,7 +10,7 @@
 //! L4  route front tls metrics
 //! L3  provider
 //! L2  dialect
-//! L1  wire completion
+//! L1  head wire completion
 //! L0  error depth pattern
 //! ```
 
@@ -23,6 +23,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("error", 0),
     ("depth", 0),
     ("pattern", 0),
+    ("head", 1),
     ("wire", 1),
     ("completion", 1),
     ("dialect", 2),
@@ -62,6 +63,8 @@ const LAYERS: &[(&str, u8)] = &[
     ("guard", 8),
     ("resolver", 8),
     ("door", 8),
+    ("intake", 8),
+    ("refusal", 8),
     ("edition", 8),
     ("drain", 8),
     ("server", 8),

@@ -64,6 +64,14 @@ fn a_wrong_conf_is_refused_with_file_line_and_path() {
             "upstream_debug_ssl_keylog: true\n",
             ":1: upstream_debug_ssl_keylog: ",
         ),
+        (
+            "gateway:\n  limits:\n    header_count: 257\n",
+            ":3: gateway.limits.header_count: expected a number from 1 to 256",
+        ),
+        (
+            "gateway:\n  limits:\n    header_seconds: 0\n",
+            ":3: gateway.limits.header_seconds: expected seconds, from 1 to 3600",
+        ),
         ("gateway: [\n", "conf.yaml"),
     ] {
         let output = check(conf);
