@@ -46,6 +46,7 @@
 //! | `tokens`, `issuer` | the tokens that some credentials are exchanged for: kept and refreshed, fetched |
 //! | `proxy`, `passing`, `reception`, `conductor`, `gather`, `tunnel`, `client`, `leg`, `pulse`, `pursuit`, `lanes`, `places`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `intake`, `refusal`, `edition`, `drain` | the IO around it |
 //! | [`server`], `reload`, `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
+//! | `fuzzing` | what has to hold for any bytes; in no release |
 //!
 //! Imports point down this table; `tests/layers.rs` holds it.
 //!
@@ -70,6 +71,20 @@
 //!
 //! and serves one request of another filter with [`Gateway::serve`].
 #![forbid(unsafe_code)]
+// A panic ends a client's request, and an operator's process where it is the wrong thread: tests may, nothing else.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 
 mod admin;
 mod arrival;
@@ -85,10 +100,17 @@ mod door;
 mod downstream;
 mod drain;
 mod edition;
+#[expect(
+    clippy::indexing_slicing,
+    reason = "it writes fields into JSON objects of its own making; it is no part of the road of a request"
+)]
 mod emulator;
 mod error;
 mod exchange;
 mod front;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gateway;
 mod gather;
 mod guard;

@@ -3,6 +3,7 @@
 //! ```text
 //! L9  main                                          binary
 //! L8  proxy passing reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door intake refusal edition drain server reload admin emulator      the only IO
+//!     fuzzing: in no release
 //! L7  gateway
 //! L6  exchange passage
 //! L5  config health
@@ -68,6 +69,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("reload", 8),
     ("admin", 8),
     ("emulator", 8),
+    ("fuzzing", 8),
     ("main", 9),
     ("lib", 9),
 ];
@@ -110,7 +112,7 @@ fn read(root: &Path, file: &Path) -> Option<Source> {
         .unwrap();
     let text = fs::read_to_string(file).unwrap();
     // A file of tests alone is declared under #[cfg(test)] by its parent.
-    let tests_alone = ["fixtures.rs", "vendor_errors.rs", "reasons.rs"];
+    let tests_alone = ["fixtures.rs", "vendor_errors.rs", "reasons.rs", "replay.rs"];
     if tests_alone.iter().any(|file| name.ends_with(file)) {
         return None;
     }
