@@ -16,8 +16,9 @@ use crate::{
     exchange::{Exchange, is_for_client},
     gateway::Head,
     head::nominated,
+    route::retry::whole_seconds,
     ticket::Ticket,
-    upstream::is_interim,
+    upstream::{is_interim, unix_now},
 };
 
 /// Settings of the client's session that Pingora leaves open-ended.
@@ -65,7 +66,11 @@ pub fn answer_head(
     let ends_here = upstream.map_or(Vec::new(), |head| nominated(&head.headers));
     let is_passed = |name: &HeaderName| is_for_client(name) && !ends_here.contains(name);
     for (name, value) in passing.filter(|(name, _)| is_passed(name)) {
-        head.append_header(name, value)?;
+        if name != header::RETRY_AFTER {
+            head.append_header(name, value)?;
+        } else if let Some(seconds) = whole_seconds(value, unix_now()) {
+            head.insert_header(name, seconds)?;
+        }
     }
     head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static(content_type))?;
     if content_type == EVENT_STREAM {
@@ -252,7 +257,7 @@ pub async fn refuse(
         return;
     };
     // All texts are well formed.
-    if error.kind() == Kind::Full {
+    if matches!(error.kind(), Kind::Full | Kind::Exhausted) {
         let _ = head.insert_header(header::RETRY_AFTER, "1");
     }
     if error.kind() == Kind::Unserved(StatusCode::METHOD_NOT_ALLOWED) {

@@ -54,6 +54,8 @@ pub enum Kind {
     Upstream(StatusCode),
     /// The target has as many calls as it may, and no place became free.
     Full,
+    /// The gateway's process has no file descriptor, or no memory for a socket, left for the call.
+    Exhausted,
     /// The client left before its answer was complete. Nobody reads this error but the log.
     ClientGone,
     /// The gateway's process ends before the answer is complete.
@@ -225,7 +227,7 @@ impl Error {
             }
             Kind::Upstream(status) if status.is_client_error() => Fault::Client,
             Kind::Upstream(_) => Fault::Upstream,
-            Kind::Full | Kind::Stopping | Kind::Internal => Fault::Gateway,
+            Kind::Full | Kind::Exhausted | Kind::Stopping | Kind::Internal => Fault::Gateway,
         }
     }
 
@@ -242,7 +244,7 @@ impl Error {
             Kind::ClientGone => {
                 StatusCode::from_u16(CLIENT_GONE).unwrap_or(StatusCode::BAD_REQUEST)
             }
-            Kind::Full | Kind::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::Full | Kind::Exhausted | Kind::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -269,6 +271,7 @@ impl Error {
             Kind::Broken => "broken_upstream",
             Kind::Upstream(_) => "upstream_error",
             Kind::Full => "target_full",
+            Kind::Exhausted => "gateway_exhausted",
             Kind::ClientGone => "client_gone",
             Kind::Stopping => "gateway_stopping",
             Kind::Internal => "internal_error",

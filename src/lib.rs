@@ -29,7 +29,7 @@
 //! | room | what it holds |
 //! |---|---|
 //! | [`Error`] | the one error: whose fault, which status, what the client is told |
-//! | `depth` | how deep JSON is nested |
+//! | `depth`, `surrogates` | how deep JSON is nested; half of a character in it |
 //! | `pattern` | names with `*` in them |
 //! | `head` | a request's head, checked byte by byte; how far its body reaches |
 //! | `wire` | bytes ⇄ frames: server-sent events, JSON lines, AWS event streams, cut anywhere |
@@ -44,7 +44,7 @@
 //! | `passage` | a request of the transparent proxy |
 //! | `gateway` | a request's head and body become an answer, a passage or an exchange |
 //! | `tokens`, `issuer` | the tokens that some credentials are exchanged for: kept and refreshed, fetched |
-//! | `proxy`, `passing`, `reception`, `conductor`, `gather`, `tunnel`, `client`, `leg`, `pulse`, `pursuit`, `lanes`, `places`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `intake`, `refusal`, `edition`, `drain` | the IO around it |
+//! | `proxy`, `passing`, `reception`, `conductor`, `gather`, `tunnel`, `client`, `leg`, `pulse`, `pursuit`, `lanes`, `places`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `intake`, `refusal`, `edition`, `drain`, `mishap` | the IO around it |
 //! | [`server`], `reload`, `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
 //! | `fuzzing` | what has to hold for any bytes; in no release |
 //!
@@ -121,6 +121,7 @@ mod issuer;
 mod lanes;
 mod leg;
 mod metrics;
+mod mishap;
 mod opening;
 mod passage;
 mod passing;
@@ -136,6 +137,7 @@ mod reload;
 mod resolver;
 mod route;
 pub mod server;
+mod surrogates;
 mod ticket;
 mod tls;
 mod tokens;

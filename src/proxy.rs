@@ -32,6 +32,7 @@ use crate::{
     error::{Error, Kind},
     exchange::UpstreamHead,
     gateway::asked,
+    mishap::contain,
     passing,
     reception::{Next, Roads},
     tokens::Tokens,
@@ -85,7 +86,7 @@ impl Gateway {
             return Ok(false);
         }
         let mut context = self.new_ctx();
-        let received = self.receive(session, &mut context, Roads::Inside).await;
+        let received = contain(self.receive(session, &mut context, Roads::Inside)).await;
         let served = match received {
             Ok(_) => Ok(true),
             Err(error) => context.refuse(session, error).await.map(|()| true),
@@ -111,7 +112,7 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         context: &mut Context,
     ) -> pingora::Result<bool> {
-        match self.receive(session, context, Roads::All).await {
+        match contain(self.receive(session, context, Roads::All)).await {
             Ok(Next::Proxy) => Ok(false),
             Ok(Next::Answered) => Ok(true),
             Err(error) => context.refuse(session, error).await.map(|()| true),

@@ -14,8 +14,8 @@ use pingora::{
 };
 
 use crate::{
-    admin::Admin,
-    config::{Config, ConfigError, Surroundings, source::Source},
+    admin::{Admin, Lock},
+    config::{Config, ConfigError, Surroundings, admin::is_loopback, source::Source},
     door::{Door, Watch},
     drain::{Drain, Signals},
     emulator,
@@ -193,8 +193,12 @@ fn add_services(server: &mut Server, gateway: Gateway, reloader: &Arc<Reloader>)
     if let Some(settings) = &config.emulator {
         server.add_service(emulator::service(settings, edition.upstream.leaving()));
     }
-    if let Some(address) = &config.admin {
+    // Without random numbers the gateway itself is not there.
+    if let (Some(address), Some(lock)) = (&config.admin, Lock::try_new()) {
         let admin = Admin {
+            edition: editions.clone(),
+            lock,
+            is_private: is_loopback(address),
             listen: config.listen.clone(),
             metrics: edition.state.metrics.clone(),
             health: edition.state.health.clone(),

@@ -279,14 +279,20 @@ pub fn is_unanswered(error: &pingora::Error) -> bool {
 /// What a failed call means to the client. Never quotes an address: it is ours, not the client's.
 pub fn failure(error: &pingora::Error) -> Error {
     use ErrorType::{
-        ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout, InvalidCert, ReadTimedout,
-        SocketError, TLSHandshakeFailure, TLSHandshakeTimedout, TLSWantX509Lookup, WriteTimedout,
+        BindError, ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout, InternalError,
+        InvalidCert, ReadTimedout, SocketError, TLSHandshakeFailure, TLSHandshakeTimedout,
+        TLSWantX509Lookup, WriteTimedout,
     };
     if matches!(error.esource(), ErrorSource::Downstream) {
         return arrival::failure(error);
     }
     let timeout = |deadline, message| Error::new(Kind::Timeout(deadline), message);
-    match error.etype() {
+    let etype = match error.etype() {
+        // Pingora's word for what went wrong on this side of a connection in the making.
+        InternalError => error.root_etype(),
+        other => other,
+    };
+    match etype {
         ConnectTimedout | TLSHandshakeTimedout => timeout(
             Deadline::Connect,
             "The provider took no connection in time.",
@@ -296,7 +302,11 @@ pub fn failure(error: &pingora::Error) -> Error {
             Deadline::Write,
             "The provider did not take the request in time.",
         ),
-        ConnectRefused | ConnectError | ConnectNoRoute | SocketError => {
+        SocketError => Error::new(
+            Kind::Exhausted,
+            "The gateway has no connection left for this request.",
+        ),
+        ConnectRefused | ConnectError | ConnectNoRoute | BindError => {
             Error::new(Kind::Connect, "The provider cannot be reached.")
         }
         TLSHandshakeFailure | InvalidCert | TLSWantX509Lookup => Error::new(

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy passing reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door intake refusal edition drain server reload admin emulator      the only IO
+//! L8  proxy passing reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator intake refusal mishap      the only IO
 //!     fuzzing: in no release
 //! L7  gateway
 //! L6  exchange passage
@@ -11,7 +11,7 @@
 //! L3  provider
 //! L2  dialect
 //! L1  head wire completion
-//! L0  error depth pattern
+//! L0  error depth pattern surrogates
 //! ```
 
 use std::{
@@ -22,6 +22,7 @@ use std::{
 const LAYERS: &[(&str, u8)] = &[
     ("error", 0),
     ("depth", 0),
+    ("surrogates", 0),
     ("pattern", 0),
     ("head", 1),
     ("wire", 1),
@@ -65,6 +66,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("refusal", 8),
     ("edition", 8),
     ("drain", 8),
+    ("mishap", 8),
     ("server", 8),
     ("reload", 8),
     ("admin", 8),
@@ -271,6 +273,20 @@ fn only_the_binary_touches_the_process_and_its_files() {
             }
         }
     }
+}
+
+// Row 28 of the fault catalogue: a clock that jumps moves no timer. Signatures and answers are dated by it, nothing waits for it.
+#[test]
+fn the_wall_clock_is_read_in_one_place() {
+    let reads = |source: &&Source| code(&source.text).any(|line| line.contains("SystemTime::now"));
+    let sources = sources();
+    let mut readers: Vec<&str> = sources
+        .iter()
+        .filter(reads)
+        .map(|read| &*read.name)
+        .collect();
+    readers.sort_unstable();
+    assert_eq!(readers, ["emulator/mod.rs", "upstream.rs"]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The conf as the gateway uses it: if a [`Config`] exists, every name in it resolves and every secret was read.
 
+pub mod admin;
 mod credentials;
 pub mod file;
 mod front;
@@ -35,7 +36,7 @@ use crate::{
     error::Error,
     front::Front,
     head,
-    provider::{Base, Provider, Row, place::Place, table::ROWS},
+    provider::{Base, Provider, Row, Secret, place::Place, table::ROWS},
     route::{Models, Route, rules::Rules},
     tls::Tls,
 };
@@ -51,6 +52,8 @@ pub struct Config {
     pub tls: BTreeMap<u16, Arc<Tls>>,
     /// `host:port` of the admin listener; `None` switches it off.
     pub admin: Option<String>,
+    /// What the admin listener asks for; `None`: nothing, as only this machine can reach it.
+    pub admin_token: Option<Secret>,
     pub default: Defaults,
     pub providers: BTreeMap<String, Arc<Provider>>,
     pub models: Models,
@@ -216,6 +219,7 @@ impl Default for Config {
             listen: vec![DEFAULT_LISTEN.to_owned()],
             tls: BTreeMap::new(),
             admin: Some(DEFAULT_ADMIN.to_owned()),
+            admin_token: None,
             default: Defaults {
                 provider: Some(DEFAULT_PROVIDER.to_owned()),
                 ..Defaults::default()

@@ -2,6 +2,7 @@
 
 mod bodies;
 mod canary;
+mod catalogue;
 mod chaos;
 mod completions;
 mod counts;
@@ -30,3 +31,4 @@ mod providers;
 mod reload;
 mod support;
 mod tls;
+mod upstream_tls;
