@@ -1,10 +1,25 @@
 //! The binary: arguments, logger, conf file, server.
 #![forbid(unsafe_code)]
+// A panic ends a client's request, and an operator's process where it is the wrong thread: tests may, nothing else.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 
 use std::{io::Write, panic::PanicHookInfo, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, ValueEnum};
 use log::{Level, Log, Metadata, Record};
+use nix::sys::resource::{Resource, setrlimit};
 use pingora::prelude::Opt;
 use pingora_completions::{
     ConfigError, Reader, Reread, Surroundings,
@@ -59,6 +74,7 @@ fn run(arguments: Arguments) -> Result<(), String> {
         });
     }
     init_logger()?;
+    keep_memory_inside();
     std::panic::set_hook(Box::new(tell_panic));
     let process = Process::here();
     let file = arguments.server.conf.clone();
@@ -68,6 +84,16 @@ fn run(arguments: Arguments) -> Result<(), String> {
         return print("The conf is valid.\n");
     }
     ready.run(arguments.server, reread)
+}
+
+/// No core dump holds the keys in this process, and no other process of its user looks into it.
+fn keep_memory_inside() {
+    let limited = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    #[cfg(target_os = "linux")]
+    let limited = limited.and(nix::sys::prctl::set_dumpable(false));
+    if let Err(error) = limited {
+        log::warn!("a core dump of this process would hold its keys: {error}");
+    }
 }
 
 /// A reader that has gone, such as `head`, is no failure.
@@ -161,5 +187,18 @@ impl Log for Discreet {
 
     fn flush(&self) {
         self.0.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn no_neighbour_looks_into_the_process() {
+        assert!(nix::sys::prctl::get_dumpable().unwrap());
+        keep_memory_inside();
+        assert!(!nix::sys::prctl::get_dumpable().unwrap());
     }
 }
