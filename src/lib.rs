@@ -72,6 +72,7 @@
 
 mod admin;
 mod arrival;
+pub mod bench;
 mod call;
 mod client;
 pub mod completion;
@@ -95,6 +96,7 @@ mod health;
 mod issuer;
 mod lanes;
 mod leg;
+mod measure;
 mod metrics;
 mod opening;
 mod passage;
