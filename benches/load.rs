@@ -2,33 +2,37 @@
 //! and through the gateway. And what a call costs that is one of many of its request.
 //!
 //! `cargo bench --bench load`. Everything is on loopback: an upstream of canned answers, a proxy that does nothing, and
-//! the gateway's binary run as processes of their own; this process is the client. Rounds alternate, so that a noisy
+//! the gateway's binary run as processes of their own; this process is the client, with the engine of
+//! `pingora-completions bench`. Rounds alternate, so that a noisy
 //! neighbour meets all three; figures are medians of rounds. `LOAD_SECONDS` is the length of a round.
 
 use std::{
     env, fs,
-    io::Read,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
-use hdrhistogram::Histogram;
 use pingora::{
     prelude::{HttpPeer, Server},
     proxy::{ProxyHttp, Session, http_proxy_service},
     server::configuration::ServerConf,
 };
+use pingora_completions::bench::{
+    Asked, Endpoint, Load, Question, Reading, Tally, Target, Template, Times, drive, template,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    runtime::Runtime,
 };
 
 const CONNECTIONS: usize = 32;
 const ROUNDS: usize = 5;
-const FIRST_TOKENS: usize = 2_000;
+const FIRST_TOKENS: u64 = 2_000;
 /// In one request of a fan-out.
 const PROMPTS: usize = 24;
 
@@ -170,20 +174,30 @@ fn client() {
         .and_then(|text| text.parse().ok())
         .unwrap_or(4);
     let round = Duration::from_secs(seconds);
-    let plain = request(Kind::Whole);
-    for way in &ways {
-        runtime.block_on(load(way, Duration::from_millis(500), CONNECTIONS, &plain));
+    plain(&ways, &runtime, round);
+    fan_out(&ways[2], &runtime, round);
+    streams(&ways, &runtime);
+}
+
+fn plain(ways: &[Way; 3], runtime: &Runtime, round: Duration) {
+    let asked: Vec<Asking> = ways
+        .iter()
+        .map(|way| runtime.block_on(Asking::new(way, Kind::Whole)))
+        .collect();
+    for asking in &asked {
+        runtime.block_on(asking.load(Duration::from_millis(500), CONNECTIONS));
     }
     println!(
-        "plain: 100-byte prompt, {CONNECTIONS} connections, 1 proxy thread, median of {ROUNDS} rounds of {seconds} s"
+        "plain: 100-byte prompt, {CONNECTIONS} connections, 1 proxy thread, median of {ROUNDS} rounds of {} s",
+        round.as_secs()
     );
-    let mut found = vec![Vec::new(); ways.len()];
+    let mut found = [const { Vec::new() }; 3];
     for _ in 0..ROUNDS {
-        for (way, found) in ways.iter().zip(&mut found) {
-            found.push(runtime.block_on(load(way, round, CONNECTIONS, &plain)));
+        for (asking, found) in asked.iter().zip(&mut found) {
+            found.push(runtime.block_on(asking.load(round, CONNECTIONS)));
         }
     }
-    let medians: Vec<Found> = found.iter().map(|rounds| median(rounds)).collect();
+    let medians = found.map(|rounds| median(&rounds));
     for (way, found) in ways.iter().zip(&medians) {
         println!(
             "  {:<13} {:>8.0} requests/s   p50 {:>6.0} us   p99 {:>6.0} us   CPU {:>5.1} us/request",
@@ -195,19 +209,28 @@ fn client() {
         "  gateway / bare Pingora: {ratio:.2} of its requests/s, {:.2} of its CPU",
         medians[2].cpu / medians[1].cpu
     );
-    fan_out(&ways[2], &runtime, round);
+}
+
+/// Times from a request's write to its first event's arrival.
+fn streams(ways: &[Way; 3], runtime: &Runtime) {
     println!("stream: first event, 1 connection, one request after the other, {FIRST_TOKENS} each");
-    let mut firsts: Vec<Histogram<u64>> = ways.iter().map(|_| Histogram::new(3).unwrap()).collect();
+    let mut all = [(); 3].map(|()| Times::default());
+    let asked: Vec<Asking> = ways
+        .iter()
+        .map(|way| runtime.block_on(Asking::new(way, Kind::Stream)))
+        .collect();
     for _ in 0..10 {
-        for (way, first) in ways.iter().zip(&mut firsts) {
-            runtime.block_on(first_tokens(way, first, FIRST_TOKENS / 10));
+        for (asking, first) in asked.iter().zip(&mut all) {
+            let mut load = Load::closed(Asked::Stream, 1, Duration::MAX);
+            load.schedule.requests = Some(FIRST_TOKENS / 10);
+            first.merge(&runtime.block_on(asking.drive(load)).first_token);
         }
     }
-    let direct = firsts[0].value_at_quantile(0.5) as f64 / 1e3;
-    for (way, first) in ways.iter().zip(&firsts) {
+    let direct = microseconds(all[0].percentile(0.5));
+    for (way, first) in ways.iter().zip(&all) {
         let (p50, p99) = (
-            first.value_at_quantile(0.5) as f64 / 1e3,
-            first.value_at_quantile(0.99) as f64 / 1e3,
+            microseconds(first.percentile(0.5)),
+            microseconds(first.percentile(0.99)),
         );
         println!(
             "  {:<13} p50 {p50:>6.0} us   p99 {p99:>6.0} us   added at p50 {:>5.0} us",
@@ -218,18 +241,19 @@ fn client() {
 }
 
 /// What a call costs that is one of many of its request, against one that is its request's only one.
-fn fan_out(gateway: &Way, runtime: &tokio::runtime::Runtime, round: Duration) {
+fn fan_out(gateway: &Way, runtime: &Runtime, round: Duration) {
     println!(
         "fan-out: the gateway before a provider that takes one prompt, {PROMPTS} prompts a request, median of {ROUNDS} rounds"
     );
-    let kinds = [
-        (CONNECTIONS, 1, request(Kind::Single)),
-        (2, PROMPTS, request(Kind::List)),
-    ];
+    let kinds = [(CONNECTIONS, 1, Kind::Single), (2, PROMPTS, Kind::List)];
+    let kinds = kinds.map(|(connections, calls, kind)| {
+        let asking = runtime.block_on(Asking::new(gateway, kind));
+        (connections, calls, asking)
+    });
     let mut found = [Vec::new(), Vec::new()];
     for _ in 0..ROUNDS {
-        for ((connections, _, request), found) in kinds.iter().zip(&mut found) {
-            found.push(runtime.block_on(load(gateway, round, *connections, request)));
+        for ((connections, _, asking), found) in kinds.iter().zip(&mut found) {
+            found.push(runtime.block_on(asking.load(round, *connections)));
         }
     }
     let per_call: Vec<f64> = kinds
@@ -297,93 +321,59 @@ enum Kind {
     List,
 }
 
-fn request(kind: Kind) -> Vec<u8> {
-    let prompt = format!(
-        "\"{}\"",
-        &"Write a tagline for an ice cream shop. ".repeat(3)[..100]
-    );
-    let (prompt, more) = match kind {
-        Kind::Stream => (
-            prompt,
-            r#","stream":true,"stream_options":{"include_usage":true}"#,
-        ),
-        Kind::List => (format!("[{}]", vec![prompt; PROMPTS].join(",")), ""),
-        Kind::Whole | Kind::Single => (prompt, ""),
-    };
-    let header = match kind {
-        Kind::Whole | Kind::Stream => "",
-        Kind::Single | Kind::List => "x-portkey-provider: single\r\n",
-    };
-    let body =
-        format!(r#"{{"model":"gpt-3.5-turbo-instruct","prompt":{prompt},"max_tokens":20{more}}}"#);
-    format!(
-        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nauthorization: Bearer sk-load\r\n{header}content-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
+/// One way, asked one thing.
+struct Asking<'a> {
+    way: &'a Way,
+    target: Arc<Target>,
+    asked: Asked,
 }
 
-async fn load(way: &Way, round: Duration, connections: usize, request: &[u8]) -> Found {
-    let (started, cpu) = (Instant::now(), cpu_of(way));
-    let deadline = started + round;
-    let tasks: Vec<_> = (0..connections)
-        .map(|_| tokio::spawn(ask_until(way.address.clone(), deadline, request.to_vec())))
-        .collect();
-    let mut all = Histogram::<u64>::new(3).unwrap();
-    for task in tasks {
-        all.add(task.await.unwrap()).unwrap();
-    }
-    let used = cpu_of(way) - cpu;
-    let count = all.len() as f64;
-    Found {
-        per_second: count / started.elapsed().as_secs_f64(),
-        p50: all.value_at_quantile(0.5) as f64 / 1e3,
-        p99: all.value_at_quantile(0.99) as f64 / 1e3,
-        cpu: used.as_secs_f64() * 1e6 / count,
-    }
-}
-
-async fn ask_until(address: String, deadline: Instant, request: Vec<u8>) -> Histogram<u64> {
-    let mut times = Histogram::<u64>::new(3).unwrap();
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    let mut buffer = Vec::with_capacity(64 << 10);
-    while Instant::now() < deadline {
-        let asked = Instant::now();
-        stream.write_all(&request).await.unwrap();
-        let answer = read_message(&mut stream, &mut buffer)
-            .await
-            .expect("an answer");
-        assert!(
-            answer.starts_with(b"HTTP/1.1 200"),
-            "{}",
-            String::from_utf8_lossy(&answer)
-        );
-        times.record(nanoseconds(asked.elapsed())).unwrap();
-    }
-    times
-}
-
-/// Times from a request's write to its first event's arrival.
-async fn first_tokens(way: &Way, times: &mut Histogram<u64>, count: usize) {
-    let mut stream = TcpStream::connect(&way.address).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    let request = request(Kind::Stream);
-    for _ in 0..count {
-        let asked = Instant::now();
-        stream.write_all(&request).await.unwrap();
-        let mut answer = Vec::with_capacity(8 << 10);
-        let mut first = None;
-        while find(&answer, b"\r\n0\r\n\r\n").is_none() {
-            assert!(
-                stream.read_buf(&mut answer).await.unwrap() > 0,
-                "the stream broke"
-            );
-            if first.is_none() && find(&answer, b"data: ").is_some() {
-                first = Some(asked.elapsed());
-            }
+impl<'a> Asking<'a> {
+    async fn new(way: &'a Way, kind: Kind) -> Self {
+        let endpoint = Endpoint::parse(&format!("http://{}", way.address)).unwrap();
+        let question = Question {
+            model: Some("gpt-3.5-turbo-instruct".to_owned()),
+            prompt: template::prompt(100),
+            prompts: if kind == Kind::List { PROMPTS } else { 0 },
+            max_tokens: Some(20),
+            stream: kind == Kind::Stream,
+            usage: true,
+            ..Question::default()
+        };
+        let mut headers = vec!["authorization: Bearer sk-load"];
+        if matches!(kind, Kind::Single | Kind::List) {
+            headers.push("x-portkey-provider: single");
         }
-        times.record(nanoseconds(first.unwrap())).unwrap();
+        let headers: Vec<_> = headers
+            .into_iter()
+            .map(|text| template::header(text).unwrap())
+            .collect();
+        let template = Template::new(&endpoint, &question, &headers);
+        Self {
+            way,
+            target: Target::find(&endpoint, template, None).await.unwrap(),
+            asked: question.asked(),
+        }
+    }
+
+    async fn drive(&self, load: Load) -> Tally {
+        let tally = drive(&self.target, load, &mut |_| {}).await;
+        assert_eq!(tally.failed(), 0, "{:?}", tally.failures);
+        tally
+    }
+
+    async fn load(&self, round: Duration, connections: usize) -> Found {
+        let cpu = cpu_of(self.way);
+        let tally = self
+            .drive(Load::closed(self.asked, connections, round))
+            .await;
+        let used = cpu_of(self.way) - cpu;
+        Found {
+            per_second: tally.per_second(tally.succeeded),
+            p50: microseconds(tally.total.percentile(0.5)),
+            p99: microseconds(tally.total.percentile(0.99)),
+            cpu: microseconds(used) / tally.succeeded as f64,
+        }
     }
 }
 
@@ -419,8 +409,8 @@ fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
     memchr::memmem::find(bytes, needle)
 }
 
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+fn microseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
 }
 
 fn median(rounds: &[Found]) -> Found {
@@ -437,26 +427,15 @@ fn median(rounds: &[Found]) -> Found {
     }
 }
 
-/// User and system time of the way's process so far. Linux counts it in ticks of 10 ms; elsewhere it stays 0.
+/// User and system time of the way's process so far. It is Linux that tells; elsewhere it stays 0.
 fn cpu_of(way: &Way) -> Duration {
     let Some(process) = &way.process else {
         return Duration::ZERO;
     };
-    let mut text = String::new();
-    let file = fs::File::open(format!("/proc/{}/stat", process.id()));
-    if file
-        .and_then(|mut file| file.read_to_string(&mut text))
-        .is_err()
-    {
-        return Duration::ZERO;
-    }
-    let fields = text.rsplit(')').next().unwrap_or_default();
-    let ticks: u64 = fields
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .filter_map(|field| field.parse::<u64>().ok())
-        .sum();
-
-    Duration::from_millis(ticks * 10)
+    let text = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", process.id()));
+    let texts = text("stat").and_then(|stat| Ok((stat, text("status")?)));
+    let reading = texts
+        .ok()
+        .and_then(|(stat, status)| Reading::of(&stat, &status));
+    reading.map_or(Duration::ZERO, |reading| reading.cpu)
 }

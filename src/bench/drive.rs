@@ -51,7 +51,7 @@ pub async fn drive(target: &Arc<Target>, load: Load, watch: &mut dyn FnMut(&Tall
         started: Instant::now(),
         next: AtomicU64::new(0),
         due: Semaphore::new(0),
-        tally: Mutex::new(Tally::new()),
+        tally: Mutex::new(Tally::default()),
     });
     let mut callers = JoinSet::new();
     let concurrency = load.schedule.concurrency as u64;

@@ -24,7 +24,7 @@ pub use crate::measure::{
     schedule::{Rate, Schedule},
     summary::Spread,
     tally::{Tally, Times},
-    template::{Question, Template, header},
+    template::{self, Question, Template},
 };
 use crate::{
     config::Surroundings,

@@ -149,7 +149,7 @@ fn percentiles(report: &Report) -> String {
     ];
     let ticks = ticks
         .into_iter()
-        .map(|(share, text)| (-(1.0 - share as f64).log10(), format!("{text} %")));
+        .map(|(share, text)| (-f64::log10(1.0 - share), format!("{text} %")));
     let curve = |target: &Figures| {
         let times = &target.tally.total;
         let own = (times.count().max(1) as f64).log10().min(nines);
@@ -209,14 +209,12 @@ fn throughput(report: &Report) -> String {
         .flat_map(|series| &series.points)
         .map(|point| point.1)
         .fold(0.0, f64::max);
+    let seconds = slots as f64 * SLOT.as_secs_f64();
+    let mut x = Axis::linear("seconds, rounds one after the other", seconds);
+    x.to = seconds;
+    x.ticks.retain(|(place, _)| *place <= seconds);
     let plot = Plot {
-        x: Axis {
-            to: slots as f64 * SLOT.as_secs_f64(),
-            ..Axis::linear(
-                "seconds, rounds one after the other",
-                slots as f64 * SLOT.as_secs_f64(),
-            )
-        },
+        x,
         y: Axis::linear("requests/s", greatest),
         series,
         shape: Shape::Line,
@@ -318,7 +316,7 @@ const MAX_NINES: f64 = 5.0;
 const CURVE_POINTS: u32 = 200;
 const MAX_TIME_POINTS: usize = 100;
 const BINS: u32 = 60;
-const MISSING: &str = "<p class=\"small\">No request went well.</p>";
+const MISSING: &str = "<p class=\"small\">No answer was read to its end.</p>";
 
 const NOTES: &str = "<h2>What the figures are</h2><ul class=\"small\"><li>Latency: from when a request was due (open loop) or begun (closed loop) to its answer's last byte; requests that went well alone.</li><li>First token: from the same moment to the first event with text.</li><li>Between events: two events with text of one stream; 0 if they came in one read.</li><li>Sent late: from when a request was due to when it was begun.</li><li>A stream that ends without [DONE] has failed.</li></ul>";
 
@@ -368,6 +366,6 @@ mod tests {
         };
         let page = page(&Report::new(0, Settings::default(), vec![subject], &[]));
         check(&page);
-        assert!(page.contains("No request went well.") && page.contains("Too short"));
+        assert!(page.contains("No answer was read to its end.") && page.contains("Too short"));
     }
 }

@@ -142,7 +142,7 @@ mod tests {
 
     /// A server of one place that takes 1 ms for each request, and stands still for a second after the 1,000th.
     fn stalled(rate: Option<Rate>) -> Tally {
-        let (mut tally, mut free) = (Tally::new(), Duration::ZERO);
+        let (mut tally, mut free) = (Tally::default(), Duration::ZERO);
         for number in 0..10_000 {
             let since = rate.map_or(free, |rate| rate.due(number));
             let stall = if number == 1_000 { 1_000 } else { 0 };

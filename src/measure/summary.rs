@@ -189,7 +189,7 @@ fn busy(subjects: &[Subject]) -> Option<f64> {
 
 impl Figures {
     fn new(subject: Subject, processes: &[(String, Option<Reading>)]) -> Self {
-        let mut all = Tally::new();
+        let mut all = Tally::default();
         for round in &subject.rounds {
             all.merge(&round.tally);
         }
@@ -280,6 +280,13 @@ impl Percentiles {
             max: milliseconds(times.max()),
         })
     }
+
+    /// Without the count, in the order of the fields.
+    pub fn values(self) -> [f64; 6] {
+        [
+            self.mean, self.p50, self.p90, self.p99, self.p99_9, self.max,
+        ]
+    }
 }
 
 impl Ratios {
@@ -340,7 +347,7 @@ pub mod fixtures {
 
     /// A round of `count` good requests in a second, each of `milliseconds`, and one cut.
     pub fn round(count: u64, milliseconds: u64) -> Round {
-        let mut tally = Tally::new();
+        let mut tally = Tally::default();
         for number in 0..count {
             let time = Duration::from_millis(milliseconds + number % 7);
             tally.total.add(time);

@@ -196,17 +196,11 @@ impl Rows<'_> {
             return;
         }
         self.push(label, |_| Some(String::new()));
-        let of: [(&str, fn(Percentiles) -> f64); 6] = [
-            ("  mean", |times| times.mean),
-            ("  p50", |times| times.p50),
-            ("  p90", |times| times.p90),
-            ("  p99", |times| times.p99),
-            ("  p99.9", |times| times.p99_9),
-            ("  max", |times| times.max),
-        ];
-        for (label, value) in of {
+        let labels = ["  mean", "  p50", "  p90", "  p99", "  p99.9", "  max"];
+        for (at, label) in labels.into_iter().enumerate() {
             self.push(label, |target| {
-                times(target).map(|times| milliseconds(value(times)))
+                let values = times(target)?.values();
+                values.get(at).copied().map(milliseconds)
             });
         }
     }
@@ -271,7 +265,7 @@ pub fn number(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

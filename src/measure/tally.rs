@@ -10,12 +10,14 @@ use super::answer::Failure;
 #[derive(Clone, Debug)]
 pub struct Times(Option<Histogram<u64>>);
 
-impl Times {
-    pub fn new() -> Self {
+impl Default for Times {
+    fn default() -> Self {
         // Three digits are within what the histogram takes: this is never `None`.
         Self(Histogram::new(DIGITS).ok())
     }
+}
 
+impl Times {
     pub fn add(&mut self, time: Duration) {
         self.add_many(time, 1);
     }
@@ -73,7 +75,7 @@ impl Times {
 }
 
 /// What came of the requests of one target, in one round or in all.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Tally {
     /// From the moment a request was due (open loop) or begun (closed loop) to its answer's last byte. Good answers only.
     pub total: Times,
@@ -104,27 +106,6 @@ pub struct Tally {
 }
 
 impl Tally {
-    pub fn new() -> Self {
-        Self {
-            total: Times::new(),
-            first_token: Times::new(),
-            between: Times::new(),
-            late: Times::new(),
-            sent: 0,
-            succeeded: 0,
-            aborted: 0,
-            failures: BTreeMap::new(),
-            events: 0,
-            tokens: 0,
-            told: 0,
-            bytes_sent: 0,
-            bytes_received: 0,
-            connections: 0,
-            ended: Vec::new(),
-            elapsed: Duration::ZERO,
-        }
-    }
-
     pub fn failed(&self) -> u64 {
         self.failures.values().sum()
     }
@@ -195,7 +176,7 @@ mod tests {
 
     #[test]
     fn percentiles_are_within_a_thousandth() {
-        let mut times = Times::new();
+        let mut times = Times::default();
         for milliseconds in 1..=1000 {
             times.add(Duration::from_millis(milliseconds));
         }
@@ -222,14 +203,14 @@ mod tests {
 
     #[test]
     fn times_of_any_length_are_kept() {
-        let mut times = Times::new();
+        let mut times = Times::default();
         times.add(Duration::ZERO);
         times.add(Duration::from_secs(3_600));
         times.add(Duration::MAX);
         assert_eq!(times.count(), 3);
         assert!((times.percentile(0.6).as_secs_f64() / 3_600.0 - 1.0).abs() < 0.002);
         assert!(times.max() >= Duration::from_secs(800_000));
-        let nothing = Times::new();
+        let nothing = Times::default();
         assert_eq!(
             (
                 nothing.mean(),
@@ -243,7 +224,7 @@ mod tests {
 
     #[test]
     fn rounds_add_up() {
-        let mut round = Tally::new();
+        let mut round = Tally::default();
         (round.sent, round.succeeded, round.elapsed) = (3, 1, Duration::from_secs(2));
         round.total.add(Duration::from_millis(5));
         round.failures.insert(Failure::Cut, 1);
@@ -252,7 +233,7 @@ mod tests {
             round.end(Duration::from_millis(at));
         }
         assert_eq!(round.ended, [2, 1, 1]);
-        let mut all = Tally::new();
+        let mut all = Tally::default();
         all.merge(&round);
         all.merge(&round);
         assert_eq!((all.sent, all.succeeded, all.failed()), (6, 2, 4));
@@ -260,6 +241,6 @@ mod tests {
         assert_eq!(all.ended, [2, 1, 2, 1]);
         assert_eq!(all.total.percentile(0.5).as_millis(), 5);
         assert_eq!(all.per_second(all.sent), 1.5);
-        assert_eq!(Tally::new().per_second(5), 0.0);
+        assert_eq!(Tally::default().per_second(5), 0.0);
     }
 }

@@ -108,7 +108,13 @@ fn upstream_of(whole: &'static str) -> Upstream {
 fn counts_are_those_of_the_servers_own_metrics() {
     let (gateway, _) = emulated();
     let url = format!("http://{}", gateway.address);
-    let tokens = || metric(&gateway, "completions_tokens_total", &["side=\"completion\""]);
+    let tokens = || {
+        metric(
+            &gateway,
+            "completions_tokens_total",
+            &["side=\"completion\""],
+        )
+    };
     let mut counted = 0.0;
     for (stream, kind) in [
         (&["--stream"][..], "kind=\"stream\""),
