@@ -9,6 +9,7 @@
 use std::{
     env, fs,
     net::{SocketAddr, TcpListener},
+    ops::ControlFlow,
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -357,7 +358,7 @@ impl<'a> Asking<'a> {
     }
 
     async fn drive(&self, load: Load) -> Tally {
-        let tally = drive(&self.target, load, &mut |_| {}).await;
+        let tally = drive(&self.target, load, &mut |_| ControlFlow::Continue(())).await;
         assert_eq!(tally.failed(), 0, "{:?}", tally.failures);
         tally
     }

@@ -4,6 +4,7 @@
 //! async timer's step of a millisecond would be in every time.
 
 use std::{
+    ops::ControlFlow,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -43,8 +44,13 @@ pub struct Load {
     pub abort_after: Option<u32>,
 }
 
-/// Sends what the schedule says and waits for all of it. `watch` sees the tally each second.
-pub async fn drive(target: &Arc<Target>, load: Load, watch: &mut dyn FnMut(&Tally)) -> Tally {
+/// Sends what the schedule says and waits for all of it. `watch` sees the tally each second, and may break off: then what is
+/// under way is left, and not counted.
+pub async fn drive(
+    target: &Arc<Target>,
+    load: Load,
+    watch: &mut dyn FnMut(&Tally) -> ControlFlow<()>,
+) -> Tally {
     let course = Arc::new(Course {
         target: target.clone(),
         load,
@@ -69,7 +75,14 @@ pub async fn drive(target: &Arc<Target>, load: Load, watch: &mut dyn FnMut(&Tall
     loop {
         tokio::select! {
             biased;
-            _ = second.tick() => watch(&course.tally()),
+            _ = second.tick() => {
+                let goes_on = watch(&course.tally());
+                if goes_on.is_break() {
+                    // The callers end with their set, the pacemaker at its next look.
+                    course.due.close();
+                    break;
+                }
+            }
             ended = callers.join_next() => if ended.is_none() { break },
         }
     }
@@ -119,7 +132,7 @@ impl Course {
     fn pace(&self, rate: Rate) {
         let total = self.load.schedule.total().unwrap_or(u64::MAX);
         let mut told = 0;
-        while told < total {
+        while told < total && !self.due.is_closed() {
             let elapsed = self.started.elapsed();
             let due = rate.owed(elapsed).min(total);
             if due > told {
@@ -127,7 +140,8 @@ impl Course {
                     .add_permits(usize::try_from(due - told).unwrap_or_default());
                 told = due;
             } else {
-                std::thread::sleep(rate.due(told).saturating_sub(elapsed));
+                let pause = rate.due(told).saturating_sub(elapsed);
+                std::thread::sleep(pause.min(LOOK));
             }
         }
         self.due.add_permits(self.load.schedule.concurrency);
@@ -263,3 +277,6 @@ impl Course {
         seen.last = Some(now);
     }
 }
+
+/// How long the pacemaker sleeps at most before it looks whether the load goes on.
+const LOOK: Duration = Duration::from_millis(200);

@@ -8,7 +8,11 @@ mod connection;
 mod drive;
 
 use std::{
-    sync::{Arc, Mutex},
+    ops::ControlFlow,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -42,7 +46,7 @@ pub struct Outcome {
     pub table: String,
     /// Paths and what to write there.
     pub files: Vec<(String, String)>,
-    /// A request failed, or none was sent, and that is not tolerated.
+    /// A request failed and that is not tolerated, a server was sent none, or the run was interrupted.
     pub failed: bool,
 }
 
@@ -85,6 +89,8 @@ struct Bench<'a> {
     targets: Vec<Arc<Target>>,
     subjects: Vec<Subject>,
     started: SystemTime,
+    /// By Ctrl-C: what was measured by then is told.
+    interrupted: Arc<AtomicBool>,
 }
 
 impl<'a> Bench<'a> {
@@ -128,39 +134,88 @@ impl<'a> Bench<'a> {
             targets,
             subjects,
             started: SystemTime::now(),
+            interrupted: Arc::default(),
         })
     }
 
     async fn measure(&mut self, say: &mut dyn FnMut(&str)) {
+        let interrupted = self.interrupted.clone();
+        tokio::spawn(async move {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                interrupted.store(true, Ordering::Relaxed);
+            }
+        });
         let rounds = self.arguments.rounds();
         for round in 1..=rounds {
-            for (target, subject) in self.targets.iter().zip(&mut self.subjects) {
+            for at in 0..self.targets.len() {
+                let (Some(target), Some(subject)) = (self.targets.get(at), self.subjects.get(at))
+                else {
+                    continue;
+                };
                 if round == 1 {
-                    self.load.warm_up(target, self.settings.warmup).await;
+                    self.warm_up(target).await;
                 }
                 let head = match rounds {
                     1 => subject.name.clone(),
                     _ => format!("{} {round}/{rounds}", subject.name),
                 };
-                let before = self.arguments.readings(self.surroundings);
-                let (mut last, mut seconds) = (0, 0);
-                let tally = drive(target, self.load, &mut |tally| {
-                    seconds += 1;
-                    say(&progress(&head, seconds, tally, &mut last));
-                })
-                .await;
-                let after = self.arguments.readings(self.surroundings);
-                let mut cpu = before
-                    .into_iter()
-                    .zip(after)
-                    .map(|(before, after)| Some(after?.cpu.saturating_sub(before?.cpu)));
-                subject.rounds.push(Round {
-                    tally,
-                    own_cpu: cpu.next().flatten(),
-                    cpu: cpu.collect(),
-                });
+                let measured = self.turn(target, &head, say).await;
+                if let Some(subject) = self.subjects.get_mut(at) {
+                    subject.rounds.push(measured);
+                }
+                if self.goes_on().is_break() {
+                    return;
+                }
             }
         }
+    }
+
+    /// The same load's first requests, as fast as they go, not counted.
+    async fn warm_up(&self, target: &Arc<Target>) {
+        let mut load = self.load;
+        load.schedule = Schedule {
+            rate: None,
+            requests: Some(self.settings.warmup),
+            time: None,
+            ..load.schedule
+        };
+        drive(target, load, &mut |_| self.goes_on()).await;
+    }
+
+    async fn turn(&self, target: &Arc<Target>, head: &str, say: &mut dyn FnMut(&str)) -> Round {
+        let before = self.readings();
+        let (mut last, mut seconds) = (0, 0);
+        let tally = drive(target, self.load, &mut |tally| {
+            seconds += 1;
+            say(&progress(head, seconds, tally, &mut last));
+            self.goes_on()
+        })
+        .await;
+        let mut cpu = before
+            .into_iter()
+            .zip(self.readings())
+            .map(|(before, after)| Some(after?.cpu.saturating_sub(before?.cpu)));
+        Round {
+            tally,
+            own_cpu: cpu.next().flatten(),
+            cpu: cpu.collect(),
+        }
+    }
+
+    fn goes_on(&self) -> ControlFlow<()> {
+        match self.interrupted.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    /// Of this process, then of those that were named.
+    fn readings(&self) -> Vec<Option<Reading>> {
+        let named = self.arguments.pid.iter().map(|(_, id)| id.to_string());
+        std::iter::once("self".to_owned())
+            .chain(named)
+            .map(|id| reading(self.surroundings, &id))
+            .collect()
     }
 
     fn outcome(self) -> Outcome {
@@ -171,7 +226,9 @@ impl<'a> Bench<'a> {
             .map(|(name, id)| (name.clone(), reading(self.surroundings, &id.to_string())));
         let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();
         let processes: Vec<_> = processes.collect();
-        let report = Report::new(started.as_secs(), self.settings, self.subjects, &processes);
+        let is_interrupted = self.goes_on().is_break();
+        let mut report = Report::new(started.as_secs(), self.settings, self.subjects, &processes);
+        report.interrupted = is_interrupted;
         let mut files = Vec::new();
         if let Some(path) = &self.arguments.json {
             // Of numbers and texts: it cannot fail.
@@ -185,7 +242,9 @@ impl<'a> Bench<'a> {
         Outcome {
             table: table::text(&report),
             files,
-            failed: is_empty || report.failed() > 0 && !self.arguments.tolerate_errors,
+            failed: is_empty
+                || report.interrupted
+                || report.failed() > 0 && !self.arguments.tolerate_errors,
         }
     }
 }
@@ -204,31 +263,6 @@ impl Load {
             timeout: Duration::from_secs(60),
             abort_after: None,
         }
-    }
-
-    /// The same load's first requests, as fast as they go, not counted.
-    async fn warm_up(mut self, target: &Arc<Target>, requests: u64) {
-        if requests == 0 {
-            return;
-        }
-        self.schedule = Schedule {
-            rate: None,
-            requests: Some(requests),
-            time: None,
-            ..self.schedule
-        };
-        drive(target, self, &mut |_| {}).await;
-    }
-}
-
-impl Arguments {
-    /// Of this process, then of those that were named.
-    fn readings(&self, surroundings: &dyn Surroundings) -> Vec<Option<Reading>> {
-        let named = self.pid.iter().map(|(_, id)| id.to_string());
-        std::iter::once("self".to_owned())
-            .chain(named)
-            .map(|id| reading(surroundings, &id))
-            .collect()
     }
 }
 

@@ -325,7 +325,10 @@ const STYLE: &str = ":root{color-scheme:light dark;--bg:#fff;--fg:#1b1f24;--soft
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::summary::{Settings, Subject, fixtures::report};
+    use crate::measure::{
+        fixtures::report,
+        summary::{Settings, Subject},
+    };
 
     /// The page as XML: every element closed, every attribute quoted.
     fn check(page: &str) {

@@ -4,6 +4,8 @@
 pub mod answer;
 mod body;
 pub mod endpoint;
+#[cfg(test)]
+mod fixtures;
 pub mod html;
 mod plot;
 pub mod process;

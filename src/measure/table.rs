@@ -143,14 +143,20 @@ pub fn ratio_rows(ratios: &Ratios) -> Vec<(&'static str, Spread)> {
 
 /// What makes the figures doubtful.
 pub fn note(report: &Report) -> Option<String> {
-    let busy = report.generator_busy?;
-    let share = format!("Load generator: {:.0} % of a core.", busy * 100.0);
-    Some(match busy > BUSY {
-        true => {
-            share + " It was the limit, or near it: a server may be faster than what is told here."
+    let mut notes = Vec::new();
+    if report.interrupted {
+        notes.push("Interrupted: what was under way is not counted.".to_owned());
+    }
+    if let Some(busy) = report.generator_busy {
+        notes.push(format!("Load generator: {:.0} % of a core.", busy * 100.0));
+        if busy > BUSY {
+            notes.push(
+                "It was the limit, or near it: a server may be faster than what is told here."
+                    .to_owned(),
+            );
         }
-        false => share,
-    })
+    }
+    (!notes.is_empty()).then(|| notes.join(" "))
 }
 
 struct Rows<'a> {
@@ -313,7 +319,7 @@ const BUSY: f64 = 0.85;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::summary::fixtures::report;
+    use crate::measure::fixtures::report;
 
     #[test]
     fn a_table_has_a_column_for_each_target() {

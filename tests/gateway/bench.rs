@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Write,
-    process::Command,
+    process::{Command, Stdio},
     sync::{Mutex, mpsc},
     thread,
     time::Duration,
@@ -599,4 +599,43 @@ fn progress_is_a_line_each_second() {
         said.starts_with("   1 s  name  ") && said.lines().count() == 1,
         "{said}"
     );
+}
+
+#[test]
+fn an_interrupted_run_tells_what_it_has_measured() {
+    let upstream = upstream_of(TEXT);
+    let url = format!("http://{}", upstream.address);
+    for more in [&[][..], &["--rate", "20"]] {
+        let file = scratch("json");
+        let before = upstream.seen().len();
+        let mut child = Command::new(BINARY)
+            .args([
+                "bench",
+                "-q",
+                &url,
+                "--max-seconds",
+                "300",
+                "--warmup",
+                "1",
+                "--concurrency",
+                "2",
+            ])
+            .args(["--json", file.to_str().unwrap()])
+            .args(more)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        upstream.wait_for_requests(before + 4);
+        let id = child.id().to_string();
+        let kill = Command::new("kill").args(["-s", "INT", &id]).status();
+        assert!(kill.unwrap().success());
+        let ended = wait_for(|| child.try_wait().unwrap());
+        assert_eq!(ended.map(|status| status.code()), Some(Some(1)));
+        let json: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        assert_eq!(json["interrupted"], true);
+        assert!(
+            json["targets"][0]["succeeded"].as_u64().unwrap() > 2,
+            "{json}"
+        );
+    }
 }
