@@ -340,12 +340,14 @@ mod tests {
     /// Reads pieces, then the connection's end if the answer was not whole by then.
     fn read(asked: Asked, pieces: &[&[u8]]) -> (Result<u32, Failure>, Answer) {
         let (mut answer, mut input, mut texts) = (Answer::new(asked), BytesMut::new(), 0);
-        for piece in pieces {
+        for (turn, piece) in pieces.iter().enumerate() {
             input.extend_from_slice(piece);
             match answer.read(&mut input) {
                 Ok(brought) => {
                     texts += brought.texts;
                     if brought.is_whole {
+                        let rest = pieces[turn + 1..].concat().len() + input.len();
+                        assert_eq!(rest, 0, "it is whole with its last byte");
                         return (Ok(texts), answer);
                     }
                 }
