@@ -138,6 +138,20 @@ fn percentiles(report: &Report) -> String {
     let greatest = counted()
         .map(|times| milliseconds(times.max()))
         .fold(0.0, f64::max);
+    let plot = Plot {
+        x: share_axis(nines),
+        y: Axis::logarithmic("ms", least, greatest),
+        series: report
+            .targets
+            .iter()
+            .map(|target| curve(&target.tally.total, nines))
+            .collect(),
+        shape: Shape::Line,
+    };
+    svg(&plot, "Latency by percentile")
+}
+
+fn share_axis(nines: f64) -> Axis {
     let ticks = [
         (0.0, "0"),
         (0.5, "50"),
@@ -147,39 +161,30 @@ fn percentiles(report: &Report) -> String {
         (0.9999, "99.99"),
         (0.99999, "99.999"),
     ];
-    let ticks = ticks
-        .into_iter()
-        .map(|(share, text)| (-f64::log10(1.0 - share), format!("{text} %")));
-    let curve = |target: &Figures| {
-        let times = &target.tally.total;
-        let own = (times.count().max(1) as f64).log10().min(nines);
-        let points = (0..=CURVE_POINTS).map(|turn| f64::from(turn) / f64::from(CURVE_POINTS) * own);
-        let point = |nines: f64| {
-            (
-                nines,
-                milliseconds(times.percentile(1.0 - 10f64.powf(-nines))).log10(),
-            )
-        };
-        Series {
-            points: if times.count() > 0 {
-                points.map(point).collect()
-            } else {
-                Vec::new()
-            },
-        }
+    let ticks = ticks.map(|(share, text)| (-f64::log10(1.0 - share), format!("{text} %")));
+    Axis {
+        label: "share of the requests",
+        from: 0.0,
+        to: nines,
+        ticks: ticks
+            .into_iter()
+            .filter(|(place, _)| *place <= nines + 0.01)
+            .collect(),
+    }
+}
+
+/// As far as there are requests to tell one nine more.
+fn curve(times: &Times, nines: f64) -> Series {
+    let own = (times.count() as f64).log10().min(nines);
+    let place = |turn: u32| f64::from(turn) / f64::from(CURVE_POINTS) * own;
+    let height = |nines: f64| milliseconds(times.percentile(1.0 - 10f64.powf(-nines))).log10();
+    let points = match times.count() {
+        0 => Vec::new(),
+        _ => (0..=CURVE_POINTS)
+            .map(|turn| (place(turn), height(place(turn))))
+            .collect(),
     };
-    let plot = Plot {
-        x: Axis {
-            label: "share of the requests",
-            from: 0.0,
-            to: nines,
-            ticks: ticks.filter(|(place, _)| *place <= nines + 0.01).collect(),
-        },
-        y: Axis::logarithmic("ms", least, greatest),
-        series: report.targets.iter().map(curve).collect(),
-        shape: Shape::Line,
-    };
-    svg(&plot, "Latency by percentile")
+    Series { points }
 }
 
 fn throughput(report: &Report) -> String {
