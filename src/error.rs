@@ -34,9 +34,11 @@ pub enum Kind {
     Unsupported,
     /// The request body is over `limits.body_bytes`.
     BodyTooLarge,
-    /// The request head is over `limits.header_bytes`.
+    /// The request head is over `limits.header_bytes` or `limits.header_count`.
     HeadTooLarge,
-    /// The request body did not arrive within `limits.request_seconds`.
+    /// The request head asks for what is served to nobody; with the status that says so.
+    Unserved(StatusCode),
+    /// The request's head did not arrive within `limits.header_seconds`, or its body within `limits.request_seconds`.
     RequestTimeout,
     /// The upstream's name has no address.
     Dns,
@@ -215,6 +217,7 @@ impl Error {
             | Kind::Unsupported
             | Kind::BodyTooLarge
             | Kind::HeadTooLarge
+            | Kind::Unserved(_)
             | Kind::RequestTimeout
             | Kind::ClientGone => Fault::Client,
             Kind::Dns | Kind::Connect | Kind::Tls | Kind::Timeout(_) | Kind::Broken => {
@@ -231,6 +234,7 @@ impl Error {
             Kind::Invalid | Kind::Unsupported => StatusCode::BAD_REQUEST,
             Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Kind::Unserved(status) => status,
             Kind::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Kind::Dns | Kind::Connect | Kind::Tls | Kind::Broken => StatusCode::BAD_GATEWAY,
             Kind::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
@@ -250,6 +254,7 @@ impl Error {
             Kind::Unsupported => "unsupported_parameter",
             Kind::BodyTooLarge => "body_too_large",
             Kind::HeadTooLarge => "head_too_large",
+            Kind::Unserved(_) => "not_served",
             Kind::RequestTimeout => "request_timeout",
             Kind::Dns => "dns_error",
             Kind::Connect => "connect_error",

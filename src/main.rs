@@ -1,5 +1,19 @@
 //! The binary: arguments, logger, conf file, server.
 #![forbid(unsafe_code)]
+// A panic ends a client's request, and an operator's process where it is the wrong thread: tests may, nothing else.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 
 use std::{
     io::{IsTerminal, Write},
@@ -9,6 +23,7 @@ use std::{
 
 use clap::{Parser, Subcommand, ValueEnum};
 use log::{Level, Log, Metadata, Record};
+use nix::sys::resource::{Resource, setrlimit};
 use pingora::prelude::Opt;
 use pingora_completions::{
     ConfigError, Reader, Reread, Surroundings, bench,
@@ -73,6 +88,7 @@ fn run(arguments: Arguments) -> Result<(), String> {
         });
     }
     init_logger()?;
+    keep_memory_inside();
     let process = Process::here();
     let file = arguments.server.conf.clone();
     let reread: Reread = Box::new(move || process.ready(file.as_deref()));
@@ -85,6 +101,7 @@ fn run(arguments: Arguments) -> Result<(), String> {
 
 /// Exits with 2 if the command was wrong, with 1 if a request failed or a report could not be written.
 fn measure(load: &bench::Arguments) -> ExitCode {
+    keep_memory_inside();
     let mut stderr = std::io::stderr();
     // On a terminal each line takes the last one's place.
     let (start, end) = match stderr.is_terminal() {
@@ -115,6 +132,16 @@ fn measure(load: &bench::Arguments) -> ExitCode {
         }
     }
     ExitCode::from(u8::from(failed))
+}
+
+/// No core dump holds the keys in this process, and no other process of its user looks into it.
+fn keep_memory_inside() {
+    let limited = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    #[cfg(target_os = "linux")]
+    let limited = limited.and(nix::sys::prctl::set_dumpable(false));
+    if let Err(error) = limited {
+        log::warn!("a core dump of this process would hold its keys: {error}");
+    }
 }
 
 /// A reader that has gone, such as `head`, is no failure.
@@ -196,5 +223,18 @@ impl Log for Discreet {
 
     fn flush(&self) {
         self.0.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn no_neighbour_looks_into_the_process() {
+        assert!(nix::sys::prctl::get_dumpable().unwrap());
+        keep_memory_inside();
+        assert!(!nix::sys::prctl::get_dumpable().unwrap());
     }
 }

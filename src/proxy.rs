@@ -49,6 +49,14 @@ use crate::{
 pub struct Gateway {
     pub(crate) edition: Arc<ArcSwap<Edition>>,
     pub(crate) tokens: Tokens,
+    pub(crate) heads: Heads,
+}
+
+/// Whether the heads of HTTP/1 requests were checked before they came here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heads {
+    Checked,
+    Unchecked,
 }
 
 impl Gateway {
@@ -58,6 +66,7 @@ impl Gateway {
         Ok(Self {
             tokens: Tokens::try_new(edition.upstream.clone())?,
             edition: Arc::new(ArcSwap::from_pointee(edition)),
+            heads: Heads::Unchecked,
         })
     }
 
@@ -215,6 +224,9 @@ impl ProxyHttp for Gateway {
         head: &mut ResponseHeader,
         context: &mut Context,
     ) -> pingora::Result<()> {
+        if let Call::Pass(passage) = &context.call {
+            passing::clean(passage, head);
+        }
         if head.status.is_informational() {
             return Ok(());
         }

@@ -152,14 +152,23 @@ impl Ready {
     }
 }
 
-/// What the framework would only find out by a panic.
+/// What the framework would only find out by a panic, and what would lay secrets open.
 fn check_server(conf: &ServerConf, source: &Source<'_>) -> Result<(), ConfigError> {
     if conf.threads == 0 {
         return Err(source.error(&["threads"], "at least 1 is needed".to_owned()));
     }
+    if conf.upstream_debug_ssl_keylog {
+        let message = "the keys of TLS connections are not written to a file; leave it out";
+        return Err(source.error(&["upstream_debug_ssl_keylog"], message.to_owned()));
+    }
     if let Some(file) = &conf.ca_file {
         let unread = |why| source.error(&["ca_file"], format!("`{file}` cannot be read: {why}"));
         source.surroundings.file(file).map_err(unread)?;
+    }
+    if conf.upstream_debug_ssl_keylog {
+        let message =
+            "the keys of TLS connections are written to no file; only `false` is accepted";
+        return Err(source.error(&["upstream_debug_ssl_keylog"], message.to_owned()));
     }
     for (key, addresses) in [
         ("client_bind_to_ipv4", &conf.client_bind_to_ipv4),

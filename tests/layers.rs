@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy passing reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator bench      the only IO
+//! L8  proxy passing reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator intake refusal bench      the only IO
+//!     fuzzing: in no release
 //! L7  gateway
 //! L6  exchange passage
 //! L5  config health
 //! L4  route front tls metrics
 //! L3  provider
 //! L2  dialect measure
-//! L1  wire completion
+//! L1  head wire completion
 //! L0  error depth pattern
 //! ```
 
@@ -22,6 +23,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("error", 0),
     ("depth", 0),
     ("pattern", 0),
+    ("head", 1),
     ("wire", 1),
     ("completion", 1),
     ("dialect", 2),
@@ -60,6 +62,8 @@ const LAYERS: &[(&str, u8)] = &[
     ("guard", 8),
     ("resolver", 8),
     ("door", 8),
+    ("intake", 8),
+    ("refusal", 8),
     ("edition", 8),
     ("drain", 8),
     ("server", 8),
@@ -67,6 +71,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("admin", 8),
     ("emulator", 8),
     ("bench", 8),
+    ("fuzzing", 8),
     ("main", 9),
     ("lib", 9),
 ];
@@ -109,7 +114,7 @@ fn read(root: &Path, file: &Path) -> Option<Source> {
         .unwrap();
     let text = fs::read_to_string(file).unwrap();
     // A file of tests alone is declared under #[cfg(test)] by its parent.
-    let tests_alone = ["fixtures.rs", "vendor_errors.rs", "reasons.rs"];
+    let tests_alone = ["fixtures.rs", "vendor_errors.rs", "reasons.rs", "replay.rs"];
     if tests_alone.iter().any(|file| name.ends_with(file)) {
         return None;
     }

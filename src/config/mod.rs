@@ -34,6 +34,7 @@ use crate::{
     dialect::{settle::Unsupported, substitute::Substitutes},
     error::Error,
     front::Front,
+    head,
     provider::{Base, Provider, Row, place::Place, table::ROWS},
     route::{Models, Route, rules::Rules},
     tls::Tls,
@@ -85,8 +86,12 @@ pub struct Defaults {
 pub struct Limits {
     /// Largest request body of `/v1/completions`, and of a passed request that is signed.
     pub body_bytes: usize,
-    /// Largest request head, names and values added up.
+    /// Largest request head.
     pub header_bytes: usize,
+    /// Most headers of a request.
+    pub header_count: usize,
+    /// Time within which a request's head must have arrived, from its first byte on.
+    pub header: Duration,
     /// Time within which a request body must have arrived.
     pub request: Duration,
     /// Largest stream event of an upstream.
@@ -235,11 +240,23 @@ impl Default for Config {
     }
 }
 
+impl Limits {
+    /// Those of a request's head.
+    pub fn head(&self) -> head::Limits {
+        head::Limits {
+            bytes: self.header_bytes,
+            fields: self.header_count,
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             body_bytes: 32 << 20,
             header_bytes: 64 << 10,
+            header_count: 100,
+            header: Duration::from_secs(10),
             request: Duration::from_secs(60),
             event_bytes: 1 << 20,
             calls: 1_024,

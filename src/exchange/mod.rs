@@ -11,7 +11,7 @@
 //!                      report()
 //! ```
 
-mod edits;
+pub mod edits;
 mod events;
 pub mod fan_out;
 #[cfg(test)]

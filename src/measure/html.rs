@@ -1,6 +1,9 @@
 //! A report as one HTML file: no script, nothing fetched. Everything from outside is escaped.
 
-use std::{fmt::Write, time::Duration};
+use std::{
+    fmt::Write,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use super::{
     plot::{Axis, COLOURS, Plot, Series, Shape, svg},
@@ -49,13 +52,8 @@ fn title(report: &Report) -> String {
 }
 
 fn date(unix: u64) -> String {
-    let moment = i64::try_from(unix)
-        .ok()
-        .and_then(|unix| jiff::Timestamp::from_second(unix).ok());
-    moment
-        .unwrap_or_default()
-        .strftime("%Y-%m-%d %H:%M UTC")
-        .to_string()
+    let moment = UNIX_EPOCH.checked_add(Duration::from_secs(unix.min(YEAR_9999)));
+    httpdate::fmt_http_date(moment.unwrap_or(UNIX_EPOCH))
 }
 
 fn figures(report: &Report) -> String {
@@ -317,6 +315,8 @@ fn escaped(text: &str) -> String {
     safe
 }
 
+/// The last second that a date is written of.
+const YEAR_9999: u64 = 253_402_300_799;
 const MAX_NINES: f64 = 5.0;
 const CURVE_POINTS: u32 = 200;
 const MAX_TIME_POINTS: usize = 100;
@@ -348,7 +348,9 @@ mod tests {
         let page = page(&report(["direct", "gateway"]));
         check(&page);
         assert_eq!(page.matches("<svg").count(), 3);
-        assert!(page.contains("Time to first token") && page.contains("2023-11-14 22:13 UTC"));
+        assert!(
+            page.contains("Time to first token") && page.contains("Tue, 14 Nov 2023 22:13:20 GMT")
+        );
         for word in ["src=", "href=", "url(", "@import", "<script", "NaN", "inf,"] {
             assert!(!page.contains(word), "{word}");
         }

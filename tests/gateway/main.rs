@@ -15,6 +15,10 @@ mod follow;
 mod front;
 mod gaps;
 mod handover;
+mod head;
+mod headers;
+#[path = "../fixtures/heads.rs"]
+mod heads;
 mod health;
 mod http2;
 mod identities;

@@ -59,6 +59,19 @@ fn a_wrong_conf_is_refused_with_file_line_and_path() {
         ("threads: 0\n", ":1: threads: "),
         ("ca_file: /nowhere.pem\n", ":1: ca_file: "),
         ("client_bind_to_ipv4: [ zz ]\n", ":1: client_bind_to_ipv4: "),
+        // faults.md, P13: TLS keys in a file.
+        (
+            "upstream_debug_ssl_keylog: true\n",
+            ":1: upstream_debug_ssl_keylog: ",
+        ),
+        (
+            "gateway:\n  limits:\n    header_count: 257\n",
+            ":3: gateway.limits.header_count: expected a number from 1 to 256",
+        ),
+        (
+            "gateway:\n  limits:\n    header_seconds: 0\n",
+            ":3: gateway.limits.header_seconds: expected seconds, from 1 to 3600",
+        ),
         ("gateway: [\n", "conf.yaml"),
     ] {
         let output = check(conf);
@@ -69,6 +82,19 @@ fn a_wrong_conf_is_refused_with_file_line_and_path() {
         );
     }
     assert!(!run(&["-c", "/nowhere.yaml"]).status.success());
+}
+
+// faults.md, 5.11.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_crash_dumps_no_core() {
+    let gateway = Gateway::start("");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", gateway.child.id())).unwrap();
+    let core = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max core file size"));
+    let words: Vec<&str> = core.unwrap().split_whitespace().collect();
+    assert_eq!(words, ["0", "0", "bytes"]);
 }
 
 #[test]
