@@ -2,48 +2,60 @@
 //! and through the gateway. And what a call costs that is one of many of its request.
 //!
 //! `cargo bench --bench load`. Everything is on loopback: an upstream of canned answers, a proxy that does nothing, and
-//! the gateway's binary run as processes of their own; this process is the client. Rounds alternate, so that a noisy
-//! neighbour meets all three; figures are medians of rounds. `LOAD_SECONDS` is the length of a round.
+//! the gateway's binary run as processes of their own; this process is the client, with the engine of
+//! `pingora-completions bench`. Rounds alternate, so that a noisy neighbour meets all three; figures are medians of
+//! rounds. `LOAD_SECONDS` is the length of a round. `cargo bench --bench load -- all`, or names of [`scenarios`], compares
+//! the three ways at more than a plain request.
 
 use std::{
     env, fs,
-    io::Read,
     net::{SocketAddr, TcpListener},
+    ops::ControlFlow,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
-use hdrhistogram::Histogram;
 use pingora::{
     prelude::{HttpPeer, Server},
     proxy::{ProxyHttp, Session, http_proxy_service},
     server::configuration::ServerConf,
 };
+use pingora_completions::bench::{
+    Asked, Endpoint, Load, Question, Reading, Tally, Target, Template, Times, drive, template,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    runtime::Runtime,
 };
 
 const CONNECTIONS: usize = 32;
 const ROUNDS: usize = 5;
-const FIRST_TOKENS: usize = 2_000;
+const FIRST_TOKENS: u64 = 2_000;
 /// In one request of a fan-out.
 const PROMPTS: usize = 24;
+const FALLBACK: &str = r#"x-portkey-config: {"strategy":{"mode":"fallback"},"targets":[{"provider":"flaky"},{"provider":"openai"}]}"#;
 
 fn main() {
     let role = env::args().nth(1).unwrap_or_default();
     match (role.as_str(), env::args().nth(2), env::args().nth(3)) {
         ("--upstream", Some(address), _) => upstream(&address),
         ("--bare", Some(address), Some(upstream)) => bare(&address, &upstream),
-        _ => client(),
+        _ => client(&env::args().skip(1).collect::<Vec<_>>()),
     }
 }
 
 // --- The upstream ----------------------------------------------------------------------------------------------------
 
-/// Answers a completion with 290 bytes of JSON, and one that streams with its first event at once and the rest behind it.
+/// Answers a completion with 290 bytes of JSON, and one that streams with its first event at once and the rest behind it; on
+/// the paths of Anthropic and Gemini in their words. Under `/list` it has an answer for each of [`PROMPTS`], under `/flaky`
+/// each tenth answer is a 503.
 fn upstream(address: &str) {
     let listener = TcpListener::bind(address).unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -62,29 +74,88 @@ fn upstream(address: &str) {
 }
 
 async fn answer(mut stream: TcpStream) {
-    let (whole, streamed) = answers();
+    let answers = Answers::new();
     let mut buffer = Vec::with_capacity(64 << 10);
     loop {
         let Some(request) = read_message(&mut stream, &mut buffer).await else {
             return;
         };
-        let streams = find(&request, b"\"stream\":true").is_some();
-        let answer = if streams { &streamed } else { &whole };
-        if stream.write_all(answer).await.is_err() {
+        if stream.write_all(answers.to(&request)).await.is_err() {
             return;
         }
     }
 }
 
-fn answers() -> (Vec<u8>, Vec<u8>) {
-    let text = "Sweet treats for every occasion, ".repeat(3);
-    let body = format!(
-        r#"{{"id":"cmpl-123","object":"text_completion","created":1677652288,"model":"gpt-3.5-turbo-instruct","choices":[{{"text":" {text}","index":0,"logprobs":null,"finish_reason":"stop"}}],"usage":{{"prompt_tokens":10,"completion_tokens":7,"total_tokens":17}}}}"#
-    );
-    let whole = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
+struct Answers {
+    whole: Vec<u8>,
+    list: Vec<u8>,
+    streamed: Vec<u8>,
+    anthropic: Vec<u8>,
+    gemini: Vec<u8>,
+    unavailable: Vec<u8>,
+}
+
+impl Answers {
+    fn new() -> Self {
+        let text = format!(" {}", "Sweet treats for every occasion, ".repeat(3));
+        let body = |count: usize| {
+            let choices: Vec<String> = (0..count)
+                .map(|index| {
+                    format!(
+                        r#"{{"text":"{text}","index":{index},"logprobs":null,"finish_reason":"stop"}}"#
+                    )
+                })
+                .collect();
+            format!(
+                r#"{{"id":"cmpl-123","object":"text_completion","created":1677652288,"model":"gpt-3.5-turbo-instruct","choices":[{}],"usage":{{"prompt_tokens":10,"completion_tokens":7,"total_tokens":17}}}}"#,
+                choices.join(",")
+            )
+        };
+        let anthropic = format!(
+            r#"{{"id":"msg_123","type":"message","role":"assistant","model":"m","content":[{{"type":"text","text":"{text}"}}],"stop_reason":"end_turn","stop_sequence":null,"usage":{{"input_tokens":10,"output_tokens":7}}}}"#
+        );
+        let gemini = format!(
+            r#"{{"candidates":[{{"content":{{"parts":[{{"text":"{text}"}}],"role":"model"}},"finishReason":"STOP","index":0}}],"usageMetadata":{{"promptTokenCount":10,"candidatesTokenCount":7,"totalTokenCount":17}},"modelVersion":"m","responseId":"r"}}"#
+        );
+        let error =
+            r#"{"error":{"message":"Try later.","type":"server_error","param":null,"code":null}}"#;
+        Self {
+            whole: sized("200 OK", &body(1)),
+            list: sized("200 OK", &body(PROMPTS)),
+            streamed: streamed(),
+            anthropic: sized("200 OK", &anthropic),
+            gemini: sized("200 OK", &gemini),
+            unavailable: sized("503 Service Unavailable", error),
+        }
+    }
+
+    fn to(&self, request: &[u8]) -> &[u8] {
+        static TURNS: AtomicU64 = AtomicU64::new(0);
+        let path = request
+            .split(|&byte| byte == b' ')
+            .nth(1)
+            .unwrap_or_default();
+        match path {
+            _ if path.starts_with(b"/flaky")
+                && TURNS.fetch_add(1, Ordering::Relaxed).is_multiple_of(10) =>
+            {
+                &self.unavailable
+            }
+            _ if path.starts_with(b"/list") => &self.list,
+            _ if path.ends_with(b"/messages") => &self.anthropic,
+            _ if find(path, b":generateContent").is_some() => &self.gemini,
+            _ if find(request, b"\"stream\":true").is_some() => &self.streamed,
+            _ => &self.whole,
+        }
+    }
+}
+
+fn sized(status: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
+}
+
+fn streamed() -> Vec<u8> {
     let event = |text: &str, finish: &str| {
         format!(
             "data: {{\"id\":\"cmpl-123\",\"object\":\"text_completion\",\"created\":1677652288,\"model\":\"gpt-3.5-turbo-instruct\",\"choices\":[{{\"text\":\"{text}\",\"index\":0,\"logprobs\":null,\"finish_reason\":{finish}}}]}}\n\n"
@@ -96,11 +167,11 @@ fn answers() -> (Vec<u8>, Vec<u8>) {
     }
     events += &event("", "\"stop\"");
     events += "data: [DONE]\n\n";
-    let streamed = format!(
+    format!(
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{events}\r\n0\r\n\r\n",
         events.len()
-    );
-    (whole.into_bytes(), streamed.into_bytes())
+    )
+    .into_bytes()
 }
 
 // --- The bare proxy --------------------------------------------------------------------------------------------------
@@ -159,8 +230,8 @@ struct Found {
     cpu: f64,
 }
 
-fn client() {
-    let ways = start();
+/// All of it, or the scenarios that are named.
+fn client(names: &[String]) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -170,20 +241,153 @@ fn client() {
         .and_then(|text| text.parse().ok())
         .unwrap_or(4);
     let round = Duration::from_secs(seconds);
-    let plain = request(Kind::Whole);
-    for way in &ways {
-        runtime.block_on(load(way, Duration::from_millis(500), CONNECTIONS, &plain));
+    let all = scenarios();
+    // Cargo says `--bench` too.
+    let mut names = names
+        .iter()
+        .filter(|name| !name.starts_with("--"))
+        .peekable();
+    if names.peek().is_none() {
+        let ways = start();
+        compare(&ways, &scenario("plain"), &runtime, round);
+        fan_out(&ways[2], &runtime, round);
+        streams(&ways, &runtime);
+        return;
     }
-    println!(
-        "plain: 100-byte prompt, {CONNECTIONS} connections, 1 proxy thread, median of {ROUNDS} rounds of {seconds} s"
-    );
-    let mut found = vec![Vec::new(); ways.len()];
-    for _ in 0..ROUNDS {
-        for (way, found) in ways.iter().zip(&mut found) {
-            found.push(runtime.block_on(load(way, round, CONNECTIONS, &plain)));
+    for name in names {
+        let chosen: Vec<&Scenario> = all
+            .iter()
+            .filter(|scenario| name == "all" || scenario.name == name)
+            .collect();
+        let known: Vec<&str> = all.iter().map(|scenario| scenario.name).collect();
+        assert!(!chosen.is_empty(), "all, or some of: {}", known.join(", "));
+        for scenario in chosen {
+            compare(&start(), scenario, &runtime, round);
         }
     }
-    let medians: Vec<Found> = found.iter().map(|rounds| median(rounds)).collect();
+}
+
+/// What all three ways are asked. Direct and through the bare proxy it is the upstream's text completion; the gateway has to
+/// do more for it.
+struct Scenario {
+    name: &'static str,
+    told: &'static str,
+    connections: usize,
+    question: Question,
+    /// Before the path, of the two that do nothing.
+    path: &'static str,
+    /// To the gateway.
+    header: &'static str,
+    abort_after: Option<u32>,
+}
+
+fn scenarios() -> Vec<Scenario> {
+    let plain = |name, told| Scenario {
+        name,
+        told,
+        connections: CONNECTIONS,
+        question: question(),
+        path: "",
+        header: "x-portkey-provider: openai",
+        abort_after: None,
+    };
+    let streamed = Question {
+        stream: true,
+        ..question()
+    };
+    vec![
+        plain("plain", "100-byte prompt, answered whole"),
+        Scenario {
+            question: streamed.clone(),
+            ..plain("streamed", "16 tokens in one write")
+        },
+        Scenario {
+            header: "x-portkey-provider: anthropic",
+            ..plain(
+                "anthropic",
+                "the gateway translates to the Messages API and back",
+            )
+        },
+        Scenario {
+            header: "x-portkey-provider: google",
+            ..plain("gemini", "the gateway translates to Gemini and back")
+        },
+        Scenario {
+            connections: 2,
+            question: Question {
+                prompts: PROMPTS,
+                ..question()
+            },
+            path: "/list",
+            header: "x-portkey-provider: single",
+            ..plain(
+                "fan-out",
+                "24 prompts: one call, but 24 of the gateway's, to a provider that takes one prompt",
+            )
+        },
+        Scenario {
+            header: FALLBACK,
+            ..plain(
+                "fallback",
+                "each tenth call of the gateway's fails and is made elsewhere",
+            )
+        },
+        Scenario {
+            connections: 8,
+            question: Question {
+                prompt: template::prompt(1 << 20),
+                ..question()
+            },
+            ..plain("megabyte", "prompts of 1 MB")
+        },
+        Scenario {
+            question: streamed,
+            abort_after: Some(1),
+            ..plain(
+                "aborts",
+                "streams that are left at their first event, each with a connection of its own",
+            )
+        },
+    ]
+}
+
+fn scenario(name: &str) -> Scenario {
+    let mut all = scenarios().into_iter();
+    all.find(|scenario| scenario.name == name).unwrap()
+}
+
+fn question() -> Question {
+    Question {
+        model: Some("gpt-3.5-turbo-instruct".to_owned()),
+        prompt: template::prompt(100),
+        max_tokens: Some(20),
+        usage: true,
+        ..Question::default()
+    }
+}
+
+fn compare(ways: &[Way; 3], scenario: &Scenario, runtime: &Runtime, round: Duration) {
+    let asked: Vec<Asking> = ways
+        .iter()
+        .map(|way| runtime.block_on(Asking::new(way, scenario)))
+        .collect();
+    for asking in &asked {
+        runtime.block_on(asking.load(Duration::from_millis(500), scenario.connections));
+    }
+    println!(
+        "{}: {}; {} connections, 1 proxy thread, median of {ROUNDS} rounds of {} s",
+        scenario.name,
+        scenario.told,
+        scenario.connections,
+        round.as_secs()
+    );
+    let mut found = [const { Vec::new() }; 3];
+    for _ in 0..ROUNDS {
+        for (asking, found) in asked.iter().zip(&mut found) {
+            found.push(runtime.block_on(asking.load(round, scenario.connections)));
+        }
+    }
+    let medians = found.map(|rounds| median(&rounds));
     for (way, found) in ways.iter().zip(&medians) {
         println!(
             "  {:<13} {:>8.0} requests/s   p50 {:>6.0} us   p99 {:>6.0} us   CPU {:>5.1} us/request",
@@ -195,19 +399,28 @@ fn client() {
         "  gateway / bare Pingora: {ratio:.2} of its requests/s, {:.2} of its CPU",
         medians[2].cpu / medians[1].cpu
     );
-    fan_out(&ways[2], &runtime, round);
+}
+
+/// Times from a request's write to its first event's arrival.
+fn streams(ways: &[Way; 3], runtime: &Runtime) {
     println!("stream: first event, 1 connection, one request after the other, {FIRST_TOKENS} each");
-    let mut firsts: Vec<Histogram<u64>> = ways.iter().map(|_| Histogram::new(3).unwrap()).collect();
+    let mut all = [(); 3].map(|()| Times::default());
+    let asked: Vec<Asking> = ways
+        .iter()
+        .map(|way| runtime.block_on(Asking::new(way, &scenario("streamed"))))
+        .collect();
     for _ in 0..10 {
-        for (way, first) in ways.iter().zip(&mut firsts) {
-            runtime.block_on(first_tokens(way, first, FIRST_TOKENS / 10));
+        for (asking, first) in asked.iter().zip(&mut all) {
+            let mut load = Load::closed(Asked::Stream, 1, Duration::MAX);
+            load.schedule.requests = Some(FIRST_TOKENS / 10);
+            first.merge(&runtime.block_on(asking.drive(load)).first_token);
         }
     }
-    let direct = firsts[0].value_at_quantile(0.5) as f64 / 1e3;
-    for (way, first) in ways.iter().zip(&firsts) {
+    let direct = microseconds(all[0].percentile(0.5));
+    for (way, first) in ways.iter().zip(&all) {
         let (p50, p99) = (
-            first.value_at_quantile(0.5) as f64 / 1e3,
-            first.value_at_quantile(0.99) as f64 / 1e3,
+            microseconds(first.percentile(0.5)),
+            microseconds(first.percentile(0.99)),
         );
         println!(
             "  {:<13} p50 {p50:>6.0} us   p99 {p99:>6.0} us   added at p50 {:>5.0} us",
@@ -218,18 +431,24 @@ fn client() {
 }
 
 /// What a call costs that is one of many of its request, against one that is its request's only one.
-fn fan_out(gateway: &Way, runtime: &tokio::runtime::Runtime, round: Duration) {
+fn fan_out(gateway: &Way, runtime: &Runtime, round: Duration) {
     println!(
         "fan-out: the gateway before a provider that takes one prompt, {PROMPTS} prompts a request, median of {ROUNDS} rounds"
     );
-    let kinds = [
-        (CONNECTIONS, 1, request(Kind::Single)),
-        (2, PROMPTS, request(Kind::List)),
-    ];
+    let list = scenario("fan-out");
+    let alone = Scenario {
+        question: question(),
+        ..scenario("fan-out")
+    };
+    let kinds = [(CONNECTIONS, 1, alone), (list.connections, PROMPTS, list)];
+    let kinds = kinds.map(|(connections, calls, scenario)| {
+        let asking = runtime.block_on(Asking::new(gateway, &scenario));
+        (connections, calls, asking)
+    });
     let mut found = [Vec::new(), Vec::new()];
     for _ in 0..ROUNDS {
-        for ((connections, _, request), found) in kinds.iter().zip(&mut found) {
-            found.push(runtime.block_on(load(gateway, round, *connections, request)));
+        for ((connections, _, asking), found) in kinds.iter().zip(&mut found) {
+            found.push(runtime.block_on(asking.load(round, *connections)));
         }
     }
     let per_call: Vec<f64> = kinds
@@ -249,8 +468,19 @@ fn start() -> [Way; 3] {
     let this = env::current_exe().unwrap();
     let (upstream, bare, gateway) = (free_address(), free_address(), free_address());
     let conf = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("load.yaml");
+    let provider = |name: &str, base: &str, more: &str| {
+        format!("    {name}: {{ base_url: \"http://{upstream}{base}\", api_key: sk-load{more} }}\n")
+    };
+    let providers = [
+        provider("openai", "/v1", ""),
+        provider("single", "/v1", ", refuses: [\"prompt: list\"]"),
+        provider("flaky", "/flaky/v1", ""),
+        provider("anthropic", "/v1", ""),
+        provider("google", "/v1beta", ""),
+    ];
     let text = format!(
-        "threads: 1\ngateway:\n  listen: {gateway}\n  admin: {{ listen: none }}\n  providers: {{ openai: {{ base_url: \"http://{upstream}/v1\", api_key: sk-load }}, single: {{ base_url: \"http://{upstream}/v1\", refuses: [\"prompt: list\"] }} }}\n  default: {{ provider: openai }}\n"
+        "threads: 1\ngateway:\n  listen: {gateway}\n  admin: {{ listen: none }}\n  default: {{ provider: openai }}\n  providers:\n{}",
+        providers.concat()
     );
     fs::write(&conf, text).unwrap();
     let mut direct = Command::new(&this);
@@ -287,103 +517,56 @@ fn free_address() -> String {
     listener.local_addr().unwrap().to_string()
 }
 
-/// What is asked.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Whole,
-    Stream,
-    /// Of a provider that takes one prompt at a time.
-    Single,
-    List,
+/// One way, asked one thing.
+struct Asking<'a> {
+    way: &'a Way,
+    target: Arc<Target>,
+    asked: Asked,
+    abort_after: Option<u32>,
 }
 
-fn request(kind: Kind) -> Vec<u8> {
-    let prompt = format!(
-        "\"{}\"",
-        &"Write a tagline for an ice cream shop. ".repeat(3)[..100]
-    );
-    let (prompt, more) = match kind {
-        Kind::Stream => (
-            prompt,
-            r#","stream":true,"stream_options":{"include_usage":true}"#,
-        ),
-        Kind::List => (format!("[{}]", vec![prompt; PROMPTS].join(",")), ""),
-        Kind::Whole | Kind::Single => (prompt, ""),
-    };
-    let header = match kind {
-        Kind::Whole | Kind::Stream => "",
-        Kind::Single | Kind::List => "x-portkey-provider: single\r\n",
-    };
-    let body =
-        format!(r#"{{"model":"gpt-3.5-turbo-instruct","prompt":{prompt},"max_tokens":20{more}}}"#);
-    format!(
-        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nauthorization: Bearer sk-load\r\n{header}content-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
-}
-
-async fn load(way: &Way, round: Duration, connections: usize, request: &[u8]) -> Found {
-    let (started, cpu) = (Instant::now(), cpu_of(way));
-    let deadline = started + round;
-    let tasks: Vec<_> = (0..connections)
-        .map(|_| tokio::spawn(ask_until(way.address.clone(), deadline, request.to_vec())))
-        .collect();
-    let mut all = Histogram::<u64>::new(3).unwrap();
-    for task in tasks {
-        all.add(task.await.unwrap()).unwrap();
-    }
-    let used = cpu_of(way) - cpu;
-    let count = all.len() as f64;
-    Found {
-        per_second: count / started.elapsed().as_secs_f64(),
-        p50: all.value_at_quantile(0.5) as f64 / 1e3,
-        p99: all.value_at_quantile(0.99) as f64 / 1e3,
-        cpu: used.as_secs_f64() * 1e6 / count,
-    }
-}
-
-async fn ask_until(address: String, deadline: Instant, request: Vec<u8>) -> Histogram<u64> {
-    let mut times = Histogram::<u64>::new(3).unwrap();
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    let mut buffer = Vec::with_capacity(64 << 10);
-    while Instant::now() < deadline {
-        let asked = Instant::now();
-        stream.write_all(&request).await.unwrap();
-        let answer = read_message(&mut stream, &mut buffer)
-            .await
-            .expect("an answer");
-        assert!(
-            answer.starts_with(b"HTTP/1.1 200"),
-            "{}",
-            String::from_utf8_lossy(&answer)
-        );
-        times.record(nanoseconds(asked.elapsed())).unwrap();
-    }
-    times
-}
-
-/// Times from a request's write to its first event's arrival.
-async fn first_tokens(way: &Way, times: &mut Histogram<u64>, count: usize) {
-    let mut stream = TcpStream::connect(&way.address).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    let request = request(Kind::Stream);
-    for _ in 0..count {
-        let asked = Instant::now();
-        stream.write_all(&request).await.unwrap();
-        let mut answer = Vec::with_capacity(8 << 10);
-        let mut first = None;
-        while find(&answer, b"\r\n0\r\n\r\n").is_none() {
-            assert!(
-                stream.read_buf(&mut answer).await.unwrap() > 0,
-                "the stream broke"
-            );
-            if first.is_none() && find(&answer, b"data: ").is_some() {
-                first = Some(asked.elapsed());
-            }
+impl<'a> Asking<'a> {
+    async fn new(way: &'a Way, scenario: &Scenario) -> Self {
+        let is_gateway = way.name == "gateway";
+        let path = if is_gateway { "" } else { scenario.path };
+        let endpoint = Endpoint::parse(&format!("http://{}{path}/v1", way.address)).unwrap();
+        let mut headers = vec![template::header("authorization: Bearer sk-load").unwrap()];
+        headers.extend(is_gateway.then(|| template::header(scenario.header).unwrap()));
+        let template = Template::new(&endpoint, &scenario.question, &headers);
+        Self {
+            way,
+            target: Target::find(&endpoint, template, None).await.unwrap(),
+            asked: scenario.question.asked(),
+            abort_after: scenario.abort_after,
         }
-        times.record(nanoseconds(first.unwrap())).unwrap();
+    }
+
+    async fn drive(&self, load: Load) -> Tally {
+        let tally = drive(&self.target, load, &mut |_| ControlFlow::Continue(())).await;
+        assert_eq!(tally.failed(), 0, "{:?}", tally.failures);
+        tally
+    }
+
+    async fn load(&self, round: Duration, connections: usize) -> Found {
+        let cpu = cpu_of(self.way);
+        let load = Load {
+            abort_after: self.abort_after,
+            ..Load::closed(self.asked, connections, round)
+        };
+        let tally = self.drive(load).await;
+        let count = tally.succeeded + tally.aborted;
+        // Of a stream that is left there is a first token and no end.
+        let times = match self.abort_after {
+            Some(_) => &tally.first_token,
+            None => &tally.total,
+        };
+        let used = cpu_of(self.way) - cpu;
+        Found {
+            per_second: tally.per_second(count),
+            p50: microseconds(times.percentile(0.5)),
+            p99: microseconds(times.percentile(0.99)),
+            cpu: microseconds(used) / count as f64,
+        }
     }
 }
 
@@ -419,8 +602,8 @@ fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
     memchr::memmem::find(bytes, needle)
 }
 
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+fn microseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
 }
 
 fn median(rounds: &[Found]) -> Found {
@@ -437,26 +620,15 @@ fn median(rounds: &[Found]) -> Found {
     }
 }
 
-/// User and system time of the way's process so far. Linux counts it in ticks of 10 ms; elsewhere it stays 0.
+/// User and system time of the way's process so far. It is Linux that tells; elsewhere it stays 0.
 fn cpu_of(way: &Way) -> Duration {
     let Some(process) = &way.process else {
         return Duration::ZERO;
     };
-    let mut text = String::new();
-    let file = fs::File::open(format!("/proc/{}/stat", process.id()));
-    if file
-        .and_then(|mut file| file.read_to_string(&mut text))
-        .is_err()
-    {
-        return Duration::ZERO;
-    }
-    let fields = text.rsplit(')').next().unwrap_or_default();
-    let ticks: u64 = fields
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .filter_map(|field| field.parse::<u64>().ok())
-        .sum();
-
-    Duration::from_millis(ticks * 10)
+    let text = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", process.id()));
+    let texts = text("stat").and_then(|stat| Ok((stat, text("status")?)));
+    let reading = texts
+        .ok()
+        .and_then(|(stat, status)| Reading::of(&stat, &status));
+    reading.map_or(Duration::ZERO, |reading| reading.cpu)
 }

@@ -15,14 +15,19 @@
     )
 )]
 
-use std::{io::Write, panic::PanicHookInfo, path::PathBuf, process::ExitCode};
+use std::{
+    io::{IsTerminal, Write},
+    panic::PanicHookInfo,
+    path::PathBuf,
+    process::ExitCode,
+};
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use log::{Level, Log, Metadata, Record};
 use nix::sys::resource::{Resource, setrlimit};
 use pingora::prelude::Opt;
 use pingora_completions::{
-    ConfigError, Reader, Reread, Surroundings,
+    ConfigError, Reader, Reread, Surroundings, bench,
     provider::listing,
     server::{Conf, Ready},
 };
@@ -34,14 +39,22 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Serves OpenAI's POST /v1/completions for every LLM provider
 #[derive(Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     #[command(flatten)]
     server: Opt,
 
     /// Print the built-in providers and exit
     #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "table")]
     providers: Option<Format>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Bench(Box<bench::Arguments>),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -55,7 +68,10 @@ enum Format {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let mut arguments = Arguments::parse();
+    if let Some(Command::Bench(load)) = arguments.command.take() {
+        return measure(&load);
+    }
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
@@ -84,6 +100,41 @@ fn run(arguments: Arguments) -> Result<(), String> {
         return print("The conf is valid.\n");
     }
     ready.run(arguments.server, reread)
+}
+
+/// Exits with 2 if the command was wrong, with 1 if a request failed or a report could not be written.
+fn measure(load: &bench::Arguments) -> ExitCode {
+    keep_memory_inside();
+    let mut stderr = std::io::stderr();
+    // On a terminal each line takes the last one's place.
+    let (start, end) = match stderr.is_terminal() {
+        true => ("\r\x1b[K", ""),
+        false => ("", "\n"),
+    };
+    let outcome = bench::run(load, &Process::here(), &mut |line| {
+        if !load.quiet {
+            let _ = write!(stderr, "{start}{line}{end}");
+        }
+    });
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(message) => {
+            eprintln!("pingora-completions bench: {message}");
+            return ExitCode::from(2);
+        }
+    };
+    if end.is_empty() && !load.quiet {
+        eprint!("{start}");
+    }
+    let _ = print(&outcome.table);
+    let mut failed = outcome.failed;
+    for (path, text) in &outcome.files {
+        if let Err(error) = std::fs::write(path, text) {
+            eprintln!("pingora-completions bench: {path}: {error}");
+            failed = true;
+        }
+    }
+    ExitCode::from(u8::from(failed))
 }
 
 /// No core dump holds the keys in this process, and no other process of its user looks into it.

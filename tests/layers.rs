@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy passing reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator intake refusal mishap race regard      the only IO
+//! L8  proxy passing reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator intake refusal mishap race regard bench      the only IO
 //!     fuzzing: in no release
 //! L7  gateway
 //! L6  exchange passage
 //! L5  config health
 //! L4  route front tls metrics
 //! L3  provider
-//! L2  dialect
+//! L2  dialect measure
 //! L1  head wire completion
 //! L0  error depth pattern surrogates
 //! ```
@@ -28,6 +28,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("wire", 1),
     ("completion", 1),
     ("dialect", 2),
+    ("measure", 2),
     ("provider", 3),
     ("route", 4),
     ("front", 4),
@@ -73,6 +74,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("reload", 8),
     ("admin", 8),
     ("emulator", 8),
+    ("bench", 8),
     ("fuzzing", 8),
     ("main", 9),
     ("lib", 9),

@@ -5,10 +5,11 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import page
 import pytest
-from processes import APPS, CLIENTS, OFFLINE, ROOT
+from processes import APPS, CLIENTS, OFFLINE, ROOT, emulator
 
 ADDRESS = "127.0.0.1:8787"
 README = (ROOT / "README.md").read_text()
@@ -21,7 +22,7 @@ def snippets(section: str) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.M | re.S)
 
 
-ASK_IT, CLIENT = snippets("Ask it"), snippets("Clients")
+ASK_IT, CLIENT, BENCH = (snippets(section) for section in ("Ask it", "Clients", "Benchmark any server"))
 
 
 def run(base: str, snippet: str, command: list, **more) -> str:
@@ -73,3 +74,13 @@ def test_the_clients_commands_print_what_they_should(base, snippet, printed, tmp
     path = f"{APPS}:{os.environ['PATH']}"
     environment = {**OFFLINE, "PATH": path, "LLM_USER_PATH": str(tmp_path)}
     assert printed in run(base, snippet, ["sh", "-e"], cwd=ROOT, env=environment)
+
+
+@pytest.mark.parametrize("snippet", of("sh", BENCH), ids=["closed", "open", "compare"])
+def test_the_benchmarks_run_without_a_failed_request(base, snippet, tmp_path):
+    path = f"{Path(os.environ['GATEWAY']).parent}:{os.environ['PATH']}"
+    with emulator(tmp_path) as direct:
+        snippet = snippet.replace("http://127.0.0.1:8788", direct)
+        # It exits with 1 if one fails.
+        table = run(base, snippet, ["sh", "-e"], cwd=tmp_path, env={**os.environ, "PATH": path})
+    assert "went well" in table

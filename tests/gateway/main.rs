@@ -1,5 +1,6 @@
 //! The binary, end to end, over real sockets on loopback.
 
+mod bench;
 mod bodies;
 mod canary;
 mod catalogue;
