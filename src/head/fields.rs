@@ -247,9 +247,10 @@ fn is_disguised(name: &[u8]) -> bool {
 
 /// RFC 9110, section 5.6.2.
 pub fn is_token(byte: u8) -> bool {
-    TOKEN[usize::from(byte)]
+    TOKEN.get(usize::from(byte)).is_some_and(|token| *token)
 }
 
+#[expect(clippy::indexing_slicing, reason = "computed while compiling")]
 const TOKEN: [bool; 256] = {
     let mut table = [false; 256];
     let marks = b"!#$%&'*+-.^_`|~";
