@@ -271,9 +271,15 @@ impl Entry<'_> {
         target.map_or("none", |target| &target.provider.name)
     }
 
+    fn client(&self) -> Option<(&str, &str)> {
+        let key = self.context.ticket.client.as_deref()?;
+        Some((&key.name, key.tenant.as_deref().unwrap_or_default()))
+    }
+
     fn ended(&self) -> Ended<'_> {
         Ended {
             provider: self.provider(),
+            client: self.client(),
             kind: self.kind(),
             status: self.status,
             failure: self.failure().map(Error::label),
@@ -301,6 +307,12 @@ impl fmt::Display for Entry<'_> {
             Quoted(trace_id),
             Quoted(self.request_id),
         )?;
+        if let Some((key, tenant)) = ended.client {
+            write!(f, " key={key}")?;
+            if !tenant.is_empty() {
+                write!(f, " tenant={tenant}")?;
+            }
+        }
         if let Some(first_byte) = ended.first_byte {
             write!(f, " first_byte_ms={}", first_byte.as_millis())?;
         }

@@ -234,9 +234,15 @@ pub async fn refuse(
     let Ok(mut head) = answer_head(session, upstream, error.status(), JSON, framing) else {
         return;
     };
-    // Both texts are well formed.
-    if error.kind() == Kind::Full {
-        let _ = head.insert_header(header::RETRY_AFTER, "1");
+    let own = match error.kind() {
+        Kind::Full => Some((header::RETRY_AFTER, "1")),
+        // RFC 9110, section 11.6.1: a 401 says how to come in.
+        Kind::Unauthorized => Some((header::WWW_AUTHENTICATE, "Bearer")),
+        _ => None,
+    };
+    if let Some((name, text)) = own {
+        // Both texts are well formed.
+        let _ = head.insert_header(name, text);
     }
     if write_whole(session, ticket, head, body).await.is_ok() && unread {
         linger(session).await;

@@ -32,6 +32,10 @@ pub enum Kind {
     Invalid,
     /// The chosen provider cannot do what a parameter asks for.
     Unsupported,
+    /// The request has no key of the gateway's that is valid, and needs one.
+    Unauthorized,
+    /// The client's key does not allow what it asks for.
+    NotAllowed,
     /// The request body is over `limits.body_bytes`.
     BodyTooLarge,
     /// The request head is over `limits.header_bytes`.
@@ -213,6 +217,8 @@ impl Error {
         match self.0.kind {
             Kind::Invalid
             | Kind::Unsupported
+            | Kind::Unauthorized
+            | Kind::NotAllowed
             | Kind::BodyTooLarge
             | Kind::HeadTooLarge
             | Kind::RequestTimeout
@@ -229,6 +235,8 @@ impl Error {
     pub fn status(&self) -> StatusCode {
         match self.0.kind {
             Kind::Invalid | Kind::Unsupported => StatusCode::BAD_REQUEST,
+            Kind::Unauthorized => StatusCode::UNAUTHORIZED,
+            Kind::NotAllowed => StatusCode::FORBIDDEN,
             Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Kind::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -248,6 +256,8 @@ impl Error {
         match self.0.kind {
             Kind::Invalid => "invalid_request",
             Kind::Unsupported => "unsupported_parameter",
+            Kind::Unauthorized => "invalid_api_key",
+            Kind::NotAllowed => "not_allowed",
             Kind::BodyTooLarge => "body_too_large",
             Kind::HeadTooLarge => "head_too_large",
             Kind::RequestTimeout => "request_timeout",

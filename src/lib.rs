@@ -36,6 +36,7 @@
 //! | [`dialect`] | how one family of APIs says "completion"; the table of what it can carry |
 //! | [`provider`] | where a call goes and as whom: one row per provider |
 //! | `route`, `metrics` | the model map; the counters |
+//! | `keys` | the keys that the gateway gives to clients: who asks, and what they may ask for |
 //! | `front`, `tls` | the apps that the gateway stands in front of; the listeners' certificates |
 //! | `health` | what is remembered of targets: circuits, paces, budgets; the choice among several |
 //! | `config` | the YAML conf and the request headers, as [`Config`] and its parts |
@@ -93,6 +94,7 @@ mod gather;
 mod guard;
 mod health;
 mod issuer;
+mod keys;
 mod lanes;
 mod leg;
 mod metrics;
@@ -121,5 +123,6 @@ pub use context::Context;
 pub use error::Error;
 #[doc(hidden)]
 pub use exchange::relay;
+pub use keys::{KeyHash, new_key};
 pub use proxy::Gateway;
 pub use reload::Reread;

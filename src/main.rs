@@ -1,16 +1,21 @@
 //! The binary: arguments, logger, conf file, server.
 #![forbid(unsafe_code)]
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{
+    io::{Read, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Parser, ValueEnum};
 use log::{Level, Log, Metadata, Record};
 use pingora::prelude::Opt;
 use pingora_completions::{
-    ConfigError, Reader, Reread, Surroundings,
+    ConfigError, KeyHash, Reader, Reread, Surroundings,
     provider::listing,
     server::{Conf, Ready},
 };
+use ring::rand::{SecureRandom, SystemRandom};
 
 /// A proxy's life is short allocations: measured, this one takes a fifth of the CPU off a plain request.
 #[global_allocator]
@@ -26,6 +31,14 @@ struct Arguments {
     /// Print the built-in providers and exit
     #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "table")]
     providers: Option<Format>,
+
+    /// Print a new key for a client, and its line of gateway.virtual_keys, and exit
+    #[arg(long)]
+    new_key: bool,
+
+    /// Print the hash of the key that stands on standard input, for gateway.virtual_keys, and exit
+    #[arg(long)]
+    hash_key: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -57,6 +70,12 @@ fn run(arguments: Arguments) -> Result<(), String> {
             Format::Markdown => listing::markdown(),
         });
     }
+    if arguments.new_key {
+        return print(&new_key()?);
+    }
+    if arguments.hash_key {
+        return print(&hash_key()?);
+    }
     init_logger()?;
     let process = Process::here();
     let file = arguments.server.conf.clone();
@@ -66,6 +85,31 @@ fn run(arguments: Arguments) -> Result<(), String> {
         return print("The conf is valid.\n");
     }
     ready.run(arguments.server, reread)
+}
+
+fn new_key() -> Result<String, String> {
+    let mut entropy = [0; 32];
+    let filled = SystemRandom::new().fill(&mut entropy);
+    filled.map_err(|_| "the system gives no random numbers")?;
+    let key = pingora_completions::new_key(entropy);
+    let hash = KeyHash::of(&key);
+    Ok(format!("{key}\nmy-client: {{ key_hash: \"{hash}\" }}\n"))
+}
+
+/// Of a key that was made elsewhere. One that could be guessed is refused: its hash would tell it to whoever reads the conf.
+fn hash_key() -> Result<String, String> {
+    let mut key = String::new();
+    let read = std::io::stdin()
+        .take(MAX_KEY_BYTES)
+        .read_to_string(&mut key);
+    read.map_err(|error| format!("the key cannot be read: {error}"))?;
+    let key = key.trim();
+    if key.len() < MIN_KEY_BYTES {
+        return Err(format!(
+            "a key needs at least {MIN_KEY_BYTES} random characters; --new-key makes one"
+        ));
+    }
+    Ok(format!("{}\n", KeyHash::of(key)))
 }
 
 /// A reader that has gone, such as `head`, is no failure.
@@ -149,3 +193,7 @@ impl Log for Discreet {
         self.0.flush();
     }
 }
+
+/// What 128 random bits take in hexadecimal.
+const MIN_KEY_BYTES: usize = 32;
+const MAX_KEY_BYTES: u64 = 4 << 10;

@@ -3,7 +3,7 @@
 //! Bodies stream both ways and are not looked at; a websocket's frames are such bodies. Two things of HTTP/1.1 are not
 //! passed, because Pingora does not carry them: trailers, and upgrades to anything but websockets.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, Uri, header, uri::PathAndQuery};
@@ -19,16 +19,33 @@ use crate::{
     error::Error,
     front::{App, Came, Forwarded, HostField},
     gateway::State,
+    keys::{Identity, VirtualKey},
     passage::Passage,
-    upstream::pass_request,
+    upstream::{pass_request, unix_now},
 };
 
+/// Who asks. The key comes off the request: it is for this gateway alone.
+pub fn identify(state: &State, session: &mut Session) -> Result<Option<Arc<VirtualKey>>, Error> {
+    let identity = state.identify(downstream::head(session), came(session), unix_now())?;
+    let Some(Identity { key, carriers }) = identity else {
+        return Ok(None);
+    };
+    for name in &carriers {
+        session.req_header_mut().remove_header(name);
+    }
+    Ok(Some(key))
+}
+
 /// The session's request as a passage, if the conf has a rule for it.
-pub fn front(state: &State, session: &Session) -> Result<Option<Passage>, Error> {
+pub fn front(
+    state: &State,
+    session: &Session,
+    client: Option<&Arc<VirtualKey>>,
+) -> Result<Option<Passage>, Error> {
     if state.config.front.is_empty() {
         return Ok(None);
     }
-    state.front(downstream::head(session), came(session))
+    state.front(downstream::head(session), came(session), client)
 }
 
 fn came(session: &Session) -> Came<'_> {

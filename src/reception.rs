@@ -68,9 +68,11 @@ impl Gateway {
             session.set_keepalive(None);
         }
         context.ticket.adopt(&session.req_header().headers);
-        let admission = match passing::front(&edition.state, session)? {
+        context.ticket.client = passing::identify(&edition.state, session)?;
+        let client = context.ticket.client.as_ref();
+        let admission = match passing::front(&edition.state, session, client)? {
             Some(passage) => Admission::Pass(Box::new(passage)),
-            None => edition.state.admit(downstream::head(session))?,
+            None => edition.state.admit(downstream::head(session), client)?,
         };
         match admission {
             Admission::Answer(text) => {

@@ -6,7 +6,7 @@
 //! L7  gateway
 //! L6  exchange passage
 //! L5  config health
-//! L4  route front tls metrics
+//! L4  route front tls metrics keys
 //! L3  provider
 //! L2  dialect
 //! L1  wire completion
@@ -30,6 +30,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("front", 4),
     ("tls", 4),
     ("metrics", 4),
+    ("keys", 4),
     ("config", 5),
     ("health", 5),
     ("exchange", 6),

@@ -12,6 +12,7 @@ use crate::{
     config::{
         AllowedHost, Config, ConfigError, Emulator, credentials,
         front::{self, ListenFile, UpstreamFile},
+        keys::{self, VirtualKeyFile},
         limits::{LimitsFile, TimeoutsFile},
         node::Node,
         prompt::PromptKeys,
@@ -64,6 +65,8 @@ struct GatewayFile {
     upstreams: Unique<UpstreamFile>,
     configs: Unique<Node>,
     routes: Vec<Node>,
+    virtual_keys: Unique<VirtualKeyFile>,
+    require_key: Option<bool>,
     infill: Vec<InfillFile>,
     tokenizers: Unique<String>,
     allowed_hosts: Vec<AllowedHost>,
@@ -165,7 +168,8 @@ impl GatewayFile {
         config.front = front::read(self.upstreams.0, source, config)?;
         apply_default(self.default, source, config)?;
         apply_models(self.models.0, source, config)?;
-        routes::apply(self.configs.0, &self.routes, source, config)
+        routes::apply(self.configs.0, &self.routes, source, config)?;
+        keys::apply(self.virtual_keys.0, self.require_key, source, config)
     }
 }
 

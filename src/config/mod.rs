@@ -1,11 +1,13 @@
 //! The conf as the gateway uses it: if a [`Config`] exists, every name in it resolves and every secret was read.
 
+mod chosen;
 mod credentials;
 pub mod file;
 mod front;
 pub mod headers;
 pub mod host;
 mod inherit;
+mod keys;
 mod leaf;
 mod limits;
 mod node;
@@ -34,6 +36,7 @@ use crate::{
     dialect::{settle::Unsupported, substitute::Substitutes},
     error::Error,
     front::Front,
+    keys::VirtualKeys,
     provider::{Base, Provider, Row, place::Place, table::ROWS},
     route::{Models, Route, rules::Rules},
     tls::Tls,
@@ -59,6 +62,10 @@ pub struct Config {
     pub configs: BTreeMap<String, Arc<Route>>,
     /// For requests that name neither a config nor a provider.
     pub routes: Rules,
+    /// The keys that clients have of this gateway.
+    pub keys: VirtualKeys,
+    /// What goes to a provider needs one of them.
+    pub require_key: bool,
     pub substitutes: Substitutes,
     /// Hosts that a client may choose by `x-portkey-custom-host`. Empty: none.
     pub allowed_hosts: Vec<AllowedHost>,
@@ -223,6 +230,8 @@ impl Default for Config {
             front: Front::default(),
             configs: BTreeMap::new(),
             routes: Rules::default(),
+            keys: VirtualKeys::default(),
+            require_key: false,
             substitutes: Substitutes::default(),
             allowed_hosts: Vec::new(),
             limits: Limits::default(),

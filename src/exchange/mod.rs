@@ -401,6 +401,7 @@ mod tests {
         let choice = Choice {
             custom: None,
             credential: Secret::try_new("sk-1").map(Credential::Key),
+            held: None,
             model: request.model(),
             option: &|_| Ok(None),
         };

@@ -93,6 +93,11 @@ impl Slot {
         self.default != Default::Absent
     }
 
+    /// Whether its value stands for a model: a deployment, an endpoint, or what an endpoint chooses among.
+    pub fn names_model(&self) -> bool {
+        self.default == Default::Model || SAGEMAKER_MODELS.contains(&self.name)
+    }
+
     /// The header that the slot's calls carry for `named`, if it is one of those.
     pub fn sent(&self, named: Option<Named>) -> Result<Option<Header>, Error> {
         let Some(name) = self.sent_as else {
@@ -218,6 +223,14 @@ pub fn host_of(url: &str) -> &str {
 
 /// What users of OpenAI's SDKs put behind a base URL.
 const VERSION: &str = "/v1";
+
+/// Of an endpoint that holds several models.
+const SAGEMAKER_MODELS: &[&str] = &[
+    "amzn_sagemaker_target_model",
+    "amzn_sagemaker_target_variant",
+    "amzn_sagemaker_target_container_hostname",
+    "amzn_sagemaker_inference_component",
+];
 
 #[cfg(test)]
 mod tests {

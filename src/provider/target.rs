@@ -36,7 +36,10 @@ pub struct Target {
 pub struct Choice<'a> {
     /// A host of the client's own.
     pub custom: Option<Base>,
+    /// The client's own.
     pub credential: Option<Credential>,
+    /// A credential of the conf's that takes the place of the provider's.
+    pub held: Option<Credential>,
     pub model: &'a str,
     /// The client's value for a slot of the provider's place.
     pub option: Wish<'a>,
@@ -49,6 +52,7 @@ impl Choice<'static> {
         Self {
             custom: None,
             credential: Some(credential),
+            held: None,
             model: "m",
             option: &|_| Ok(None),
         }
@@ -68,7 +72,8 @@ impl Target {
             None => provider.locate(choice.model, choice.option)?,
         };
         let conf = Some(&*provider).filter(|_| filled.by == NamedBy::Conf);
-        let credential = choice.credential.or_else(|| conf?.credential.clone());
+        let held = conf.and_then(|conf| choice.held.or_else(|| conf.credential.clone()));
+        let credential = choice.credential.or(held);
         let region = filled.values.iter().find(|(name, _)| *name == REGION);
         let credential = match (credential, region) {
             (Some(credential), Some((_, region))) => Some(credential.in_region(region)?),
@@ -220,6 +225,7 @@ mod tests {
         let choice = Choice {
             custom: host.map(|host| Base::try_new(host, "host").unwrap()),
             credential: None,
+            held: None,
             model: "m",
             option: &|_| Ok(None),
         };

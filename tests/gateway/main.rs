@@ -17,6 +17,7 @@ mod handover;
 mod health;
 mod http2;
 mod identities;
+mod keys;
 mod leaving;
 mod passing;
 mod portkey;
