@@ -89,7 +89,7 @@ fn conf(openai: &str, groq: &str, chosen: &str) -> String {
     format!(
         "\x20 providers:
     openai: {{ base_url: \"http://{openai}/v1\", api_key: {for_openai} }}
-    groq: {{ base_url: \"http://{groq}/openai/v1\", api_key: {for_groq} }}
+    groq: {{ base_url: \"http://{groq}/openai/v1\", dialect: openai, api_key: {for_groq} }}
     azure-openai: {{ api_key: {for_azure}, options: {{ resource_name: ours }} }}
   default: {{ provider: openai, model: m }}
   models: {{ \"llama-*\": {{ provider: groq }} }}
@@ -99,6 +99,7 @@ fn conf(openai: &str, groq: &str, chosen: &str) -> String {
       strategy: {{ mode: fallback }}
       targets: [{{ provider: groq, api_key: {for_saved}, override_params: {{ model: big }} }}]
     other: {{ provider: groq }}
+    keyed: {{ provider: openai, api_key: {for_saved} }}
   virtual_keys:
     all: {{ key_hash: \"{}\", tenant: search }}
     some: {{ key_hash: \"{}\", providers: [openai], models: [m, \"gpt-*\"], configs: [saved] }}
@@ -440,7 +441,19 @@ fn a_team_has_its_own_key_at_a_provider() {
         stage.groq.sole().header("authorization"),
         Some("Bearer sk-canary-groq")
     );
-    // The clients' own key comes first, and the conf's own target has its own.
+    // A config's target may have a key of its own, and the client's own comes first.
+    stage.ask(
+        &[
+            ("authorization", team.as_str()),
+            ("x-portkey-config", "keyed"),
+        ],
+        PLAIN,
+    );
+    let seen = stage.openai.seen();
+    assert_eq!(
+        seen.last().unwrap().header("authorization"),
+        Some("Bearer sk-canary-saved")
+    );
     let own = [
         ("x-portkey-api-key", TEAM),
         ("authorization", "Bearer sk-own"),
