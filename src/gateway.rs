@@ -76,6 +76,7 @@ impl State {
 
     /// What was counted and learned so far, under another conf.
     pub fn under(&self, config: Config) -> Self {
+        config.adopt_keys(&self.config);
         Self {
             config,
             metrics: self.metrics.clone(),
@@ -317,9 +318,10 @@ impl State {
             word.check_allowed(&provider, None)?;
         }
         let target = self.target(provider, "", word)?;
-        let headers = match target.grant() {
-            None => target.headers()?,
-            Some(_) => Vec::new(),
+        let waits = target.grant().is_some() || target.pool().is_some();
+        let headers = match waits {
+            false => target.headers()?,
+            true => Vec::new(),
         };
         Ok(Passage {
             path: target.with_query(passed_path(&target.base, head.path, head.query)),

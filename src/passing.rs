@@ -3,7 +3,7 @@
 //! Bodies stream both ways and are not looked at; a websocket's frames are such bodies. Two things of HTTP/1.1 are not
 //! passed, because Pingora does not carry them: trailers, and upgrades to anything but websockets.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, Uri, header, uri::PathAndQuery};
@@ -21,6 +21,8 @@ use crate::{
     gateway::State,
     keys::{Identity, VirtualKey},
     passage::Passage,
+    provider::pool::{KeySet, Refusal, TakenKey},
+    route::retry::retry_after,
     upstream::{pass_request, unix_now},
 };
 
@@ -201,10 +203,23 @@ pub fn write_body(passage: &Passage, body: &mut Option<Bytes>, end_of_stream: bo
 /// Looks at the answer's head.
 pub fn answered(passage: &Passage, head: &ResponseHeader) -> Result<(), Error> {
     passage.target.heed(head.status, &head.headers);
+    if let Some(key) = passage.target.taken() {
+        note_key(key, head);
+    }
     let unasked = head.status == StatusCode::SWITCHING_PROTOCOLS && passage.upgrade.is_none();
     match unasked {
         true => Err(unasked_upgrade()),
         false => Ok(()),
+    }
+}
+
+/// What is passed is called once: a refused key is left alone by those that come next.
+fn note_key(key: &TakenKey, head: &ResponseHeader) {
+    let asked = retry_after(&head.headers, unix_now());
+    match Refusal::of(head.status.as_u16(), asked) {
+        Some(refusal) => drop(key.refused(refusal, &mut KeySet::default(), Instant::now())),
+        None if head.status.is_success() => key.worked(),
+        None => {}
     }
 }
 

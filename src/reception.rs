@@ -28,12 +28,13 @@ use crate::{
     leg::Failed,
     passing,
     places::Place,
+    provider::pool::KeySet,
     proxy::Gateway,
     pursuit::{Pursuit, Step, outcome},
     route::{
         Balanced,
         plan::{Attempt, Facts, no_target},
-        retry::Allowance,
+        retry::{Allowance, Outcome},
     },
     upstream::{total_timeout, unix_now},
 };
@@ -85,6 +86,12 @@ impl Gateway {
                 if passage.target.signs() {
                     passage.body = Some(hold(session, &edition.state.config.limits).await?);
                 }
+                let pool = passage.target.pool();
+                if let Some(key) =
+                    pool.and_then(|pool| pool.take(KeySet::default(), Instant::now()))
+                {
+                    passage.take_key(key)?;
+                }
                 if let Some(token) = self.tokens.settle(&passage.target).await? {
                     passage.settle(token)?;
                 }
@@ -102,7 +109,7 @@ impl Gateway {
         }
     }
 
-    /// Reads the body, and calls one target after the other until an answer has begun.
+    /// Calls one target after the other until an answer has begun.
     async fn complete(
         &self,
         session: &mut Session,
@@ -110,20 +117,10 @@ impl Gateway {
         directives: Box<Directives>,
         roads: Roads,
     ) -> Result<Next, Error> {
+        let mut pursuit = pursue(session, context, directives).await?;
         let edition = context.edition.clone();
-        let (body, replay) = arrival::read_body(session, &edition.state.config.limits).await?;
-        // From here on, an upstream's 1xx is the upstream's own business.
-        session.as_downstream_mut().set_ignore_info_resp(true);
-        context.begin_call(directives.asked.total(edition.upstream.timeouts()));
         let health = &edition.state.health;
-        let mut choose = |balanced: &Balanced, facts: &Facts<'_>| {
-            health.choose(balanced, facts, Instant::now(), fastrand::u64(..))
-        };
-        let head = downstream::head(session);
-        let plan = edition.state.plan(&directives, head, &body, &mut choose)?;
         let resilience = &edition.state.config.resilience;
-        let backoff = resilience.backoff;
-        let mut pursuit = Pursuit::new(directives, plan, (body, replay), backoff);
         loop {
             pass_over(health, &mut pursuit);
             let (tried, begun) = self.call(session, context, &mut pursuit, roads).await;
@@ -132,6 +129,11 @@ impl Gateway {
                 Err(failed) => failed,
             };
             let outcome = outcome(&failed, unix_now());
+            if changes_key(context, &mut pursuit, &failed, &outcome) {
+                // Of the target, this says nothing: it has another key.
+                context.note_failed(&failed.error);
+                continue;
+            }
             let mut step = pursuit.after(&failed, &outcome, fastrand::f64());
             if let Some(begun) = begun.filter(|_| speaks_of_target(&failed.error)) {
                 begun.ended(Verdict::from(&outcome), Instant::now());
@@ -178,6 +180,9 @@ impl Gateway {
         // Phases end elsewhere.
         let roads = begun.as_ref().map_or(roads, |_| Roads::Inside);
         let tried = self.attempt(session, context, pursuit, roads).await;
+        if let (Ok(_), Some(key)) = (&tried, context.ticket.key()) {
+            key.worked();
+        }
         match (tried, begun) {
             (Ok(next), Some(mut begun)) => {
                 if let Some(took) = context.ticket.first_token() {
@@ -200,7 +205,7 @@ impl Gateway {
     ) -> Result<Next, Failed> {
         let edition = context.edition.clone();
         let may_go_on = pursuit.may_go_on();
-        let body = match may_go_on {
+        let body = match may_go_on || edition.state.config.has_pools {
             true => pursuit.body.clone(),
             false => std::mem::take(&mut pursuit.body),
         };
@@ -210,13 +215,15 @@ impl Gateway {
         let state = &edition.state;
         let Completing { mut work, settled } =
             state.complete(&pursuit.directives, &attempt.leaf, headers, body, seed())?;
+        work.take_key(|pool| pool.take(pursuit.refused_keys(), Instant::now()));
         context.ticket.goes_to(work.target(), &settled);
         if work.target().grant().is_some() {
             let left = context.left().unwrap_or_default();
             self.settle(session, &mut work, left).await?;
             context.ticket.target = Some(work.target().clone());
         }
-        let phases = roads == Roads::All && !may_go_on;
+        // What may be called again, with another key too, has to come back here when it fails.
+        let phases = roads == Roads::All && !may_go_on && work.target().taken().is_none();
         let (carried, call) = match work {
             Work::One(exchange) if phases && exchange.road(pursuit.replay) == Road::Phases => {
                 context.call = Call::Complete(exchange);
@@ -310,6 +317,40 @@ impl Context {
         let waiting = Box::pin(tokio::time::sleep(wait));
         client.wait(&mut limit, waiting).await
     }
+}
+
+/// Reads the body, and makes the plan.
+async fn pursue(
+    session: &mut Session,
+    context: &mut Context,
+    directives: Box<Directives>,
+) -> Result<Pursuit, Error> {
+    let edition = context.edition.clone();
+    let config = &edition.state.config;
+    let (body, replay) = arrival::read_body(session, &config.limits).await?;
+    // From here on, an upstream's 1xx is the upstream's own business.
+    session.as_downstream_mut().set_ignore_info_resp(true);
+    context.begin_call(directives.asked.total(edition.upstream.timeouts()));
+    let health = &edition.state.health;
+    let mut choose = |balanced: &Balanced, facts: &Facts<'_>| {
+        health.choose(balanced, facts, Instant::now(), fastrand::u64(..))
+    };
+    let head = downstream::head(session);
+    let plan = edition.state.plan(&directives, head, &body, &mut choose)?;
+    let backoff = config.resilience.backoff;
+    Ok(Pursuit::new(directives, plan, (body, replay), backoff))
+}
+
+/// Whether the call that failed is made again at once with another key of its provider's.
+fn changes_key(
+    context: &Context,
+    pursuit: &mut Pursuit,
+    failed: &Failed,
+    outcome: &Outcome,
+) -> bool {
+    let is_answer = matches!(failed.error.kind(), Kind::Upstream(_));
+    let key = context.ticket.key().filter(|_| is_answer);
+    key.is_some_and(|key| pursuit.change_key(key, outcome, Instant::now()))
 }
 
 /// Goes on to the first target that is not left alone.

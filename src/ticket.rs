@@ -10,7 +10,11 @@ use http::{HeaderName, HeaderValue};
 use pingora::http::ResponseHeader;
 
 use crate::{
-    config::headers, dialect::settle::Settled, error::Error, keys::VirtualKey, provider::Target,
+    config::headers,
+    dialect::settle::Settled,
+    error::Error,
+    keys::VirtualKey,
+    provider::{Target, pool::TakenKey},
 };
 
 /// What every answer to one request carries: who it came from, and by which ids it can be found again.
@@ -145,6 +149,11 @@ impl Ticket {
         }
         self.emulated = list(emulated.into_iter());
         self.dropped = list(settled.dropped.iter().map(String::as_str));
+    }
+
+    /// The key that the present try took, if its provider has several.
+    pub fn key(&self) -> Option<&TakenKey> {
+        self.target.as_deref()?.taken()
     }
 
     /// How long the present try's answer took to begin.

@@ -1,19 +1,53 @@
 //! A provider's credential as a conf names it: one key, or the parts of something more.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::Deserialize;
 
 use crate::{
-    config::{ConfigError, source::Source},
+    config::{
+        ConfigError,
+        keys::{NAME, is_name},
+        schema::Step,
+        source::Source,
+    },
     error::Error,
     provider::{
         Credential, FreshSecret, Provider, Secret,
+        pool::{KeyPool, MAX_KEYS, PooledKey},
         scheme::{Own, Part, Parts},
     },
 };
 
-/// Reads `api_key` and `credentials`; the second counts where both make one.
+/// `api_key`, or `api_keys`.
+pub enum KeysFile {
+    None,
+    One(String),
+    Several(Vec<KeyFile>),
+}
+
+/// One of `api_keys`.
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a key, or `key` with `weight` and `name`"
+)]
+pub enum KeyFile {
+    Plain(String),
+    Full(FullKeyFile),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FullKeyFile {
+    key: String,
+    weight: Option<u32>,
+    name: Option<String>,
+}
+
+/// Reads `api_key` or `api_keys`, and `credentials`, which counts where both make one.
 pub fn read(
-    api_key: Option<&str>,
+    keys: KeysFile,
     credentials: &BTreeMap<String, String>,
     provider: &Provider,
     source: &Source<'_>,
@@ -32,13 +66,73 @@ pub fn read(
     });
     let made =
         made.map_err(|error| source.error(&path("credentials")[..], error.message().to_owned()))?;
-    match (made, api_key) {
+    match (made, keys) {
         (Some(made), _) => Ok(Some(made)),
-        (None, Some(reference)) => {
-            let key = source.secret(&path("api_key"), reference)?;
+        (None, KeysFile::One(reference)) => {
+            let key = source.secret(&path("api_key"), &reference)?;
             Ok(key.map(Credential::Key))
         }
-        (None, None) => Ok(None),
+        (None, KeysFile::Several(keys)) => read_pool(keys, &provider.name, source).map(Some),
+        (None, KeysFile::None) => Ok(None),
+    }
+}
+
+fn read_pool(
+    files: Vec<KeyFile>,
+    provider: &str,
+    source: &Source<'_>,
+) -> Result<Credential, ConfigError> {
+    let at = ["gateway", "providers", provider, "api_keys"];
+    if !(1..=MAX_KEYS).contains(&files.len()) {
+        return Err(source.error(&at, format!("from 1 to {MAX_KEYS} keys are needed")));
+    }
+    let mut keys: Vec<PooledKey> = Vec::with_capacity(files.len());
+    for (place, file) in files.into_iter().enumerate() {
+        let key = file.read(source, &keys).map_err(|message| {
+            let list = at.map(|step| Step::Field(step.to_owned()));
+            source.error_at(&[&list[..], &[Step::Item(place)]].concat(), message)
+        })?;
+        keys.push(key);
+    }
+    Ok(match keys.as_slice() {
+        [only] => Credential::Key(only.secret.clone()),
+        _ => Credential::Pool(Arc::new(KeyPool::new(keys))),
+    })
+}
+
+impl KeyFile {
+    fn read(self, source: &Source<'_>, before: &[PooledKey]) -> Result<PooledKey, String> {
+        let file = match self {
+            Self::Full(file) => file,
+            Self::Plain(key) => FullKeyFile {
+                key,
+                weight: None,
+                name: None,
+            },
+        };
+        let secret = source
+            .secret(&[], &file.key)
+            .map_err(|error| error.message)?;
+        let secret = secret.ok_or("the key is empty")?;
+        let is_same = |other: &PooledKey| other.secret.expose() == secret.expose();
+        if before.iter().any(is_same) {
+            return Err("this key is in the list already".to_owned());
+        }
+        if file.weight == Some(0) {
+            return Err("`weight` must be at least 1".to_owned());
+        }
+        if file.name.as_deref().is_some_and(|name| !is_name(name)) {
+            return Err(NAME.to_owned());
+        }
+        let named = |other: &PooledKey| other.name.is_some() && other.name == file.name;
+        if before.iter().any(named) {
+            return Err("another key has this name".to_owned());
+        }
+        Ok(PooledKey {
+            name: file.name,
+            secret,
+            weight: file.weight.unwrap_or(1),
+        })
     }
 }
 

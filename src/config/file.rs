@@ -10,7 +10,8 @@ use serde::Deserialize;
 use crate::{
     completion::{Mark, PromptAs},
     config::{
-        AllowedHost, Config, ConfigError, Emulator, credentials,
+        AllowedHost, Config, ConfigError, Emulator,
+        credentials::{self, KeyFile, KeysFile},
         front::{self, ListenFile, UpstreamFile},
         keys::{self, VirtualKeyFile},
         limits::{LimitsFile, TimeoutsFile},
@@ -100,6 +101,7 @@ struct ProviderFile {
     dialect: Option<DialectText>,
     auth: Option<AuthText>,
     api_key: Option<String>,
+    api_keys: Option<Vec<KeyFile>>,
     credentials: BTreeMap<String, String>,
     headers: BTreeMap<String, String>,
     options: BTreeMap<String, String>,
@@ -169,7 +171,10 @@ impl GatewayFile {
         apply_default(self.default, source, config)?;
         apply_models(self.models.0, source, config)?;
         routes::apply(self.configs.0, &self.routes, source, config)?;
-        keys::apply(self.virtual_keys.0, self.require_key, source, config)
+        keys::apply(self.virtual_keys.0, self.require_key, source, config)?;
+        let has_pools = config.pools().next().is_some();
+        config.has_pools = has_pools;
+        Ok(())
     }
 }
 
@@ -212,8 +217,16 @@ impl ProviderFile {
         provider.default_model = self.default_model;
         check_options(&self.options, &provider, source)?;
         provider.options = self.options;
-        let key = self.api_key.as_deref();
-        provider.credential = credentials::read(key, &self.credentials, &provider, source)?;
+        let keys = match (self.api_key, self.api_keys) {
+            (None, None) => KeysFile::None,
+            (Some(key), None) => KeysFile::One(key),
+            (None, Some(keys)) => KeysFile::Several(keys),
+            (Some(_), Some(_)) => {
+                let message = "`api_key` or `api_keys` is needed, not both".to_owned();
+                return Err(source.error(&path("api_keys"), message));
+            }
+        };
+        provider.credential = credentials::read(keys, &self.credentials, &provider, source)?;
         for (header, value) in &self.headers {
             provider
                 .headers

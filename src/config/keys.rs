@@ -83,16 +83,15 @@ impl VirtualKeyFile {
         for (provider, reference) in self.provider_keys {
             let at = ["gateway", "virtual_keys", name, "provider_keys", &provider];
             source.check_provider(&at, &provider, config)?;
-            if !["env:", "file:"]
+            let is_reference = ["env:", "file:"]
                 .iter()
-                .any(|kind| reference.starts_with(kind))
-            {
-                let message = "expected `env:NAME` or `file:PATH`".to_owned();
-                return Err(source.error(&at, message));
-            }
-            if let Some(secret) = source.secret(&at, &reference)? {
-                provider_keys.insert(provider, Credential::Key(secret));
-            }
+                .any(|kind| reference.starts_with(kind));
+            let secret = match config.pool(&provider) {
+                _ if is_reference => source.secret(&at, &reference)?,
+                pool => pool.and_then(|pool| pool.named(&reference)).cloned(),
+            };
+            let secret = secret.ok_or_else(|| source.error(&at, NO_SECRET.to_owned()))?;
+            provider_keys.insert(provider, Credential::Key(secret));
         }
         let expires = self.expires.as_deref().map(read_expiry).transpose();
         Ok(VirtualKey {
@@ -124,12 +123,14 @@ fn path<'p>(name: &'p str, key: &'p str) -> [&'p str; 4] {
 }
 
 /// What may stand in a log and as a metric's label.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     (1..=64).contains(&name.len()) && name.bytes().all(allowed)
 }
 
-const NAME: &str = "a name is of a-z, A-Z, 0-9, `-`, `_` and `.`, at most 64 of them";
+const NO_SECRET: &str =
+    "expected `env:NAME`, `file:PATH`, or the name of one of the provider's `api_keys`";
+pub(super) const NAME: &str = "a name is of a-z, A-Z, 0-9, `-`, `_` and `.`, at most 64 of them";
 
 #[cfg(test)]
 mod tests {

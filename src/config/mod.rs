@@ -37,7 +37,7 @@ use crate::{
     error::Error,
     front::Front,
     keys::VirtualKeys,
-    provider::{Base, Provider, Row, place::Place, table::ROWS},
+    provider::{Base, Credential, Provider, Row, place::Place, pool::KeyPool, table::ROWS},
     route::{Models, Route, rules::Rules},
     tls::Tls,
 };
@@ -64,6 +64,8 @@ pub struct Config {
     pub routes: Rules,
     /// The keys that clients have of this gateway.
     pub keys: VirtualKeys,
+    /// A provider has several keys.
+    pub has_pools: bool,
     /// What goes to a provider needs one of them.
     pub require_key: bool,
     pub substitutes: Substitutes,
@@ -174,6 +176,29 @@ pub trait Surroundings {
 pub type Reader = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 impl Config {
+    /// Takes over what `old` knows of providers' keys.
+    pub fn adopt_keys(&self, old: &Self) {
+        for (name, pool) in self.pools() {
+            if let Some(before) = old.pool(name) {
+                pool.adopt(before);
+            }
+        }
+    }
+
+    /// The several keys of a provider.
+    pub fn pool(&self, provider: &str) -> Option<&Arc<KeyPool>> {
+        match &self.providers.get(provider)?.credential {
+            Some(Credential::Pool(pool)) => Some(pool),
+            _ => None,
+        }
+    }
+
+    /// The providers that have several keys.
+    pub fn pools(&self) -> impl Iterator<Item = (&str, &Arc<KeyPool>)> {
+        let names = self.providers.keys().map(String::as_str);
+        names.filter_map(|name| Some((name, self.pool(name)?)))
+    }
+
     /// The hosts of upstreams that this conf says something about: not those of the built-in providers that it leaves alone.
     pub fn hosts(&self) -> BTreeSet<&str> {
         let default = [&self.default.provider, &self.default.upstream];
@@ -231,6 +256,7 @@ impl Default for Config {
             configs: BTreeMap::new(),
             routes: Rules::default(),
             keys: VirtualKeys::default(),
+            has_pools: false,
             require_key: false,
             substitutes: Substitutes::default(),
             allowed_hosts: Vec::new(),

@@ -41,7 +41,7 @@ use crate::{
         relay::{Answer, Counts, Relay, Wishes},
         split::Share,
     },
-    provider::{Target, live::LiveToken, sigv4::Unsigned},
+    provider::{Target, sigv4::Unsigned},
     wire::Framing,
 };
 
@@ -155,10 +155,6 @@ impl Exchange {
             seed,
             relay: None,
         }
-    }
-
-    pub fn settle(&mut self, token: impl Into<LiveToken>) {
-        Arc::make_mut(&mut self.target).settle(token);
     }
 
     /// The carrier that can do what this exchange needs. Pingora's phases carry streams, unless

@@ -13,6 +13,7 @@ use crate::{
         grant::Grant,
         live::LiveToken,
         place::{Filled, NamedBy},
+        pool::{KeyPool, TakenKey},
         sigv4::Unsigned,
     },
 };
@@ -28,6 +29,8 @@ pub struct Target {
     place_headers: Vec<Header>,
     /// What the credential was exchanged for.
     token: Option<LiveToken>,
+    /// Which of several keys it has.
+    key: Option<TakenKey>,
     /// Who chose whose host it is.
     chosen_by: NamedBy,
 }
@@ -85,6 +88,7 @@ impl Target {
             credential,
             place_headers,
             token: None,
+            key: None,
             chosen_by: filled.by,
             provider,
         })
@@ -93,6 +97,24 @@ impl Target {
     /// What has to be exchanged for a token, given to [`Target::settle`], before a call.
     pub fn grant(&self) -> Option<Grant> {
         self.credential.as_ref().and_then(Credential::grant)
+    }
+
+    /// What a key has to be taken from, given to [`Target::take`], before a call.
+    pub fn pool(&self) -> Option<&Arc<KeyPool>> {
+        match &self.credential {
+            Some(Credential::Pool(pool)) => Some(pool),
+            _ => None,
+        }
+    }
+
+    pub fn take(&mut self, key: TakenKey) {
+        self.credential = Some(Credential::Key(key.secret.clone()));
+        self.key = Some(key);
+    }
+
+    /// The key that was taken, if there were several.
+    pub fn taken(&self) -> Option<&TakenKey> {
+        self.key.as_ref()
     }
 
     pub fn settle(&mut self, token: impl Into<LiveToken>) {

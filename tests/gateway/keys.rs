@@ -493,8 +493,8 @@ fn names_stand_in_the_log_and_in_metrics_and_keys_nowhere() {
         PLAIN,
     );
     stage.ask(&[("authorization", "Bearer pc-canary-nobody")], PLAIN);
-    stage.gateway.wait_for_log("failure=invalid_api_key");
-    let log = stage.gateway.logged();
+    stage.gateway.wait_for_log("failure=not_allowed");
+    let log = stage.gateway.wait_for_log("failure=invalid_api_key");
     assert!(log.contains(" key=all tenant=search "), "{log}");
     assert!(
         log.contains(" key=some ") && log.contains("failure=not_allowed"),
