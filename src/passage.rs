@@ -53,6 +53,11 @@ impl Passage {
         }
     }
 
+    /// The app's longest silence, where it has one of its own.
+    pub fn read(&self) -> Option<Duration> {
+        self.app.as_ref().and_then(|app| app.read)
+    }
+
     /// The headers that sign it, to be set over `headers`. `now`: Unix time, seconds.
     pub fn sign(
         &self,

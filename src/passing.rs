@@ -82,10 +82,7 @@ pub fn prepare(session: &mut Session, passage: &Passage) {
 
 /// Makes `peer` one for this passage.
 pub fn suit(peer: &mut HttpPeer, passage: &Passage) {
-    let Some(app) = &passage.app else {
-        return;
-    };
-    if let Some(read) = app.read {
+    if let Some(read) = passage.read() {
         peer.options.read_timeout = Some(read);
     }
     if let Some(idle) = passage.upgrade {

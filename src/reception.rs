@@ -36,6 +36,7 @@ use crate::{
         plan::{Attempt, Facts, no_target},
         retry::{Allowance, Outcome},
     },
+    tunnel,
     upstream::{total_timeout, unix_now},
 };
 
@@ -100,6 +101,15 @@ impl Gateway {
                 arrival::keep_protected(session.req_header_mut())
                     .map_err(|error| arrival::failure(&error))?;
                 passing::prepare(session, &passage);
+                let socket = passage.upgrade;
+                if let Some(idle) = socket.filter(|_| session.as_downstream_mut().is_body_empty()) {
+                    let asked = (&*passage, idle);
+                    let upstream = &edition.upstream;
+                    let carried = tunnel::carry(session, &mut context.ticket, asked, upstream);
+                    let carried = Box::pin(carried).await;
+                    context.call = Call::Pass(passage);
+                    return carried.map(|()| Next::Answered);
+                }
                 context.call = Call::Pass(passage);
                 Ok(Next::Proxy)
             }

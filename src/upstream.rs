@@ -11,7 +11,7 @@ use pingora::{ErrorSource, ErrorType, RetryType};
 use pingora::{
     connectors::{ConnectorOptions, TransportConnector},
     http::{RequestHeader, ResponseHeader},
-    protocols::ALPN,
+    protocols::{ALPN, Stream},
     server::configuration::ServerConf,
     upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, Peer},
 };
@@ -103,6 +103,15 @@ impl Upstream {
         Ok(peer)
     }
 
+    /// A new connection to `base`, of no pool.
+    pub async fn connect(&self, base: &Base, peer: &HttpPeer) -> Result<Stream, Error> {
+        let fresh = self.connector.new_stream(peer).await;
+        fresh.map_err(|error| {
+            self.avoid(base);
+            failure(&error)
+        })
+    }
+
     /// Sends a request and reads its answer's head. A pooled connection that turns out to be closed is replaced, once and by
     /// a new one: its server had gone before the request could reach it.
     pub async fn call(
@@ -112,24 +121,16 @@ impl Upstream {
         head: &RequestHeader,
         body: &Bytes,
     ) -> Result<Call, Error> {
-        let unreachable = |error: Box<pingora::Error>| {
-            self.avoid(base);
-            failure(&error)
-        };
         // Boxed: a connection in the making has kilobytes, and most calls find one that is made.
         let (stream, reused) = match self.connector.reused_stream(peer).await {
             Some(stream) => (stream, true),
-            None => {
-                let fresh = Box::pin(self.connector.new_stream(peer)).await;
-                (fresh.map_err(unreachable)?, false)
-            }
+            None => (Box::pin(self.connect(base, peer)).await?, false),
         };
         match Call::ask(stream, peer, head, body, &self.timeouts).await {
             Err(error) if reused && is_unanswered(&error) => {}
             asked => return asked.map_err(|error| failure(&error)),
         }
-        let fresh = Box::pin(self.connector.new_stream(peer)).await;
-        let stream = fresh.map_err(unreachable)?;
+        let stream = Box::pin(self.connect(base, peer)).await?;
         let asked = Call::ask(stream, peer, head, body, &self.timeouts).await;
         asked.map_err(|error| failure(&error))
     }

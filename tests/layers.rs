@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy passing reception context conductor gather client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator      the only IO
+//! L8  proxy passing reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator      the only IO
 //! L7  gateway
 //! L6  exchange passage
 //! L5  config health
@@ -52,6 +52,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("call", 8),
     ("ticket", 8),
     ("tokens", 8),
+    ("tunnel", 8),
     ("issuer", 8),
     ("downstream", 8),
     ("arrival", 8),

@@ -10,7 +10,7 @@ use super::{
     schema::{Author, Step},
     source::Source,
     tree::{NO_FIELD, Tree},
-    word::OPENAI_ACCOUNT,
+    word::{Account, OPENAI_ACCOUNT},
 };
 use crate::{
     error::Error,
@@ -58,7 +58,7 @@ impl Tree<'_> {
         };
         match self.author {
             Author::Client => Leaf {
-                key: key.and_then(Secret::try_new),
+                key: self.client_key(leaf.provider.as_deref(), key, &options),
                 custom_host: here.custom_host,
                 options,
                 ..leaf
@@ -119,6 +119,31 @@ impl Tree<'_> {
             options.insert(name.to_owned(), text);
         }
         options
+    }
+
+    /// The client's key. Options that its provider does not have, and a credential beside a key, would have no effect.
+    fn client_key(
+        &mut self,
+        provider: Option<&str>,
+        key: Option<&str>,
+        options: &BTreeMap<String, String>,
+    ) -> Option<Secret> {
+        let key = key.and_then(Secret::try_new);
+        let Some(provider) = provider.and_then(|name| self.conf.providers.get(name)) else {
+            return key;
+        };
+        let mut credential = false;
+        for name in options.keys() {
+            let part = is_part(provider, name);
+            credential |= part;
+            if !part && !is_slot(provider, name) && account(provider, name).is_none() {
+                self.tell_of(name, NO_OPTION);
+            }
+        }
+        if credential && key.is_some() {
+            self.tell_of("api_key", TWO_CREDENTIALS);
+        }
+        key
     }
 
     /// The operator's target: its provider, with what the config says of it.
@@ -214,29 +239,20 @@ fn hold(
     }
     let mut parts = BTreeMap::new();
     for (name, text) in own.options {
-        let account = OPENAI_ACCOUNT.iter().find(|account| account.option == name);
         let secret = || {
             let secret = source.secret(&[], text);
             secret.map_err(|error| (name.clone(), error.message))
         };
-        if provider.place.slots().any(|slot| slot.name == name) {
+        if is_slot(provider, name) {
             held.options.insert(name.clone(), text.clone());
-        } else if let Some(part) = provider
-            .scheme
-            .parts()
-            .iter()
-            .find(|part| part.name == name)
-        {
-            parts.extend(secret()?.map(|secret| (part.name, secret)));
-        } else if let Some(account) = account.filter(|_| provider.name == "openai") {
+        } else if is_part(provider, name) {
+            parts.extend(secret()?.map(|secret| (name.as_str(), secret)));
+        } else if let Some(account) = account(provider, name) {
             let value = HeaderValue::from_str(text);
             let value = value.map_err(|_| (name.clone(), "It cannot be sent.".to_owned()))?;
             held.headers.push((account.header(), value));
         } else {
-            return Err((
-                name.clone(),
-                "This is no option of this provider.".to_owned(),
-            ));
+            return Err((name.clone(), NO_OPTION.to_owned()));
         }
     }
     let region = held.options.get("aws_region").cloned();
@@ -252,10 +268,30 @@ fn hold(
             .map_err(|error| ("api_key".to_owned(), error.message))?,
         None => None,
     };
+    if made.is_some() && key.is_some() {
+        return Err(("api_key".to_owned(), TWO_CREDENTIALS.to_owned()));
+    }
     let credential = made.or(key.map(Credential::Key));
     let keyed = credential.is_some();
     held.credential = credential.or(held.credential);
     Ok((held, keyed))
+}
+
+/// Whether an option is a piece of the provider's URL.
+fn is_slot(provider: &Provider, option: &str) -> bool {
+    provider.place.slots().any(|slot| slot.name == option)
+}
+
+/// Whether an option is a part of the provider's credential.
+fn is_part(provider: &Provider, option: &str) -> bool {
+    let mut parts = provider.scheme.parts().iter();
+    parts.any(|part| part.name == option)
+}
+
+/// The header of OpenAI's that an option is.
+fn account(provider: &Provider, option: &str) -> Option<&'static Account> {
+    let mut accounts = OPENAI_ACCOUNT.iter();
+    accounts.find(|account| account.option == option && provider.name == "openai")
 }
 
 /// The name that an option has here: one of Portkey's two names for the version of Azure's API.
@@ -306,3 +342,67 @@ const HOOKS: &[&str] = &[
     "output_mutators",
 ];
 const NO_HOOKS: &str = "Guardrails and hooks are not run here, and a request that asks for them is not served without them.";
+const NO_OPTION: &str = "This is no option of this provider.";
+const TWO_CREDENTIALS: &str = "A target has a key or the parts of a credential, not both.";
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{FIELDS, HOOKS, NO_OPTION, TWO_CREDENTIALS};
+    use crate::config::{Config, portkey};
+
+    /// What a client's config without effect is told.
+    fn refusal(config: &str) -> String {
+        let refused = portkey::route(config, None, &Config::default()).unwrap_err();
+        let told: serde_json::Value = serde_json::from_slice(&refused.body()).unwrap();
+        told["errors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+
+    #[test]
+    fn what_a_provider_has_no_use_for_is_refused() {
+        let wrong = refusal(r#"{"provider":"openai","aws_region":"eu-west-1"}"#);
+        assert_eq!(wrong, format!("\"path: aws_region, message: {NO_OPTION}\""));
+        let aws = r#""aws_access_key_id":"a","aws_secret_access_key":"s","aws_region":"eu-west-1""#;
+        let both = refusal(&format!(r#"{{"provider":"bedrock","api_key":"k",{aws}}}"#));
+        assert_eq!(
+            both,
+            format!("\"path: api_key, message: {TWO_CREDENTIALS}\"")
+        );
+        let one = format!(r#"{{"provider":"bedrock",{aws}}}"#);
+        assert!(portkey::route(&one, None, &Config::default()).is_ok());
+    }
+
+    /// The page lists each field, and no other.
+    #[test]
+    fn page() {
+        let page = include_str!("../../docs/config.md");
+        let nodes = page.split("## Fields of a node").nth(1).unwrap();
+        let nodes = nodes.split("## Strategies").next().unwrap();
+        let rows = nodes.lines().filter(|line| line.starts_with("| `"));
+        let named: BTreeSet<&str> = rows
+            .flat_map(|row| {
+                row.split(" | ")
+                    .next()
+                    .unwrap()
+                    .split('`')
+                    .skip(1)
+                    .step_by(2)
+            })
+            .collect();
+        let refused = ["on_status_codes", "hedge"];
+        let fields: BTreeSet<&str> = FIELDS.iter().chain(HOOKS).copied().chain(refused).collect();
+        let options: Vec<&&str> = named.difference(&fields).collect();
+        assert!(
+            options.iter().all(|name| super::is_known_option(name)),
+            "{options:?}"
+        );
+        assert_eq!(fields.difference(&named).next(), None);
+    }
+}

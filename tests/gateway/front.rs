@@ -365,6 +365,68 @@ fn a_websocket_passes_both_ways_until_one_side_closes() {
 }
 
 #[test]
+fn what_an_app_says_at_once_is_not_lost() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let app = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            // Before the request: as early as an app can.
+            stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\r\n").unwrap();
+            let mut head = BufReader::new(&stream);
+            let mut line = String::new();
+            while head.read_line(&mut line).unwrap() > 2 {
+                line.clear();
+            }
+            stream.write_all(b"bye").unwrap();
+        }
+    });
+    let gateway = Gateway::start(&format!(
+        "  upstreams: {{ app: {{ url: \"http://{app}\" }} }}\n"
+    ));
+    for _ in 0..20 {
+        let mut client = Client::connect(&gateway.address);
+        client.send(request("GET", "/socket", &UPGRADE, ""));
+        assert_eq!(client.read_head().status, 101);
+        assert_eq!(client.read_exact(3), b"bye");
+        assert!(client.is_closed());
+    }
+}
+
+#[test]
+fn an_app_may_decline_a_websocket() {
+    for (answer, text) in [
+        (&b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 5\r\nwww-authenticate: Basic\r\n\r\nlogin"[..], "login"),
+        (&b"HTTP/1.1 401 Unauthorized\r\ntransfer-encoding: chunked\r\nwww-authenticate: Basic\r\n\r\n5\r\nchunk\r\n0\r\n\r\n"[..], "chunk"),
+        (&b"HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Basic\r\n\r\nto its end"[..], "to its end"),
+    ] {
+        let app = Upstream::start(move |_, stream| {
+            stream.write_all(answer).unwrap();
+            After::Close
+        });
+        let gateway = before(&app);
+        let mut client = Client::connect(&gateway.address);
+        client.send(request("GET", "/socket", &UPGRADE, ""));
+        let told = client.read();
+        assert_eq!((told.status, told.text()), (401, text));
+        assert!(told.complete);
+        assert_eq!(told.header("www-authenticate"), Some("Basic"));
+        assert!(client.is_closed());
+        assert_eq!(app.sole().header("connection"), Some("Upgrade"));
+    }
+    let app = Upstream::start(|_, stream| {
+        stream
+            .write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 50\r\n\r\nhalf")
+            .unwrap();
+        After::Close
+    });
+    let gateway = before(&app);
+    let mut client = Client::connect(&gateway.address);
+    client.send(request("GET", "/socket", &UPGRADE, ""));
+    assert!(!client.read().complete);
+}
+
+#[test]
 fn a_websocket_has_an_idle_time_of_its_own_and_counts_as_in_flight() {
     let app = app::start();
     let gateway = Gateway::start(&format!(
