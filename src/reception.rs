@@ -360,7 +360,8 @@ fn changes_key(
 ) -> bool {
     let is_answer = matches!(failed.error.kind(), Kind::Upstream(_));
     let key = context.ticket.key().filter(|_| is_answer);
-    key.is_some_and(|key| pursuit.change_key(key, outcome, Instant::now()))
+    let changes = key.is_some_and(|key| pursuit.change_key(key, outcome, Instant::now()));
+    changes && context.left().is_none_or(|left| !left.is_zero())
 }
 
 /// Goes on to the first target that is not left alone.

@@ -193,6 +193,7 @@ fn add_services(server: &mut Server, gateway: Gateway, reloader: &Arc<Reloader>)
             listen: config.listen.clone(),
             metrics: edition.state.metrics.clone(),
             health: edition.state.health.clone(),
+            gateway: gateway.clone(),
             reloader: reloader.clone(),
         };
         let mut service = Service::new("admin".to_owned(), admin);

@@ -166,3 +166,108 @@ fn fresh(file: &str, source: &Source<'_>) -> FreshSecret {
 
 /// What AWS's own tools take where nobody names one.
 const DEFAULT_REGION: &str = "us-east-1";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Surroundings};
+
+    struct Nothing;
+
+    impl Surroundings for Nothing {
+        fn variable(&self, name: &str) -> Option<String> {
+            (name == "B").then(|| "sk-canary-b".to_owned())
+        }
+
+        fn file(&self, _: &str) -> Result<String, String> {
+            Err("no such file".to_owned())
+        }
+    }
+
+    fn read(lines: &str) -> Result<Config, ConfigError> {
+        Config::read(&Source {
+            file: "conf.yaml",
+            text: &format!("gateway:\n  providers:\n    openai:\n{lines}"),
+            server_keys: &[],
+            surroundings: &Nothing,
+        })
+    }
+
+    #[test]
+    fn keys_are_a_list_of_texts_and_of_rows() {
+        let config = read(concat!(
+            "      api_keys:\n        - sk-canary-a\n        - env:B\n",
+            "        - { key: sk-canary-c, weight: 3, name: team }\n",
+        ))
+        .unwrap();
+        assert!(config.has_pools);
+        let pool = config.pool("openai").unwrap();
+        assert_eq!(pool.named("team").unwrap().expose(), "sk-canary-c");
+        assert!(pool.named("other").is_none() && config.pool("groq").is_none());
+        let one = read("      api_keys: [sk-canary-a]\n").unwrap();
+        let credential = &one.providers["openai"].credential;
+        assert!(matches!(credential, Some(Credential::Key(_))) && !one.has_pools);
+    }
+
+    #[test]
+    fn mistakes_in_a_list_of_keys_are_told_at_their_place() {
+        let many = "      api_keys: [".to_owned() + &"x, ".repeat(65) + "]\n";
+        for (lines, line, path, part) in [
+            ("      api_keys: []\n", 4, "", "from 1 to 64"),
+            (many.as_str(), 4, "", "from 1 to 64"),
+            (
+                "      api_key: sk-canary-a\n      api_keys: [sk-canary-b]\n",
+                5,
+                "",
+                "not both",
+            ),
+            (
+                "      api_keys:\n        - sk-canary-b\n        - env:B\n",
+                6,
+                "[1]",
+                "in the list already",
+            ),
+            (
+                "      api_keys:\n        - env:NONE\n",
+                5,
+                "[0]",
+                "no variable `NONE`",
+            ),
+            (
+                "      api_keys:\n        - sk-canary-a\n        - { key: sk-canary-b, weight: 0 }\n",
+                6,
+                "[1]",
+                "at least 1",
+            ),
+            (
+                "      api_keys:\n        - { key: sk-canary-a, name: a b }\n",
+                5,
+                "[0]",
+                "a name is of",
+            ),
+            (
+                "      api_keys:\n        - { key: sk-canary-a, name: a }\n        - { key: sk-canary-b, name: a }\n",
+                6,
+                "[1]",
+                "another key has this name",
+            ),
+        ] {
+            let error = read(lines).expect_err(lines);
+            assert_eq!(
+                error.path,
+                format!("gateway.providers.openai.api_keys{path}")
+            );
+            assert_eq!(error.line, line, "{error}");
+            assert!(error.message.contains(part), "{error}");
+            assert!(!error.to_string().contains("canary"), "{error}");
+        }
+        for lines in [
+            "      api_keys:\n        - { kye: sk-canary-a }\n",
+            "      api_keys: sk-canary-a\n",
+            "      api_keys:\n        - [sk-canary-a]\n",
+        ] {
+            let error = read(lines).expect_err(lines);
+            assert!(!error.to_string().contains("canary"), "{error}");
+        }
+    }
+}

@@ -157,6 +157,11 @@ impl Exchange {
         }
     }
 
+    /// Changes the target: before a head is written.
+    pub fn change_target(&mut self, change: impl FnOnce(&mut Target)) {
+        change(Arc::make_mut(&mut self.target));
+    }
+
     /// The carrier that can do what this exchange needs. Pingora's phases carry streams, unless
     /// * the request body is past what they can send again,
     /// * it is so large that their one deadline for all of it would end an upload that moves,

@@ -66,7 +66,7 @@ impl Work {
 
     fn change_target(&mut self, change: impl FnOnce(&mut Target)) {
         match self {
-            Self::One(exchange) => change(Arc::make_mut(&mut exchange.target)),
+            Self::One(exchange) => exchange.change_target(change),
             Self::Many(fan_out) => fan_out.change_target(change),
         }
     }

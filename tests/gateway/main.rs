@@ -23,6 +23,7 @@ mod passing;
 mod portkey;
 mod process;
 mod prompt_as;
+mod provider_keys;
 mod providers;
 mod reload;
 mod support;
