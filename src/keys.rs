@@ -211,6 +211,11 @@ impl VirtualKeys {
         held.filter(|_| is_same).map(|held| &held.key)
     }
 
+    /// Whether `key` is one of the gateway's, now or once.
+    pub fn holds(&self, key: &str) -> bool {
+        !self.is_empty() && (key.starts_with(MARK) || self.find(key).is_some())
+    }
+
     /// Who sent `headers`; `None`: they have no key of the gateway's. `now`: Unix seconds. Err: 401, for a key of the gateway's that
     /// is not valid any more; 400, for a header that is there twice, and for two keys.
     pub fn identify(&self, headers: &HeaderMap, now: u64) -> Result<Option<Identity>, Error> {

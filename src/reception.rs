@@ -15,26 +15,21 @@ use crate::{
     config::{Limits, headers::Directives},
     context::{Call, Context},
     downstream::{self, unless_gone},
-    error::{Error, Kind},
+    error::Error,
     exchange::{Deadlines, Exchange, Replay, Road, Seed, Work, fan_out::FanOut},
     gateway::{Admission, Completing},
     gather,
-    health::{
-        Health,
-        circuit::{Admits, Verdict},
-        label,
-        standing::{Begun, Standing},
-    },
+    health::{circuit::Verdict, standing::Begun},
     leg::Failed,
     passing,
     places::Place,
     provider::pool::KeySet,
     proxy::Gateway,
     pursuit::{Pursuit, Step, outcome},
+    recall::{begin, changes_key, limited, may_retry, pass_over, speaks_of_target},
     route::{
         Balanced,
-        plan::{Attempt, Facts, no_target},
-        retry::{Allowance, Outcome},
+        plan::{Facts, no_target},
     },
     tunnel,
     upstream::{total_timeout, unix_now},
@@ -349,66 +344,6 @@ async fn pursue(
     let plan = edition.state.plan(&directives, head, &body, &mut choose)?;
     let backoff = config.resilience.backoff;
     Ok(Pursuit::new(directives, plan, (body, replay), backoff))
-}
-
-/// Whether the call that failed is made again at once with another key of its provider's.
-fn changes_key(
-    context: &Context,
-    pursuit: &mut Pursuit,
-    failed: &Failed,
-    outcome: &Outcome,
-) -> bool {
-    let is_answer = matches!(failed.error.kind(), Kind::Upstream(_));
-    let key = context.ticket.key().filter(|_| is_answer);
-    let changes = key.is_some_and(|key| pursuit.change_key(key, outcome, Instant::now()));
-    changes && context.left().is_none_or(|left| !left.is_zero())
-}
-
-/// Goes on to the first target that is not left alone.
-fn pass_over(health: &Health, pursuit: &mut Pursuit) {
-    let now = Instant::now();
-    pursuit.pass_over(|attempt| {
-        let admits = || known(health, attempt).admits(now);
-        attempt.breaker.is_some() && matches!(admits(), Admits::Open(_))
-    });
-}
-
-/// The present target, if the number of its calls is limited, and to how many.
-fn limited(pursuit: &Pursuit) -> Option<(u64, u32)> {
-    let attempt = pursuit.attempt()?;
-    Some((attempt.id, attempt.leaf.max_concurrent?))
-}
-
-/// Begins a call of the present target in what is remembered of it. Nothing is remembered where it would change nothing.
-fn begin(health: &Health, pursuit: &mut Pursuit) -> Option<Begun> {
-    let now = Instant::now();
-    let attempt = pursuit.attempt().filter(|attempt| attempt.id != 0)?;
-    let standing = known(health, attempt);
-    if !pursuit.is_again() {
-        health.first_call(&standing, now);
-    }
-    Some(standing.begin(attempt.breaker.as_ref(), now))
-}
-
-fn known(health: &Health, attempt: &Attempt) -> Arc<Standing> {
-    health.of(attempt.id, &label(&attempt.leaf))
-}
-
-/// Whether a failure is the target's: not if the client left, or the call was refused before it was made.
-fn speaks_of_target(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        Kind::Dns | Kind::Connect | Kind::Tls | Kind::Timeout(_) | Kind::Broken | Kind::Upstream(_)
-    )
-}
-
-/// Whether the budget has a retry left: storms must die.
-fn may_retry(health: &Health, pursuit: &Pursuit, allowance: Allowance) -> bool {
-    let Some(attempt) = pursuit.attempt().filter(|attempt| attempt.id != 0) else {
-        return true;
-    };
-    let standing = known(health, attempt);
-    health.may_retry(&standing, allowance, Instant::now())
 }
 
 /// Reads the body of a passage that is signed: the signature covers it, and stands before it.

@@ -309,6 +309,28 @@ fn a_resource_of_the_clients_gets_no_key() {
 }
 
 #[test]
+fn a_clients_key_in_a_config_goes_nowhere() {
+    let stage = Stage::new();
+    let all = bearer(ALL);
+    for field in [
+        json!({"provider": "openai", "api_key": ALL}),
+        json!({"provider": "openai", "api_key": "pc-canary-gone"}),
+        json!({"virtual_key": ALL}),
+        json!({"virtual_key": "all"}),
+    ] {
+        let config = field.to_string();
+        let headers = [
+            ("authorization", all.as_str()),
+            ("x-portkey-config", &config),
+        ];
+        let answer = stage.ask(&headers, PLAIN);
+        assert_eq!(answer.status, 400, "{config}: {}", answer.text());
+        assert!(!answer.text().contains("canary"), "{}", answer.text());
+    }
+    assert!(stage.seen().is_empty());
+}
+
+#[test]
 fn what_a_key_does_not_allow_is_refused_before_anything_goes_out() {
     let stage = Stage::new();
     let some = bearer(SOME);
