@@ -58,7 +58,8 @@ impl Stage {
     fn with(lines: &str) -> Self {
         let (openai, groq, chosen) = (upstream(), upstream(), upstream());
         let conf = conf(&openai.address, &groq.address, &chosen.address) + lines;
-        let gateway = Gateway::start_with(&conf, &[("TEAM_KEY", CONF_KEYS[4])]);
+        let variables = [("TEAM_KEY", CONF_KEYS[4]), ("RUST_LOG", "trace")];
+        let gateway = Gateway::start_with(&conf, &variables);
         Self {
             gateway,
             openai,
@@ -414,7 +415,10 @@ fn a_deployment_counts_as_a_model() {
 
 #[test]
 fn a_config_that_a_key_names_is_used_as_it_is() {
-    let stage = Stage::new();
+    let stage = Stage::with(&format!(
+        "    held: {{ key_hash: \"{}\", providers: [openai] }}\n",
+        KeyHash::of("pc-canary-held")
+    ));
     for key in [SOME, ONLY] {
         let key = bearer(key);
         let headers = [
@@ -431,6 +435,11 @@ fn a_config_that_a_key_names_is_used_as_it_is() {
         assert!(seen.text().contains(r#""model":"big""#), "{}", seen.text());
     }
     // A key without a list may name every config, whose targets are then held to its other lists.
+    let held = [("authorization", "Bearer pc-canary-held")];
+    for (name, status) in [("keyed", 200), ("other", 403), ("saved", 403)] {
+        let headers = [&held[..], &[("x-portkey-config", name)]].concat();
+        assert_eq!(stage.ask(&headers, PLAIN).status, status, "{name}");
+    }
     let all = bearer(ALL);
     let answer = stage.ask(
         &[
