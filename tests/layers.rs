@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy passing reception context conductor gather tunnel client leg pulse pursuit recall opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator      the only IO
+//! L8  proxy passing reception context quoted conductor gather tunnel client leg pulse pursuit recall opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator      the only IO
 //! L7  gateway
 //! L6  exchange passage
 //! L5  config health
@@ -40,6 +40,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("passing", 8),
     ("reception", 8),
     ("context", 8),
+    ("quoted", 8),
     ("client", 8),
     ("conductor", 8),
     ("leg", 8),
