@@ -1,4 +1,4 @@
-//! The one error of the crate: what went wrong, whose fault it is, and what the client is told.
+//! The one error of the crate: what went wrong, and what the client is told.
 //!
 //! Status, OpenAI `type` and `code` are derived from the [`Kind`] in one place. A message never holds a key, a prompt,
 //! an internal address or a URL with its query: whoever builds an `Error` writes the text for the client's eyes.
@@ -38,9 +38,11 @@ pub enum Kind {
     NotAllowed,
     /// The request body is over `limits.body_bytes`.
     BodyTooLarge,
-    /// The request head is over `limits.header_bytes`.
+    /// The request head is over `limits.header_bytes` or `limits.header_count`.
     HeadTooLarge,
-    /// The request body did not arrive within `limits.request_seconds`.
+    /// The request head asks for what is served to nobody; with the status that says so.
+    Unserved(StatusCode),
+    /// The request's head did not arrive within `limits.header_seconds`, or its body within `limits.request_seconds`.
     RequestTimeout,
     /// The upstream's name has no address.
     Dns,
@@ -56,6 +58,8 @@ pub enum Kind {
     Upstream(StatusCode),
     /// The target has as many calls as it may, and no place became free.
     Full,
+    /// The gateway's process has no file descriptor, or no memory for a socket, left for the call.
+    Exhausted,
     /// The client left before its answer was complete. Nobody reads this error but the log.
     ClientGone,
     /// The gateway's process ends before the answer is complete.
@@ -81,14 +85,6 @@ pub enum Deadline {
     Attempt,
     /// The whole request.
     Total,
-}
-
-/// Whose fault a failure is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    Client,
-    Upstream,
-    Gateway,
 }
 
 impl Error {
@@ -213,25 +209,6 @@ impl Error {
         self.0.param.as_deref()
     }
 
-    pub fn fault(&self) -> Fault {
-        match self.0.kind {
-            Kind::Invalid
-            | Kind::Unsupported
-            | Kind::Unauthorized
-            | Kind::NotAllowed
-            | Kind::BodyTooLarge
-            | Kind::HeadTooLarge
-            | Kind::RequestTimeout
-            | Kind::ClientGone => Fault::Client,
-            Kind::Dns | Kind::Connect | Kind::Tls | Kind::Timeout(_) | Kind::Broken => {
-                Fault::Upstream
-            }
-            Kind::Upstream(status) if status.is_client_error() => Fault::Client,
-            Kind::Upstream(_) => Fault::Upstream,
-            Kind::Full | Kind::Stopping | Kind::Internal => Fault::Gateway,
-        }
-    }
-
     pub fn status(&self) -> StatusCode {
         match self.0.kind {
             Kind::Invalid | Kind::Unsupported => StatusCode::BAD_REQUEST,
@@ -239,6 +216,7 @@ impl Error {
             Kind::NotAllowed => StatusCode::FORBIDDEN,
             Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Kind::Unserved(status) => status,
             Kind::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Kind::Dns | Kind::Connect | Kind::Tls | Kind::Broken => StatusCode::BAD_GATEWAY,
             Kind::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
@@ -246,7 +224,7 @@ impl Error {
             Kind::ClientGone => {
                 StatusCode::from_u16(CLIENT_GONE).unwrap_or(StatusCode::BAD_REQUEST)
             }
-            Kind::Full | Kind::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::Full | Kind::Exhausted | Kind::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -260,6 +238,7 @@ impl Error {
             Kind::NotAllowed => "not_allowed",
             Kind::BodyTooLarge => "body_too_large",
             Kind::HeadTooLarge => "head_too_large",
+            Kind::Unserved(_) => "not_served",
             Kind::RequestTimeout => "request_timeout",
             Kind::Dns => "dns_error",
             Kind::Connect => "connect_error",
@@ -274,6 +253,7 @@ impl Error {
             Kind::Broken => "broken_upstream",
             Kind::Upstream(_) => "upstream_error",
             Kind::Full => "target_full",
+            Kind::Exhausted => "gateway_exhausted",
             Kind::ClientGone => "client_gone",
             Kind::Stopping => "gateway_stopping",
             Kind::Internal => "internal_error",

@@ -29,8 +29,9 @@
 //! | room | what it holds |
 //! |---|---|
 //! | [`Error`] | the one error: whose fault, which status, what the client is told |
-//! | `depth` | how deep JSON is nested |
+//! | `depth`, `surrogates` | how deep JSON is nested; half of a character in it |
 //! | `pattern` | names with `*` in them |
+//! | `head` | a request's head, checked byte by byte; how far its body reaches |
 //! | `wire` | bytes ⇄ frames: server-sent events, JSON lines, AWS event streams, cut anywhere |
 //! | [`completion`] | the request and the answer of the API page, and the set of its parameters |
 //! | [`dialect`] | how one family of APIs says "completion"; the table of what it can carry |
@@ -44,8 +45,9 @@
 //! | `passage` | a request of the transparent proxy |
 //! | `gateway` | a request's head and body become an answer, a passage or an exchange |
 //! | `tokens`, `issuer` | the tokens that some credentials are exchanged for: kept and refreshed, fetched |
-//! | `proxy`, `passing`, `reception`, `conductor`, `gather`, `tunnel`, `client`, `leg`, `pulse`, `pursuit`, `recall`, `lanes`, `places`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `quoted`, `ticket`, `door`, `edition`, `drain` | the IO around it |
+//! | `proxy`, `passing`, `reception`, `conductor`, `gather`, `tunnel`, `client`, `leg`, `pulse`, `pursuit`, `recall`, `lanes`, `places`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `quoted`, `ticket`, `door`, `intake`, `refusal`, `edition`, `drain`, `mishap` | the IO around it |
 //! | [`server`], `reload`, `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
+//! | `fuzzing` | what has to hold for any bytes; in no release |
 //!
 //! Imports point down this table; `tests/layers.rs` holds it.
 //!
@@ -70,6 +72,20 @@
 //!
 //! and serves one request of another filter with [`Gateway::serve`].
 #![forbid(unsafe_code)]
+// A panic ends a client's request, and an operator's process where it is the wrong thread: tests may, nothing else.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 
 mod admin;
 mod arrival;
@@ -85,19 +101,29 @@ mod door;
 mod downstream;
 mod drain;
 mod edition;
+#[expect(
+    clippy::indexing_slicing,
+    reason = "it writes fields into JSON objects of its own making; it is no part of the road of a request"
+)]
 mod emulator;
 mod error;
 mod exchange;
 mod front;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gateway;
 mod gather;
 mod guard;
+mod head;
 mod health;
+mod intake;
 mod issuer;
 mod keys;
 mod lanes;
 mod leg;
 mod metrics;
+mod mishap;
 mod opening;
 mod passage;
 mod passing;
@@ -110,10 +136,12 @@ mod pursuit;
 mod quoted;
 mod recall;
 mod reception;
+mod refusal;
 mod reload;
 mod resolver;
 mod route;
 pub mod server;
+mod surrogates;
 mod ticket;
 mod tls;
 mod tokens;

@@ -1,14 +1,30 @@
 //! The binary: arguments, logger, conf file, server.
 #![forbid(unsafe_code)]
+// A panic ends a client's request, and an operator's process where it is the wrong thread: tests may, nothing else.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 
 use std::{
     io::{Read, Write},
+    panic::PanicHookInfo,
     path::PathBuf,
     process::ExitCode,
 };
 
 use clap::{Parser, ValueEnum};
 use log::{Level, Log, Metadata, Record};
+use nix::sys::resource::{Resource, setrlimit};
 use pingora::prelude::Opt;
 use pingora_completions::{
     ConfigError, KeyHash, Reader, Reread, Surroundings,
@@ -16,6 +32,7 @@ use pingora_completions::{
     server::{Conf, Ready},
 };
 use ring::rand::{SecureRandom, SystemRandom};
+use secrecy::zeroize::Zeroizing;
 
 /// A proxy's life is short allocations: measured, this one takes a fifth of the CPU off a plain request.
 #[global_allocator]
@@ -77,6 +94,8 @@ fn run(arguments: Arguments) -> Result<(), String> {
         return print(&hash_key()?);
     }
     init_logger()?;
+    keep_memory_inside();
+    std::panic::set_hook(Box::new(tell_panic));
     let process = Process::here();
     let file = arguments.server.conf.clone();
     let reread: Reread = Box::new(move || process.ready(file.as_deref()));
@@ -112,6 +131,16 @@ fn hash_key() -> Result<String, String> {
     Ok(format!("{}\n", KeyHash::of(key)))
 }
 
+/// No core dump holds the keys in this process, and no other process of its user looks into it.
+fn keep_memory_inside() {
+    let limited = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    #[cfg(target_os = "linux")]
+    let limited = limited.and(nix::sys::prctl::set_dumpable(false));
+    if let Err(error) = limited {
+        log::warn!("a core dump of this process would hold its keys: {error}");
+    }
+}
+
 /// A reader that has gone, such as `head`, is no failure.
 fn print(text: &str) -> Result<(), String> {
     let _ = std::io::stdout().write_all(text.as_bytes());
@@ -135,12 +164,16 @@ impl Process {
         let Some(file) = file else {
             return Ready::read(None, self);
         };
-        let text = self.file(file).map_err(|message| ConfigError {
-            file: file.to_owned(),
-            line: 0,
-            path: String::new(),
-            message,
-        })?;
+        // It can hold keys, and is read anew for each reload.
+        let text = self
+            .file(file)
+            .map(Zeroizing::new)
+            .map_err(|message| ConfigError {
+                file: file.to_owned(),
+                line: 0,
+                path: String::new(),
+                message,
+            })?;
         Ready::read(Some(Conf { file, text: &text }), self)
     }
 }
@@ -157,6 +190,14 @@ impl Surroundings for Process {
     fn reader(&self, path: &str) -> Option<Reader> {
         let path = self.folder.join(path);
         Some(Box::new(move || std::fs::read_to_string(&path).ok()))
+    }
+}
+
+/// Says where a panic was, and not of what: its text can hold a piece of a request.
+fn tell_panic(panic: &PanicHookInfo<'_>) {
+    match panic.location() {
+        Some(place) => log::error!("panic at {}:{}", place.file(), place.line()),
+        None => log::error!("panic"),
     }
 }
 
@@ -197,3 +238,16 @@ impl Log for Discreet {
 /// What 128 random bits take in hexadecimal.
 const MIN_KEY_BYTES: usize = 32;
 const MAX_KEY_BYTES: u64 = 4 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn no_neighbour_looks_into_the_process() {
+        assert!(nix::sys::prctl::get_dumpable().unwrap());
+        keep_memory_inside();
+        assert!(!nix::sys::prctl::get_dumpable().unwrap());
+    }
+}

@@ -152,11 +152,12 @@ impl Pursuit {
     }
 }
 
-/// Whether no other call could help: the client has left, its time is over, or it asks for what its key does not allow.
+/// Whether no other call could help: the client has left, its time is over, there is no socket for one, or the client's key does
+/// not allow what it asks for.
 fn is_final(error: &Error) -> bool {
     matches!(
         error.kind(),
-        Kind::ClientGone | Kind::Timeout(Deadline::Total) | Kind::NotAllowed
+        Kind::ClientGone | Kind::Timeout(Deadline::Total) | Kind::Exhausted | Kind::NotAllowed
     )
 }
 

@@ -65,13 +65,7 @@ impl Gateway {
             session.set_keepalive(None);
         }
         context.ticket.adopt(&session.req_header().headers);
-        context.ticket.client = passing::identify(&edition.state, session)?;
-        let client = context.ticket.client.as_ref();
-        let admission = match passing::front(&edition.state, session, client)? {
-            Some(passage) => Admission::Pass(Box::new(passage)),
-            None => edition.state.admit(downstream::head(session), client)?,
-        };
-        match admission {
+        match arrival::admit(session, &mut context.ticket, self.heads, &edition.state)? {
             Admission::Answer(text) => {
                 context.call = Call::Own;
                 downstream::write_own(session, &mut context.ticket, text).await?;

@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy passing reception context quoted conductor gather tunnel client leg pulse pursuit recall opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator      the only IO
+//! L8  proxy passing reception context quoted conductor gather tunnel client leg pulse pursuit recall opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator intake refusal mishap      the only IO
+//!     fuzzing: in no release
 //! L7  gateway
 //! L6  exchange passage
 //! L5  config health
 //! L4  route front tls metrics keys
 //! L3  provider
 //! L2  dialect
-//! L1  wire completion
-//! L0  error depth pattern
+//! L1  head wire completion
+//! L0  error depth pattern surrogates
 //! ```
 
 use std::{
@@ -21,7 +22,9 @@ use std::{
 const LAYERS: &[(&str, u8)] = &[
     ("error", 0),
     ("depth", 0),
+    ("surrogates", 0),
     ("pattern", 0),
+    ("head", 1),
     ("wire", 1),
     ("completion", 1),
     ("dialect", 2),
@@ -62,12 +65,16 @@ const LAYERS: &[(&str, u8)] = &[
     ("guard", 8),
     ("resolver", 8),
     ("door", 8),
+    ("intake", 8),
+    ("refusal", 8),
     ("edition", 8),
     ("drain", 8),
+    ("mishap", 8),
     ("server", 8),
     ("reload", 8),
     ("admin", 8),
     ("emulator", 8),
+    ("fuzzing", 8),
     ("main", 9),
     ("lib", 9),
 ];
@@ -110,7 +117,7 @@ fn read(root: &Path, file: &Path) -> Option<Source> {
         .unwrap();
     let text = fs::read_to_string(file).unwrap();
     // A file of tests alone is declared under #[cfg(test)] by its parent.
-    let tests_alone = ["fixtures.rs", "vendor_errors.rs", "reasons.rs"];
+    let tests_alone = ["fixtures.rs", "vendor_errors.rs", "reasons.rs", "replay.rs"];
     if tests_alone.iter().any(|file| name.ends_with(file)) {
         return None;
     }
@@ -269,6 +276,20 @@ fn only_the_binary_touches_the_process_and_its_files() {
             }
         }
     }
+}
+
+// Row 28 of the fault catalogue: a clock that jumps moves no timer. Signatures and answers are dated by it, nothing waits for it.
+#[test]
+fn the_wall_clock_is_read_in_one_place() {
+    let reads = |source: &&Source| code(&source.text).any(|line| line.contains("SystemTime::now"));
+    let sources = sources();
+    let mut readers: Vec<&str> = sources
+        .iter()
+        .filter(reads)
+        .map(|read| &*read.name)
+        .collect();
+    readers.sort_unstable();
+    assert_eq!(readers, ["emulator/mod.rs", "upstream.rs"]);
 }
 
 #[test]

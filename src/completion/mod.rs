@@ -327,9 +327,16 @@ fn value_behind(json: &[u8], from: usize) -> Option<&[u8]> {
 /// Where the string behind the colon at `from` stands; `None`: it is no string.
 fn told_value(json: &[u8], from: usize) -> Option<std::ops::Range<usize>> {
     let value = value_behind(json, from)?;
-    let length = memchr::memchr(b'"', value.strip_prefix(b"\"")?)? + 2;
-    let start = json.len() - value.len();
-    Some(start..start + length)
+    let mut rest = value.strip_prefix(b"\"")?;
+    // An escaped quote ends no string.
+    while let Some(at) = memchr::memchr2(b'"', b'\\', rest) {
+        if rest.get(at) == Some(&b'"') {
+            let end = json.len() - rest.len() + at + 1;
+            return Some(json.len() - value.len()..end);
+        }
+        rest = rest.get(at + 2..)?;
+    }
+    None
 }
 
 /// `object` of every reply and every chunk.
@@ -446,6 +453,12 @@ mod tests {
             ),
             (r#"{"finish_reason":null}"#, r#"{"finish_reason":null}"#),
             (r#"{"finish_reason":"sto"#, r#"{"finish_reason":"sto"#),
+            // Found by fuzzing: a reason with a quote in it.
+            (
+                r#"{"finish_reason":"a\"b\\"}"#,
+                r#"{"finish_reason":"a\"b\\","native_finish_reason":"a\"b\\"}"#,
+            ),
+            (r#"{"finish_reason":"a\"}"#, r#"{"finish_reason":"a\"}"#),
         ] {
             let mut out = Vec::new();
             tell_native(page.as_bytes(), &mut out);

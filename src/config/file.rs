@@ -11,6 +11,7 @@ use crate::{
     completion::{Mark, PromptAs},
     config::{
         AllowedHost, Config, ConfigError, Emulator,
+        admin::AdminFile,
         credentials::{self, KeyFile, KeysFile},
         front::{self, ListenFile, UpstreamFile},
         keys::{self, VirtualKeyFile},
@@ -82,12 +83,6 @@ struct GatewayFile {
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct AdminFile {
-    listen: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
 struct DefaultFile {
     provider: Option<String>,
     model: Option<String>,
@@ -142,12 +137,7 @@ impl GatewayFile {
         if let Some(listen) = self.listen {
             listen.apply(source, config)?;
         }
-        if let Some(listen) = self.admin.listen {
-            config.admin = (listen != "none").then_some(listen);
-        }
-        if let Some(address) = &config.admin {
-            source.check_address(&["gateway", "admin", "listen"], address)?;
-        }
+        self.admin.apply(source, config)?;
         if config.listen.is_empty() {
             let message = "an address is needed".to_owned();
             return Err(source.error(&["gateway", "listen"], message));

@@ -117,9 +117,7 @@ impl Relay {
         if self.failure.is_some() || self.partial.done {
             return Bytes::new();
         }
-        if !self.begun {
-            self.begin(&input);
-        }
+        let input = if self.begun { input } else { self.begin(input) };
         match &mut self.mode {
             Mode::Whole(body, _) => {
                 if body.len().saturating_add(input.len()) > MAX_REPLY_BYTES {
@@ -142,10 +140,16 @@ impl Relay {
         }
     }
 
-    /// An answer to a stream request may have the wrong label, or none: its first byte tells a JSON object from events.
-    fn begin(&mut self, input: &[u8]) {
-        let Some(first) = input.trim_ascii_start().first() else {
-            return;
+    /// An answer to a stream request may have the wrong label, or none: its first byte tells a JSON object from events. Blanks
+    /// before it mean nothing, in whichever read they come.
+    fn begin(&mut self, input: Bytes) -> Bytes {
+        if !self.is_stream() {
+            self.begun = true;
+            return input;
+        }
+        let input = input.slice_ref(input.trim_ascii_start());
+        let Some(first) = input.first() else {
+            return input;
         };
         self.begun = true;
         match &self.mode {
@@ -160,6 +164,7 @@ impl Relay {
             }
             Mode::Stream(_) | Mode::Whole(..) | Mode::Error(..) => {}
         }
+        input
     }
 
     /// The upstream has ended its answer cleanly: what the client still gets. `Err`: the answer is none, and (a stream
@@ -576,7 +581,7 @@ mod tests {
         let deep = |depth: usize| format!("\"x\":{}{}", "[".repeat(depth), "]".repeat(depth));
         let reply = r#"{"id":"c","object":"text_completion","created":1,"model":"m","choices":[{"text":"a","index":0,"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}"#;
         let (first, rest) = TEXT.split_at(TEXT.find("\"id\"").unwrap());
-        for (depth, broken) in [(127, false), (128, true), (100_000, true)] {
+        for (depth, broken) in [(63, false), (64, true), (100_000, true)] {
             let deep = deep(depth);
             let mut relay = Relay::new(&openai::OPENAI, seeded(), WISHES, Answer::Whole);
             relay.push(Bytes::from(format!("{{{deep},{}", &reply[1..])));
@@ -771,6 +776,23 @@ mod tests {
                 let (out, rest) = feed(Answer::Stream, body, size);
                 assert!(out.is_empty());
                 assert_eq!(rest.unwrap_err().status(), status);
+            }
+        }
+    }
+
+    // Found by fuzzing: a blank in the same read as the first event was a part of its first line.
+    #[test]
+    fn blanks_before_a_stream_mean_nothing_wherever_they_are_cut() {
+        let text = format!("\t \r\n {CHAT}");
+        for answer in [Answer::Stream, Answer::WholeAsStream] {
+            for at in 0..8 {
+                let mut relay = Relay::new(&chat::CHAT, seeded(), WISHES, answer);
+                let (first, rest) = text.as_bytes().split_at(at);
+                let mut out = relay.push(Bytes::copy_from_slice(first)).to_vec();
+                out.extend(relay.push(Bytes::copy_from_slice(rest)));
+                out.extend(relay.finish().unwrap());
+                let (clean, _) = run(&chat::CHAT, WISHES, &[CHAT.as_bytes()]);
+                assert_eq!(String::from_utf8(out).unwrap(), clean, "cut at {at}");
             }
         }
     }

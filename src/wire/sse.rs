@@ -55,7 +55,11 @@ impl Events {
             };
             let raw = self.take(end);
             self.skip_lf = raw.last() == Some(&b'\r');
-            if raw.len() > self.max_event_bytes {
+            // The LF of a last CRLF may come in the next read, which must not make a difference.
+            let length = raw
+                .strip_suffix(b"\r\n")
+                .map_or(raw.len(), |raw| raw.len() + 1);
+            if length > self.max_event_bytes {
                 return Some(Err(self.too_long()));
             }
             if !is_blank(&raw) {
@@ -312,6 +316,27 @@ mod tests {
             assert!(events.unread.bytes().len() <= 64 + 16);
         }
         assert!(failed);
+    }
+
+    // Found by fuzzing.
+    #[test]
+    fn an_event_is_as_long_wherever_its_last_crlf_is_cut() {
+        let event = b"data: 12\r\n\r\n";
+        for (limit, fits) in [(event.len() - 1, true), (event.len() - 2, false)] {
+            for at in 0..=event.len() {
+                let mut events = Events::new(limit);
+                let (first, rest) = event.split_at(at);
+                let seen: Vec<_> = [first, rest]
+                    .into_iter()
+                    .filter_map(|piece| {
+                        events.push(Bytes::from_static(piece));
+                        events.next()
+                    })
+                    .collect();
+                assert_eq!(seen.len(), 1, "cut at {at}");
+                assert_eq!(seen[0].is_ok(), fits, "cut at {at}");
+            }
+        }
     }
 
     #[test]

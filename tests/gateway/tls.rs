@@ -190,6 +190,22 @@ fn an_app_behind_a_tls_listener_is_told_of_it() {
     });
 }
 
+// faults.md, P13.
+#[test]
+fn the_keys_of_connections_are_written_to_no_file() {
+    let keys = scratch("keys");
+    let (address, file) = (free_address(), keys.to_str().unwrap());
+    let entry = secure(&address, &["one"]);
+    let _gateway = Gateway::launch(&[&entry], "", &[("SSLKEYLOGFILE", file)]);
+    let close = [("connection", "close")];
+    let health = request("GET", "/health", &close, "");
+    run(async {
+        let answer = talk(&address, "one.test", &health).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    });
+    assert!(!keys.exists());
+}
+
 #[test]
 fn each_name_gets_its_certificate() {
     let address = free_address();
