@@ -18,9 +18,11 @@ use tokio::net::TcpStream;
 use crate::{
     config::ConfigError,
     edition::Edition,
-    health::Health,
+    health::{Health, standing::View},
     metrics::Metrics,
+    provider::{Secret, pool::KeyView},
     reload::{Reloaded, Reloader},
+    tokens::Tokens,
 };
 
 /// Answers the operator.
@@ -34,6 +36,8 @@ pub struct Admin {
     pub listen: Vec<String>,
     pub metrics: Arc<Metrics>,
     pub health: Arc<Health>,
+    /// For the fingerprints of keys.
+    pub tokens: Tokens,
     pub reloader: Arc<Reloader>,
 }
 
@@ -59,7 +63,7 @@ impl ServeHttp for Admin {
                 TEXT,
                 b"not listening\n".to_vec(),
             ),
-            "/targets" => answer(StatusCode::OK, JSON, targets(&self.health)),
+            "/targets" => answer(StatusCode::OK, JSON, self.targets()),
             "/metrics" => {
                 let states = self.health.states(Instant::now());
                 self.metrics.note_targets(&states);
@@ -123,6 +127,19 @@ impl Admin {
         }
     }
 
+    /// What is remembered of the targets of configs and routes, and of providers' keys where there are several.
+    fn targets(&self) -> Vec<u8> {
+        let now = Instant::now();
+        let targets = self.health.views(now).into_iter().map(Row::Target);
+        let edition = self.edition.load();
+        let fingerprint = |secret: &Secret| self.tokens.fingerprint(secret);
+        let pools = edition.state.config.pools();
+        let keys = pools.flat_map(|(name, pool)| pool.views(name, &fingerprint, now));
+        let rows: Vec<Row> = targets.chain(keys.map(Row::Key)).collect();
+        // Texts and numbers alone: serialising them cannot fail.
+        serde_json::to_vec(&rows).unwrap_or_default()
+    }
+
     /// Whether clients can connect. Each service binds in its own time, so that this one can be up before they are.
     async fn listens(&self) -> bool {
         for address in &self.listen {
@@ -178,11 +195,12 @@ fn json(status: StatusCode, body: &impl Serialize) -> Response<Vec<u8>> {
     answer(status, JSON, body)
 }
 
-/// What is remembered of the targets of configs and routes.
-fn targets(health: &Health) -> Vec<u8> {
-    let views = health.views(Instant::now());
-    // Texts and numbers alone: serialising them cannot fail.
-    serde_json::to_vec(&views).unwrap_or_default()
+/// A row of `/targets`.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Row {
+    Target(View),
+    Key(KeyView),
 }
 
 fn answer(status: StatusCode, content_type: &str, body: Vec<u8>) -> Response<Vec<u8>> {

@@ -14,17 +14,25 @@ use crate::{
     passage::asks_for_websocket,
     passing,
     proxy::Heads,
+    ticket::Ticket,
 };
 
-/// Settles what becomes of a request by its head. One that is malformed ends its connection.
-pub fn admit(session: &mut Session, heads: Heads, state: &State) -> Result<Admission, Error> {
+/// Settles who asks, and what becomes of a request by its head. One that is malformed ends its connection.
+pub fn admit(
+    session: &mut Session,
+    ticket: &mut Ticket,
+    heads: Heads,
+    state: &State,
+) -> Result<Admission, Error> {
     if let Err(error) = check_head(session, heads, &state.config.limits) {
         session.set_keepalive(None);
         return Err(error);
     }
-    let admission = match passing::front(state, session)? {
+    ticket.client = passing::identify(state, session)?;
+    let client = ticket.client.as_ref();
+    let admission = match passing::front(state, session, client)? {
         Some(passage) => Admission::Pass(Box::new(passage)),
-        None => state.admit(downstream::head(session))?,
+        None => state.admit(downstream::head(session), client)?,
     };
     let gets_one = matches!(&admission, Admission::Pass(passage) if passage.upgrade.is_some());
     if !gets_one && asks_for_websocket(&session.req_header().headers) {

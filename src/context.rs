@@ -20,6 +20,7 @@ use crate::{
     metrics::Ended,
     passage::Passage,
     provider::Target,
+    quoted::Quoted,
     ticket::{Ticket, Tries},
     upstream::{broke_off, total_timeout},
 };
@@ -276,9 +277,15 @@ impl Entry<'_> {
         target.map_or("none", |target| &target.provider.name)
     }
 
+    fn client(&self) -> Option<(&str, &str)> {
+        let key = self.context.ticket.client.as_deref()?;
+        Some((&key.name, key.tenant.as_deref().unwrap_or_default()))
+    }
+
     fn ended(&self) -> Ended<'_> {
         Ended {
             provider: self.provider(),
+            client: self.client(),
             kind: self.kind(),
             status: self.status,
             failure: self.failure().map(Error::label),
@@ -306,6 +313,12 @@ impl fmt::Display for Entry<'_> {
             Quoted(trace_id),
             Quoted(self.request_id),
         )?;
+        if let Some((key, tenant)) = ended.client {
+            write!(f, " key={key}")?;
+            if !tenant.is_empty() {
+                write!(f, " tenant={tenant}")?;
+            }
+        }
         if let Some(first_byte) = ended.first_byte {
             write!(f, " first_byte_ms={}", first_byte.as_millis())?;
         }
@@ -351,39 +364,5 @@ fn is_known(name: &str) -> bool {
     of_body || name == "model" || name == "content-type" || name.starts_with("x-portkey-")
 }
 
-/// The start of a client's text, in quotes: it can neither end a line nor make it endless.
-struct Quoted<'a>(&'a str);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let end = (0..=MAX_LOGGED_BYTES.min(self.0.len()))
-            .rev()
-            .find(|&at| self.0.is_char_boundary(at));
-        let text = self.0.get(..end.unwrap_or_default()).unwrap_or_default();
-        let plain = |byte: u8| PLAIN.get(usize::from(byte)).is_some_and(|plain| *plain);
-        if text.bytes().all(plain) {
-            // What `{:?}` would write, character by character.
-            f.write_str("\"")?;
-            f.write_str(text)?;
-            f.write_str("\"")
-        } else {
-            write!(f, "{text:?}")
-        }
-    }
-}
-
-/// Bytes that stand for themselves between quotes.
-#[expect(clippy::indexing_slicing, reason = "computed while compiling")]
-static PLAIN: [bool; 256] = {
-    let mut plain = [false; 256];
-    let mut byte = b' ';
-    while byte <= b'~' {
-        plain[byte as usize] = byte != b'"' && byte != b'\\';
-        byte += 1;
-    }
-    plain
-};
 /// Of most lines.
 const LINE_BYTES: usize = 512;
-/// Bytes of a client's text in a line of the log.
-const MAX_LOGGED_BYTES: usize = 128;

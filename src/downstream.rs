@@ -260,6 +260,10 @@ pub async fn refuse(
     if matches!(error.kind(), Kind::Full | Kind::Exhausted) {
         let _ = head.insert_header(header::RETRY_AFTER, "1");
     }
+    // RFC 9110, section 11.6.1: a 401 says how to come in.
+    if error.kind() == Kind::Unauthorized {
+        let _ = head.insert_header(header::WWW_AUTHENTICATE, "Bearer");
+    }
     if error.kind() == Kind::Unserved(StatusCode::METHOD_NOT_ALLOWED) {
         let _ = head.insert_header(header::ALLOW, ALLOWED);
     }

@@ -1,4 +1,4 @@
-//! The one error of the crate: what went wrong, whose fault it is, and what the client is told.
+//! The one error of the crate: what went wrong, and what the client is told.
 //!
 //! Status, OpenAI `type` and `code` are derived from the [`Kind`] in one place. A message never holds a key, a prompt,
 //! an internal address or a URL with its query: whoever builds an `Error` writes the text for the client's eyes.
@@ -32,6 +32,10 @@ pub enum Kind {
     Invalid,
     /// The chosen provider cannot do what a parameter asks for.
     Unsupported,
+    /// The request has no key of the gateway's that is valid, and needs one.
+    Unauthorized,
+    /// The client's key does not allow what it asks for.
+    NotAllowed,
     /// The request body is over `limits.body_bytes`.
     BodyTooLarge,
     /// The request head is over `limits.header_bytes` or `limits.header_count`.
@@ -81,14 +85,6 @@ pub enum Deadline {
     Attempt,
     /// The whole request.
     Total,
-}
-
-/// Whose fault a failure is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    Client,
-    Upstream,
-    Gateway,
 }
 
 impl Error {
@@ -213,27 +209,11 @@ impl Error {
         self.0.param.as_deref()
     }
 
-    pub fn fault(&self) -> Fault {
-        match self.0.kind {
-            Kind::Invalid
-            | Kind::Unsupported
-            | Kind::BodyTooLarge
-            | Kind::HeadTooLarge
-            | Kind::Unserved(_)
-            | Kind::RequestTimeout
-            | Kind::ClientGone => Fault::Client,
-            Kind::Dns | Kind::Connect | Kind::Tls | Kind::Timeout(_) | Kind::Broken => {
-                Fault::Upstream
-            }
-            Kind::Upstream(status) if status.is_client_error() => Fault::Client,
-            Kind::Upstream(_) => Fault::Upstream,
-            Kind::Full | Kind::Exhausted | Kind::Stopping | Kind::Internal => Fault::Gateway,
-        }
-    }
-
     pub fn status(&self) -> StatusCode {
         match self.0.kind {
             Kind::Invalid | Kind::Unsupported => StatusCode::BAD_REQUEST,
+            Kind::Unauthorized => StatusCode::UNAUTHORIZED,
+            Kind::NotAllowed => StatusCode::FORBIDDEN,
             Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Kind::Unserved(status) => status,
@@ -254,6 +234,8 @@ impl Error {
         match self.0.kind {
             Kind::Invalid => "invalid_request",
             Kind::Unsupported => "unsupported_parameter",
+            Kind::Unauthorized => "invalid_api_key",
+            Kind::NotAllowed => "not_allowed",
             Kind::BodyTooLarge => "body_too_large",
             Kind::HeadTooLarge => "head_too_large",
             Kind::Unserved(_) => "not_served",

@@ -25,6 +25,8 @@ pub struct App {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Its longest silence; `None`: as of every upstream.
     pub read: Option<Duration>,
+    /// Its requests need a key of the gateway's, which it does not get.
+    pub requires_key: bool,
     /// How long a websocket may stay when neither side says anything; `None`: upgrades are not passed.
     pub websocket: Option<Duration>,
 }
@@ -151,6 +153,14 @@ impl Front {
             .iter()
             .any(|rule| rule.path.is_some() || has_path(&rule.way));
         Self { rules, by_path }
+    }
+
+    /// The name of an app whose requests need a key.
+    pub fn keyed_app(&self) -> Option<&str> {
+        self.rules.iter().find_map(|rule| match &rule.way {
+            Way::App(app) => app.requires_key.then_some(app.name.as_str()),
+            Way::Provider(_) => None,
+        })
     }
 
     pub fn is_empty(&self) -> bool {

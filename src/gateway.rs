@@ -9,7 +9,7 @@ use crate::{
     completion::{CompletionRequest, Shape, fields},
     config::{
         Config,
-        headers::{self, Directives},
+        headers::Directives,
         host::{custom_base, reach},
         word::Word,
     },
@@ -18,6 +18,7 @@ use crate::{
     exchange::{Deadlines, Seed, Terms, Work, fan_out::FanOutLimits, split::split},
     front::{Came, Way},
     health::Health,
+    keys::{Identity, VirtualKey, unidentified},
     metrics::Metrics,
     passage::{Passage, passed_path},
     provider::{Base, Provider, Reach, Target, target::Choice},
@@ -75,6 +76,7 @@ impl State {
 
     /// What was counted and learned so far, under another conf.
     pub fn under(&self, config: Config) -> Self {
+        config.adopt_keys(&self.config);
         Self {
             config,
             metrics: self.metrics.clone(),
@@ -82,9 +84,38 @@ impl State {
         }
     }
 
+    /// Who asks, where that matters: not for what the gateway says of itself, nor for apps that see to it themselves. `now`:
+    /// Unix seconds.
+    pub fn identify(
+        &self,
+        head: Head<'_>,
+        came: Came<'_>,
+        now: u64,
+    ) -> Result<Option<Identity>, Error> {
+        let fronted = match asked(head.method, head.path) {
+            Some(_) => None,
+            None => self.config.front.find(came, head.path)?,
+        };
+        let required = match fronted {
+            Some((Way::App(app), _)) if !app.requires_key => return Ok(None),
+            Some((Way::App(_), _)) => true,
+            None if self.own_answer(head).is_some() => return Ok(None),
+            Some((Way::Provider(_), _)) | None => self.config.require_key,
+        };
+        match self.config.keys.identify(head.headers, now)? {
+            None if required => Err(unidentified(head.headers)),
+            identity => Ok(identity),
+        }
+    }
+
     /// The passage of a request whose upstream the conf has a rule for. Completions never are: they are what the gateway
     /// stands in front for.
-    pub fn front(&self, head: Head<'_>, came: Came<'_>) -> Result<Option<Passage>, Error> {
+    pub fn front(
+        &self,
+        head: Head<'_>,
+        came: Came<'_>,
+        client: Option<&Arc<VirtualKey>>,
+    ) -> Result<Option<Passage>, Error> {
         if asked(head.method, head.path).is_some() {
             return Ok(None);
         }
@@ -93,22 +124,37 @@ impl State {
                 let passage = Passage::to_app(app, path, head.query, head.headers);
                 Ok(Some(passage))
             }
-            Some((Way::Provider(name), _)) => self.pass(head, Some(name)).map(Some),
+            Some((Way::Provider(name), _)) => self.pass(head, Some(name), client).map(Some),
             None => Ok(None),
         }
     }
 
-    pub fn admit(&self, head: Head<'_>) -> Result<Admission, Error> {
+    pub fn admit(
+        &self,
+        head: Head<'_>,
+        client: Option<&Arc<VirtualKey>>,
+    ) -> Result<Admission, Error> {
         if let Some(shape) = asked(head.method, head.path) {
             check_content_type(head.headers)?;
             check_coding(head.headers)?;
-            let directives = Directives::read(head.headers, &self.config)?;
+            let directives = Directives::read(head.headers, &self.config)?.of(client)?;
             let directives = Directives {
                 shape,
                 ..directives
             };
             return Ok(Admission::Complete(Box::new(directives)));
         }
+        match self.own_answer(head) {
+            Some(text) => Ok(Admission::Answer(text)),
+            None => {
+                let passage = self.pass(head, None, client)?;
+                Ok(Admission::Pass(Box::new(passage)))
+            }
+        }
+    }
+
+    /// What the gateway says of itself, where no app stands behind that would.
+    fn own_answer(&self, head: Head<'_>) -> Option<&'static str> {
         let own = match (head.method, head.path) {
             (&Method::GET | &Method::HEAD, "/") => {
                 Some("pingora-completions: POST /v1/completions\n")
@@ -116,10 +162,7 @@ impl State {
             (&Method::GET | &Method::HEAD, "/health") => Some("ok\n"),
             _ => None,
         };
-        match own {
-            Some(text) if self.config.default.upstream.is_none() => Ok(Admission::Answer(text)),
-            _ => self.pass(head, None).map(Box::new).map(Admission::Pass),
-        }
+        own.filter(|_| self.config.default.upstream.is_none())
     }
 
     /// The targets of an admitted completion, in the order in which they are tried.
@@ -146,6 +189,7 @@ impl State {
         let Some(route) = directives.route.as_ref().or_else(ruled) else {
             return Ok(Plan::plain());
         };
+        self.config.check_targets(directives, route, &facts)?;
         facts.traits = directives.traits(&facts);
         plan(route, &facts, choose)
     }
@@ -169,7 +213,7 @@ impl State {
             Shape::Fim => CompletionRequest::read_fim,
         };
         let mut request = read(body, &leaf.overrides)?;
-        let mut provider = self.choose(word, &mut request)?;
+        let mut provider = self.config.choose(word, &mut request)?;
         if word.custom_host().is_none() {
             provider = provider.at(&|slot| word.option(slot))?;
         }
@@ -227,6 +271,7 @@ impl State {
         let choice = Choice {
             custom: custom.transpose()?,
             credential: word.credential(&provider)?,
+            held: word.held(&provider),
             model,
             option: &|slot| word.option(slot),
         };
@@ -241,62 +286,13 @@ impl State {
         Ok(target)
     }
 
-    /// The provider, first that applies: the client's word, the model map, the default. Settles the model on the way.
-    fn choose(
-        &self,
-        word: Word<'_>,
-        request: &mut CompletionRequest,
-    ) -> Result<Arc<Provider>, Error> {
-        let named = request
-            .model
-            .take()
-            .filter(|model| !model.is_empty() && model != NO_MODEL);
-        let rule = named
-            .as_deref()
-            .and_then(|model| self.config.models.find(model));
-        let provider = match (word.provider(), rule) {
-            (Some(_), _) => self.named(word)?,
-            (None, Some(rule)) => self.config.provider(&rule.provider)?,
-            (None, None) => self.default_provider()?,
-        };
-        let renamed = rule
-            .filter(|_| word.provider().is_none())
-            .and_then(|rule| rule.model.as_deref());
-        let model = renamed
-            .or(named.as_deref())
-            .or_else(|| self.default_model(&provider));
-        let model = model.ok_or_else(|| Error::invalid("model", "`model` is required."))?;
-        request.settle_model(named.as_deref(), model);
-        Ok(provider)
-    }
-
-    /// The provider that the client or its target names, as the target has it.
-    fn named(&self, word: Word<'_>) -> Result<Arc<Provider>, Error> {
-        match (&word.leaf.held, word.provider()) {
-            (Some(held), _) => Ok(Arc::clone(held)),
-            (None, Some(name)) => self.config.provider(name),
-            (None, None) => self.default_provider(),
-        }
-    }
-
-    fn default_provider(&self) -> Result<Arc<Provider>, Error> {
-        match &self.config.default.provider {
-            Some(name) => self.config.provider(name),
-            None => Err(Error::invalid(
-                headers::PROVIDER,
-                "Either x-portkey-config or x-portkey-provider header is required",
-            )),
-        }
-    }
-
-    fn default_model<'s>(&'s self, provider: &'s Provider) -> Option<&'s str> {
-        let is_default = self.config.default.provider.as_deref() == Some(provider.name.as_str());
-        let general = self.config.default.model.as_deref().filter(|_| is_default);
-        provider.default_model.as_deref().or(general)
-    }
-
     /// `named`: the provider that the conf names for such a request.
-    fn pass(&self, head: Head<'_>, named: Option<&String>) -> Result<Passage, Error> {
+    fn pass(
+        &self,
+        head: Head<'_>,
+        named: Option<&String>,
+        client: Option<&Arc<VirtualKey>>,
+    ) -> Result<Passage, Error> {
         let directives = Directives::read(head.headers, &self.config)?;
         // No body is read here, so that neither its fields nor a place which the model names count on this way.
         let plan = match &directives.route {
@@ -304,6 +300,8 @@ impl State {
             None => Plan::plain(),
         };
         let attempt = plan.first().ok_or_else(no_target)?;
+        // Of a config, the one target that is called: what the others may be is not asked.
+        let directives = directives.of(client)?;
         let word = Word {
             directives: &directives,
             leaf: &attempt.leaf,
@@ -311,14 +309,18 @@ impl State {
         };
         let named = named.or(self.config.default.upstream.as_ref());
         let provider = match (word.provider(), named) {
-            (Some(_), _) => self.named(word)?,
             (None, Some(name)) => self.config.provider(name)?,
-            (None, None) => self.default_provider()?,
+            (Some(_), _) | (None, None) => self.config.named(word)?,
         };
+        if let Some(key) = client {
+            key.check_passage(head.method, head.path)?;
+            word.check_allowed(&provider, None)?;
+        }
         let target = self.target(provider, "", word)?;
-        let headers = match target.grant() {
-            None => target.headers()?,
-            Some(_) => Vec::new(),
+        let waits = target.grant().is_some() || target.pool().is_some();
+        let headers = match waits {
+            false => target.headers()?,
+            true => Vec::new(),
         };
         Ok(Passage {
             path: target.with_query(passed_path(&target.base, head.path, head.query)),
@@ -378,14 +380,12 @@ pub const COMPLETIONS: &str = "/v1/completions";
 const BODIES: usize = 4;
 /// Mistral's, for the same question.
 pub const FIM_COMPLETIONS: &str = "/v1/fim/completions";
-/// What Portkey's SDK sends where its user named no model.
-const NO_MODEL: &str = "portkey-default";
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::provider::{Base, Credential, Secret, azure, grant::Token, oci};
-    use crate::{dialect, exchange::Exchange};
+    use crate::{config::headers, dialect, exchange::Exchange};
 
     fn state(change: impl FnOnce(&mut Config)) -> State {
         let mut config = Config::default();
@@ -413,7 +413,7 @@ mod tests {
             query: None,
             headers: &headers,
         };
-        match state.admit(head)? {
+        match state.admit(head, None)? {
             Admission::Complete(directives) => {
                 let body = Bytes::copy_from_slice(body.as_bytes());
                 let plan = state.plan(&directives, head, &body, &mut |_, _| 0)?;
@@ -439,12 +439,15 @@ mod tests {
     ) -> String {
         let headers = headers(pairs);
         match state
-            .admit(Head {
-                method: &method,
-                path,
-                query: Some("a=b"),
-                headers: &headers,
-            })
+            .admit(
+                Head {
+                    method: &method,
+                    path,
+                    query: Some("a=b"),
+                    headers: &headers,
+                },
+                None,
+            )
             .unwrap()
         {
             Admission::Pass(passage) => {
@@ -535,7 +538,7 @@ mod tests {
                 query: None,
                 headers: &HeaderMap::new(),
             };
-            state.pass(head, None)
+            state.pass(head, None, None)
         };
         let identity = azure::Identity::managed(None).unwrap();
         let mut passage = pass(Credential::Azure(Arc::new(identity))).unwrap();
@@ -880,7 +883,7 @@ mod tests {
             query: None,
             headers: &headers,
         };
-        let Admission::Complete(directives) = state.admit(head)? else {
+        let Admission::Complete(directives) = state.admit(head, None)? else {
             panic!("{path} is passed");
         };
         let bytes = Bytes::copy_from_slice(body.as_bytes());
@@ -981,14 +984,17 @@ mod tests {
         };
         let alone = state(|config| config.default.provider = None);
         assert!(matches!(
-            alone.admit(head("/health")),
+            alone.admit(head("/health"), None),
             Ok(Admission::Answer(_))
         ));
-        assert!(matches!(alone.admit(head("/")), Ok(Admission::Answer(_))));
-        assert!(alone.admit(head("/v1/models")).is_err());
+        assert!(matches!(
+            alone.admit(head("/"), None),
+            Ok(Admission::Answer(_))
+        ));
+        assert!(alone.admit(head("/v1/models"), None).is_err());
         let fronting = state(|config| config.default.upstream = Some("openai".into()));
         assert!(matches!(
-            fronting.admit(head("/health")),
+            fronting.admit(head("/health"), None),
             Ok(Admission::Pass(_))
         ));
     }
@@ -1003,7 +1009,7 @@ mod tests {
             query: None,
             headers: &gzip,
         };
-        assert_eq!(state.admit(head).unwrap_err().status(), 415);
+        assert_eq!(state.admit(head, None).unwrap_err().status(), 415);
         let error = complete(&state, &[("content-type", "text/plain")], "{}").unwrap_err();
         assert_eq!(error.param(), Some("content-type"));
         assert!(

@@ -37,6 +37,7 @@
 //! | [`dialect`] | how one family of APIs says "completion"; the table of what it can carry |
 //! | [`provider`] | where a call goes and as whom: one row per provider |
 //! | `route`, `metrics` | the model map; the counters |
+//! | `keys` | the keys that the gateway gives to clients: who asks, and what they may ask for |
 //! | `front`, `tls` | the apps that the gateway stands in front of; the listeners' certificates |
 //! | `health` | what is remembered of targets: circuits, paces, budgets; the choice among several |
 //! | `config` | the YAML conf and the request headers, as [`Config`] and its parts |
@@ -44,7 +45,7 @@
 //! | `passage` | a request of the transparent proxy |
 //! | `gateway` | a request's head and body become an answer, a passage or an exchange |
 //! | `tokens`, `issuer` | the tokens that some credentials are exchanged for: kept and refreshed, fetched |
-//! | `proxy`, `passing`, `reception`, `conductor`, `gather`, `tunnel`, `client`, `leg`, `pulse`, `pursuit`, `lanes`, `places`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `intake`, `refusal`, `edition`, `drain`, `mishap`, `race`, `regard` | the IO around it |
+//! | `proxy`, `passing`, `reception`, `conductor`, `gather`, `tunnel`, `client`, `leg`, `pulse`, `pursuit`, `lanes`, `places`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `intake`, `refusal`, `edition`, `drain`, `mishap`, `race`, `regard`, `quoted` | the IO around it |
 //! | `measure`, [`bench`] | a load on any server and what came of it; sending it |
 //! | [`server`], `reload`, `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
 //! | `fuzzing` | what has to hold for any bytes; in no release |
@@ -120,6 +121,7 @@ mod head;
 mod health;
 mod intake;
 mod issuer;
+mod keys;
 mod lanes;
 mod leg;
 mod measure;
@@ -134,6 +136,7 @@ pub mod provider;
 mod proxy;
 mod pulse;
 mod pursuit;
+mod quoted;
 mod race;
 mod reception;
 mod refusal;
@@ -155,5 +158,6 @@ pub use context::Context;
 pub use error::Error;
 #[doc(hidden)]
 pub use exchange::relay;
+pub use keys::{KeyHash, new_key};
 pub use proxy::Gateway;
 pub use reload::Reread;

@@ -20,6 +20,8 @@ pub struct Metrics {
     first_byte: HistogramVec,
     pub in_flight: IntGauge,
     targets: IntGaugeVec,
+    key_requests: IntCounterVec,
+    key_tokens: IntCounterVec,
     reloads: IntCounterVec,
 }
 
@@ -27,6 +29,8 @@ pub struct Metrics {
 #[derive(Clone, Copy, Debug)]
 pub struct Ended<'a> {
     pub provider: &'a str,
+    /// The name of the client's key, and its tenant's.
+    pub client: Option<(&'a str, &'a str)>,
     pub kind: &'static str,
     pub status: u16,
     /// [`crate::Error::label`] of what went wrong.
@@ -76,6 +80,16 @@ impl Metrics {
                 &["state"],
             )?,
             in_flight: IntGauge::new("completions_in_flight", "Requests being served.")?,
+            key_requests: counter(
+                "completions_key_requests_total",
+                "Requests answered, by the client's key.",
+                &["key", "tenant", "status"],
+            )?,
+            key_tokens: counter(
+                "completions_key_tokens_total",
+                "Tokens as the providers counted them, by the client's key.",
+                &["key", "tenant", "side"],
+            )?,
             reloads: counter(
                 "completions_reloads_total",
                 "Times the conf was read again.",
@@ -94,6 +108,9 @@ impl Metrics {
         self.registry.register(Box::new(self.first_byte.clone()))?;
         self.registry.register(Box::new(self.in_flight.clone()))?;
         self.registry.register(Box::new(self.targets.clone()))?;
+        self.registry
+            .register(Box::new(self.key_requests.clone()))?;
+        self.registry.register(Box::new(self.key_tokens.clone()))?;
         self.registry.register(Box::new(self.reloads.clone()))
     }
 
@@ -115,13 +132,25 @@ impl Metrics {
         if let Some(reason) = ended.failure {
             self.failures.with_label_values(&[provider, reason]).inc();
         }
-        if let Some(usage) = ended.usage {
+        if let Some((key, tenant)) = ended.client {
+            self.key_requests
+                .with_label_values(&[key, tenant, status])
+                .inc();
+        }
+        let Some(usage) = ended.usage else { return };
+        for (side, tokens) in [
+            ("prompt", usage.prompt_tokens),
+            ("completion", usage.completion_tokens),
+        ] {
+            let tokens = tokens.min(MAX_COUNT);
             self.tokens
-                .with_label_values(&[provider, "prompt"])
-                .inc_by(usage.prompt_tokens.min(MAX_COUNT));
-            self.tokens
-                .with_label_values(&[provider, "completion"])
-                .inc_by(usage.completion_tokens.min(MAX_COUNT));
+                .with_label_values(&[provider, side])
+                .inc_by(tokens);
+            if let Some((key, tenant)) = ended.client {
+                self.key_tokens
+                    .with_label_values(&[key, tenant, side])
+                    .inc_by(tokens);
+            }
         }
     }
 
@@ -172,6 +201,7 @@ mod tests {
         for tokens in [u64::MAX, 5] {
             metrics.count(&Ended {
                 provider: "openai",
+                client: None,
                 kind: "whole",
                 status: 200,
                 failure: None,
@@ -193,6 +223,7 @@ mod tests {
         let metrics = Metrics::try_new().unwrap();
         metrics.count(&Ended {
             provider: "openai",
+            client: Some(("ide", "search")),
             kind: "stream",
             status: 200,
             failure: Some("broken_upstream"),
@@ -204,6 +235,8 @@ mod tests {
         for line in [
             r#"completions_requests_total{kind="stream",provider="openai",status="200"} 1"#,
             r#"completions_tokens_total{provider="openai",side="completion"} 4"#,
+            r#"completions_key_requests_total{key="ide",status="200",tenant="search"} 1"#,
+            r#"completions_key_tokens_total{key="ide",side="prompt",tenant="search"} 3"#,
             r#"completions_failures_total{provider="openai",reason="broken_upstream"} 1"#,
             r#"completions_first_byte_seconds_count{kind="stream",provider="openai"} 1"#,
         ] {

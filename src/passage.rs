@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use crate::{
     error::Error,
     front::App,
-    provider::{Auth, Base, Credential, Target, live::LiveToken, sigv4::Unsigned},
+    provider::{Auth, Base, Credential, Target, live::LiveToken, pool::TakenKey, sigv4::Unsigned},
 };
 
 /// A request of the transparent proxy: unchanged but for credentials, host and the path's prefix. On its way to an app it
@@ -18,7 +18,8 @@ pub struct Passage {
     pub target: Target,
     /// The upstream's path and query.
     pub path: String,
-    /// What is set over the client's headers. Empty until the credential of a target with a grant is settled.
+    /// What is set over the client's headers. Empty until the credential of a target with a grant is settled, or one of its
+    /// keys taken.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The client's body, whole, where a signature has to cover it.
     pub body: Option<Bytes>,
@@ -81,6 +82,13 @@ impl Passage {
             Some(_) => true,
             None => false,
         }
+    }
+
+    /// Takes one of the target's keys.
+    pub fn take_key(&mut self, key: TakenKey) -> Result<(), Error> {
+        self.target.take(key);
+        self.headers = self.target.headers()?;
+        Ok(())
     }
 
     /// Whether it goes to a server of the operator's own, which takes no key: like an app, it gets what the client sent.

@@ -3,7 +3,7 @@
 //! Bodies stream both ways and are not looked at; a websocket's frames are such bodies. Two things of HTTP/1.1 are not
 //! passed, because Pingora does not carry them: trailers, and upgrades to anything but websockets.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, Uri, header, uri::PathAndQuery};
@@ -20,16 +20,38 @@ use crate::{
     front::{App, Came, Forwarded, HostField},
     gateway::State,
     head,
+    keys::{Identity, VirtualKey},
     passage::{Passage, is_foreign},
-    upstream::pass_request,
+    provider::pool::{KeySet, Refusal, TakenKey},
+    route::retry::retry_after,
+    upstream::{pass_request, unix_now},
 };
 
+/// Who asks. The key comes off the request: it is for this gateway alone.
+pub fn identify(state: &State, session: &mut Session) -> Result<Option<Arc<VirtualKey>>, Error> {
+    if state.config.keys.is_empty() {
+        return Ok(None);
+    }
+    let identity = state.identify(downstream::head(session), came(session), unix_now())?;
+    let Some(Identity { key, carriers }) = identity else {
+        return Ok(None);
+    };
+    for name in &carriers {
+        session.req_header_mut().remove_header(name);
+    }
+    Ok(Some(key))
+}
+
 /// The session's request as a passage, if the conf has a rule for it.
-pub fn front(state: &State, session: &Session) -> Result<Option<Passage>, Error> {
+pub fn front(
+    state: &State,
+    session: &Session,
+    client: Option<&Arc<VirtualKey>>,
+) -> Result<Option<Passage>, Error> {
     if state.config.front.is_empty() {
         return Ok(None);
     }
-    state.front(downstream::head(session), came(session))
+    state.front(downstream::head(session), came(session), client)
 }
 
 fn came(session: &Session) -> Came<'_> {
@@ -182,10 +204,23 @@ pub fn write_body(passage: &Passage, body: &mut Option<Bytes>, end_of_stream: bo
 /// Looks at the answer's head.
 pub fn answered(passage: &Passage, head: &ResponseHeader) -> Result<(), Error> {
     passage.target.heed(head.status, &head.headers);
+    if let Some(key) = passage.target.taken() {
+        note_key(key, head);
+    }
     let unasked = head.status == StatusCode::SWITCHING_PROTOCOLS && passage.upgrade.is_none();
     match unasked {
         true => Err(unasked_upgrade()),
         false => Ok(()),
+    }
+}
+
+/// What is passed is called once: a refused key is left alone by those that come next.
+fn note_key(key: &TakenKey, head: &ResponseHeader) {
+    let asked = retry_after(&head.headers, unix_now());
+    match Refusal::of(head.status.as_u16(), asked) {
+        Some(refusal) => drop(key.refused(refusal, &mut KeySet::default(), Instant::now())),
+        None if head.status.is_success() => key.worked(),
+        None => {}
     }
 }
 

@@ -10,7 +10,7 @@
 //!
 //! What follows a failure is decided here, without IO; [`crate::reception`] makes the calls.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -19,6 +19,7 @@ use crate::{
     error::{Deadline, Error, Kind},
     exchange::Replay,
     leg::Failed,
+    provider::pool::{KeySet, Refusal, TakenKey},
     route::{
         plan::{Attempt, Plan, Spare},
         retry::{Backoff, Outcome, Tries, retry_after},
@@ -33,6 +34,8 @@ pub struct Pursuit {
     plan: Plan,
     at: usize,
     tries: Tries,
+    /// Keys of the present target's provider with which this try of it was refused.
+    refused: KeySet,
 }
 
 /// What a retry has to make do with.
@@ -71,6 +74,7 @@ impl Pursuit {
             plan,
             at: 0,
             tries: Tries::new(backoff),
+            refused: KeySet::default(),
         }
     }
 
@@ -105,7 +109,19 @@ impl Pursuit {
 
     /// Whether the present target was called before.
     pub fn is_again(&self) -> bool {
-        self.tries.told() != 0
+        self.tries.told() != 0 || !self.refused.is_empty()
+    }
+
+    /// The keys that this try has no use for.
+    pub fn refused_keys(&self) -> KeySet {
+        self.refused
+    }
+
+    /// Takes note of a key that the provider refused, if `outcome` says so. Whether the same target is called again at once, with
+    /// another of its keys: that is no retry of the target, and there are no more of them than keys.
+    pub fn change_key(&mut self, key: &TakenKey, outcome: &Outcome, now: Instant) -> bool {
+        let refusal = Refusal::of(outcome.status, outcome.retry_after);
+        refusal.is_some_and(|refusal| key.refused(refusal, &mut self.refused, now))
     }
 
     /// Whether the present attempt may be followed, or joined, by another.
@@ -118,6 +134,7 @@ impl Pursuit {
 
     /// Takes note of a failure.
     pub fn after(&mut self, error: &Error, outcome: &Outcome, means: Means<'_>) -> Step {
+        self.refused = KeySet::default();
         if is_final(error) {
             return Step::End;
         }
@@ -148,11 +165,16 @@ impl Pursuit {
     }
 }
 
-/// Whether no other call could help: the client has left, its time is over, or the process's, or there is no socket for one.
+/// Whether no other call could help: the client has left, its time is over, or the process's, there is no socket for one, or the
+/// client's key does not allow what it asks for.
 fn is_final(error: &Error) -> bool {
     matches!(
         error.kind(),
-        Kind::ClientGone | Kind::Stopping | Kind::Exhausted | Kind::Timeout(Deadline::Total)
+        Kind::ClientGone
+            | Kind::Stopping
+            | Kind::Exhausted
+            | Kind::NotAllowed
+            | Kind::Timeout(Deadline::Total)
     )
 }
 

@@ -31,6 +31,7 @@ use crate::{
     health::{Health, circuit::Admits, spread::Awaited},
     leg::Failed,
     provider::Target,
+    provider::pool::KeySet,
     proxy::Gateway,
     pursuit::{Pursuit, outcome},
     reception::seed,
@@ -168,7 +169,9 @@ impl Race<'_, '_> {
         let headers = &self.client.session.req_header().headers;
         let (directives, body) = (&self.pursuit.directives, self.pursuit.body.clone());
         let completing = state.complete(directives, &attempt.leaf, headers, body, seed());
-        let Completing { work, settled } = completing.ok()?;
+        let Completing { mut work, settled } = completing.ok()?;
+        // Of several keys, a turn of its own.
+        work.take_key(|pool| pool.take(KeySet::default(), Instant::now()));
         // Several calls at once are load enough.
         let Work::One(exchange) = work else {
             return None;
@@ -311,7 +314,7 @@ async fn late<'e>(
     upstream: &'e Arc<Upstream>,
 ) -> Result<Answering<'e>, Failed> {
     if let Some(token) = tokens.settle(exchange.target()).await? {
-        exchange.settle(token);
+        exchange.change_target(|target| target.settle(token));
     }
     conductor::begin(exchange, upstream).await
 }

@@ -23,6 +23,7 @@ use crate::{
     leg::Failed,
     passing,
     places::Place,
+    provider::pool::KeySet,
     proxy::Gateway,
     pursuit::{Means, Pursuit, Step, outcome},
     regard::{self, Held, Turn},
@@ -64,7 +65,7 @@ impl Gateway {
             session.set_keepalive(None);
         }
         context.ticket.adopt(&session.req_header().headers);
-        match arrival::admit(session, self.heads, &edition.state)? {
+        match arrival::admit(session, &mut context.ticket, self.heads, &edition.state)? {
             Admission::Answer(text) => {
                 context.call = Call::Own;
                 downstream::write_own(session, &mut context.ticket, text).await?;
@@ -74,6 +75,12 @@ impl Gateway {
                 context.ticket.name(&passage.target.provider.name);
                 if passage.target.signs() {
                     passage.body = Some(hold(session, &edition.state.config.limits).await?);
+                }
+                let pool = passage.target.pool();
+                if let Some(key) =
+                    pool.and_then(|pool| pool.take(KeySet::default(), Instant::now()))
+                {
+                    passage.take_key(key)?;
                 }
                 if let Some(token) = self.tokens.settle(&passage.target).await? {
                     passage.settle(token)?;
@@ -101,7 +108,7 @@ impl Gateway {
         }
     }
 
-    /// Reads the body, and calls one target after the other until an answer has begun.
+    /// Calls one target after the other until an answer has begun.
     async fn complete(
         &self,
         session: &mut Session,
@@ -109,20 +116,10 @@ impl Gateway {
         directives: Box<Directives>,
         roads: Roads,
     ) -> Result<Next, Error> {
+        let mut pursuit = pursue(session, context, directives).await?;
         let edition = context.edition.clone();
-        let (body, replay) = arrival::read_body(session, &edition.state.config.limits).await?;
-        // From here on, an upstream's 1xx is the upstream's own business.
-        session.as_downstream_mut().set_ignore_info_resp(true);
-        context.begin_call(directives.asked.total(edition.upstream.timeouts()));
         let health = &edition.state.health;
-        let mut choose = |balanced: &Balanced, facts: &Facts<'_>| {
-            health.choose(balanced, facts, Instant::now(), fastrand::u64(..))
-        };
-        let head = downstream::head(session);
-        let plan = edition.state.plan(&directives, head, &body, &mut choose)?;
         let resilience = &edition.state.config.resilience;
-        let backoff = resilience.backoff;
-        let mut pursuit = Pursuit::new(directives, plan, (body, replay), backoff);
         loop {
             regard::pass_over(health, &mut pursuit);
             let (tried, held) = self.call(session, context, &mut pursuit, roads).await;
@@ -131,6 +128,11 @@ impl Gateway {
                 Err(failed) => failed,
             };
             let outcome = outcome(&failed, unix_now());
+            if regard::changes_key(context, &mut pursuit, &failed, &outcome) {
+                // Of the target, this says nothing: it has another key.
+                context.note_failed(&failed.error);
+                continue;
+            }
             let means = Means {
                 draw: fastrand::f64(),
                 left: context.left(),
@@ -168,6 +170,9 @@ impl Gateway {
         let roads = held.begun.as_ref().map_or(roads, |_| Roads::Inside);
         let tried = self.attempt(session, context, pursuit, (roads, &mut held));
         let tried = tried.await;
+        if let (Ok(_), Some(key)) = (&tried, context.ticket.key()) {
+            key.worked();
+        }
         if tried.is_ok()
             && let Some(mut begun) = held.begun.take()
         {
@@ -210,7 +215,7 @@ impl Gateway {
     ) -> Result<Next, Failed> {
         let edition = context.edition.clone();
         let may_go_on = pursuit.may_go_on();
-        let body = match may_go_on {
+        let body = match may_go_on || edition.state.config.has_pools {
             true => pursuit.body.clone(),
             false => std::mem::take(&mut pursuit.body),
         };
@@ -220,13 +225,15 @@ impl Gateway {
         let state = &edition.state;
         let Completing { mut work, settled } =
             state.complete(&pursuit.directives, &attempt.leaf, headers, body, seed())?;
+        work.take_key(|pool| pool.take(pursuit.refused_keys(), Instant::now()));
         context.ticket.goes_to(work.target(), &settled);
         if work.target().grant().is_some() {
             let left = context.left().unwrap_or_default();
             self.settle(session, &mut work, left).await?;
             context.ticket.target = Some(work.target().clone());
         }
-        let phases = roads == Roads::All && !may_go_on;
+        // What may be called again, with another key too, has to come back here when it fails.
+        let phases = roads == Roads::All && !may_go_on && work.target().taken().is_none();
         let (carried, call) = match work {
             Work::One(exchange) if phases && exchange.road(pursuit.replay) == Road::Phases => {
                 context.call = Call::Complete(exchange);
@@ -327,6 +334,28 @@ impl Context {
         let waiting = Box::pin(tokio::time::sleep(wait));
         client.wait(&mut limit, waiting).await
     }
+}
+
+/// Reads the body, and makes the plan.
+async fn pursue(
+    session: &mut Session,
+    context: &mut Context,
+    directives: Box<Directives>,
+) -> Result<Pursuit, Error> {
+    let edition = context.edition.clone();
+    let config = &edition.state.config;
+    let (body, replay) = arrival::read_body(session, &config.limits).await?;
+    // From here on, an upstream's 1xx is the upstream's own business.
+    session.as_downstream_mut().set_ignore_info_resp(true);
+    context.begin_call(directives.asked.total(edition.upstream.timeouts()));
+    let health = &edition.state.health;
+    let mut choose = |balanced: &Balanced, facts: &Facts<'_>| {
+        health.choose(balanced, facts, Instant::now(), fastrand::u64(..))
+    };
+    let head = downstream::head(session);
+    let plan = edition.state.plan(&directives, head, &body, &mut choose)?;
+    let backoff = config.resilience.backoff;
+    Ok(Pursuit::new(directives, plan, (body, replay), backoff))
 }
 
 /// Reads the body of a passage that is signed: the signature covers it, and stands before it.

@@ -39,6 +39,7 @@ pub fn answer(error: &Error) -> pingora::Result<Bytes> {
 pub fn ended(error: &Error) -> Ended<'_> {
     Ended {
         provider: "none",
+        client: None,
         kind: "own",
         status: error.status().as_u16(),
         failure: Some(error.label()),

@@ -1,8 +1,9 @@
-//! What a request's calls ask of what is remembered of their targets, and what they add to it.
+//! What a request's calls ask of what is remembered of their targets and of their providers' keys, and what they add to it.
 
 use std::{sync::Arc, time::Instant};
 
 use crate::{
+    context::Context,
     error::{Error, Kind},
     health::{
         Health,
@@ -10,6 +11,7 @@ use crate::{
         label,
         standing::{Begun, Standing},
     },
+    leg::Failed,
     places::Place,
     pursuit::Pursuit,
     route::{
@@ -41,6 +43,19 @@ impl Held {
             begun.ended(Verdict::from(outcome), Instant::now());
         }
     }
+}
+
+/// Whether the call that failed is made again at once with another key of its provider's.
+pub fn changes_key(
+    context: &Context,
+    pursuit: &mut Pursuit,
+    failed: &Failed,
+    outcome: &Outcome,
+) -> bool {
+    let is_answer = matches!(failed.error.kind(), Kind::Upstream(_));
+    let key = context.ticket.key().filter(|_| is_answer);
+    let changes = key.is_some_and(|key| pursuit.change_key(key, outcome, Instant::now()));
+    changes && context.left().is_none_or(|left| !left.is_zero())
 }
 
 /// Goes on to the first target that is not left alone.

@@ -202,6 +202,7 @@ fn add_services(server: &mut Server, gateway: Gateway, reloader: &Arc<Reloader>)
             listen: config.listen.clone(),
             metrics: edition.state.metrics.clone(),
             health: edition.state.health.clone(),
+            tokens: gateway.tokens.clone(),
             reloader: reloader.clone(),
         };
         let mut service = Service::new("admin".to_owned(), admin);

@@ -10,7 +10,13 @@ use std::{
 use http::{HeaderName, HeaderValue};
 use pingora::http::ResponseHeader;
 
-use crate::{config::headers, dialect::settle::Settled, error::Error, provider::Target};
+use crate::{
+    config::headers,
+    dialect::settle::Settled,
+    error::Error,
+    keys::VirtualKey,
+    provider::{Target, pool::TakenKey},
+};
 
 /// What every answer to one request carries: who it came from, and by which ids it can be found again.
 #[derive(Debug)]
@@ -26,6 +32,8 @@ pub struct Ticket {
     pub retries: i32,
     pub trace_id: HeaderValue,
     pub request_id: HeaderValue,
+    /// Who asks, if the gateway gave them a key.
+    pub client: Option<Arc<VirtualKey>>,
     pub provider: Option<HeaderValue>,
     /// Whom the call goes to, for what must not come back from there.
     pub target: Option<Arc<Target>>,
@@ -91,6 +99,7 @@ impl Ticket {
             retries: 0,
             trace_id: or_empty(trace_id.to_string()),
             request_id: or_empty(format!("req_{draw:032x}")),
+            client: None,
             provider: None,
             target: None,
             option: HeaderValue::from_static("config"),
@@ -164,6 +173,11 @@ impl Ticket {
         }
         self.emulated = list(emulated.into_iter());
         self.dropped = list(settled.dropped.iter().map(String::as_str));
+    }
+
+    /// The key that the present try took, if its provider has several.
+    pub fn key(&self) -> Option<&TakenKey> {
+        self.target.as_deref()?.taken()
     }
 
     /// How long the present try's answer took to begin.

@@ -27,7 +27,7 @@ use crate::{
     error::{Error, Kind},
     issuer,
     provider::{
-        Target,
+        Secret, Target,
         grant::{Grant, GrantId, Issued},
         live::LiveToken,
     },
@@ -83,6 +83,13 @@ impl Tokens {
     /// Fetches by `upstream` from now on.
     pub fn fetch_by(&self, upstream: Arc<Upstream>) {
         self.0.upstream.store(upstream);
+    }
+
+    /// What stands for `secret` where people see it: the same as long as the process lives, and nothing to anybody elsewhere.
+    pub fn fingerprint(&self, secret: &Secret) -> String {
+        let tag = hmac::sign(&self.0.key, secret.expose().as_bytes());
+        let start = tag.as_ref().iter().take(FINGERPRINT_BYTES);
+        start.map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The token that `target`'s credential stands for; `None`: the credential is used as it is. Waits only if none is
@@ -324,6 +331,7 @@ fn retry_after(left: Duration, draw: u32) -> Duration {
     (RETRY + jitter).min(left)
 }
 
+const FINGERPRINT_BYTES: usize = 4;
 /// Client-made identities must not fill the memory. Beyond this, the one not used for longest is fetched anew when asked for.
 const MAX_TOKENS: usize = 1024;
 const MARGIN: Duration = Duration::from_secs(300);

@@ -441,7 +441,7 @@ mod tests {
         let identity = Identity::entra("contoso.com", "app-1", secret("s-1")).unwrap();
         let mut exchange = exchange(Credential::Azure(Arc::new(identity)));
         assert_eq!(request_head(&exchange).unwrap_err().kind(), Kind::Internal);
-        exchange.settle(Token::Bearer(secret("t-1")));
+        exchange.change_target(|target| target.settle(Token::Bearer(secret("t-1"))));
         let head = request_head(&exchange).unwrap();
         assert_eq!(text(&head, "authorization"), "Bearer t-1");
         assert_eq!(text(&head, "api-key"), "");
@@ -468,7 +468,7 @@ mod tests {
             role.unwrap(),
         )))));
         assert_eq!(request_head(&exchange).unwrap_err().kind(), Kind::Internal);
-        exchange.settle(Token::Aws(keys("ASIA")));
+        exchange.change_target(|target| target.settle(Token::Aws(keys("ASIA"))));
         let head = request_head(&exchange).unwrap();
         assert!(text(&head, "authorization").contains("Credential=ASIA/"));
         let told = exchange

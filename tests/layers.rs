@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy passing reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator intake refusal mishap race regard bench      the only IO
+//! L8  proxy passing reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator intake refusal mishap race regard bench quoted      the only IO
 //!     fuzzing: in no release
 //! L7  gateway
 //! L6  exchange passage
 //! L5  config health
-//! L4  route front tls metrics
+//! L4  route front tls metrics keys
 //! L3  provider
 //! L2  dialect measure
 //! L1  head wire completion
@@ -34,6 +34,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("front", 4),
     ("tls", 4),
     ("metrics", 4),
+    ("keys", 4),
     ("config", 5),
     ("health", 5),
     ("exchange", 6),
@@ -43,6 +44,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("passing", 8),
     ("reception", 8),
     ("context", 8),
+    ("quoted", 8),
     ("client", 8),
     ("conductor", 8),
     ("leg", 8),

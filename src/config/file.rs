@@ -12,8 +12,9 @@ use crate::{
     config::{
         AllowedHost, Config, ConfigError, Emulator,
         admin::AdminFile,
-        credentials,
+        credentials::{self, KeyFile, KeysFile},
         front::{self, ListenFile, UpstreamFile},
+        keys::{self, VirtualKeyFile},
         limits::{LimitsFile, TimeoutsFile},
         node::Node,
         prompt::PromptKeys,
@@ -66,6 +67,8 @@ struct GatewayFile {
     upstreams: Unique<UpstreamFile>,
     configs: Unique<Node>,
     routes: Vec<Node>,
+    virtual_keys: Unique<VirtualKeyFile>,
+    require_key: Option<bool>,
     infill: Vec<InfillFile>,
     tokenizers: Unique<String>,
     allowed_hosts: Vec<AllowedHost>,
@@ -93,6 +96,7 @@ struct ProviderFile {
     dialect: Option<DialectText>,
     auth: Option<AuthText>,
     api_key: Option<String>,
+    api_keys: Option<Vec<KeyFile>>,
     credentials: BTreeMap<String, String>,
     headers: BTreeMap<String, String>,
     options: BTreeMap<String, String>,
@@ -156,7 +160,11 @@ impl GatewayFile {
         config.front = front::read(self.upstreams.0, source, config)?;
         apply_default(self.default, source, config)?;
         apply_models(self.models.0, source, config)?;
-        routes::apply(self.configs.0, &self.routes, source, config)
+        routes::apply(self.configs.0, &self.routes, source, config)?;
+        keys::apply(self.virtual_keys.0, self.require_key, source, config)?;
+        let has_pools = config.pools().next().is_some();
+        config.has_pools = has_pools;
+        Ok(())
     }
 }
 
@@ -199,8 +207,16 @@ impl ProviderFile {
         provider.default_model = self.default_model;
         check_options(&self.options, &provider, source)?;
         provider.options = self.options;
-        let key = self.api_key.as_deref();
-        provider.credential = credentials::read(key, &self.credentials, &provider, source)?;
+        let keys = match (self.api_key, self.api_keys) {
+            (None, None) => KeysFile::None,
+            (Some(key), None) => KeysFile::One(key),
+            (None, Some(keys)) => KeysFile::Several(keys),
+            (Some(_), Some(_)) => {
+                let message = "`api_key` or `api_keys` is needed, not both".to_owned();
+                return Err(source.error(&path("api_keys"), message));
+            }
+        };
+        provider.credential = credentials::read(keys, &self.credentials, &provider, source)?;
         for (header, value) in &self.headers {
             provider
                 .headers

@@ -135,6 +135,8 @@ pub struct UpstreamFile {
     #[serde(default)]
     headers: BTreeMap<String, String>,
     read_timeout: Option<DurationText>,
+    #[serde(default)]
+    require_key: bool,
     websocket: Option<bool>,
     websocket_idle: Option<DurationText>,
 }
@@ -263,6 +265,7 @@ impl UpstreamFile {
         let choice = Choice {
             custom: None,
             credential: None,
+            held: None,
             model: "",
             option: &|_| Ok(None),
         };
@@ -276,6 +279,7 @@ impl UpstreamFile {
             forwarded: self.forwarded,
             headers: headers?,
             read: self.read_timeout.map(|timeout| timeout.0),
+            requires_key: self.require_key,
             websocket: self.websocket.unwrap_or(true).then_some(idle),
         })
     }

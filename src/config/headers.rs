@@ -16,6 +16,7 @@ use crate::{
     },
     dialect::settle::Unsupported,
     error::Error,
+    keys::VirtualKey,
     provider::Secret,
     route::{
         Route,
@@ -26,8 +27,12 @@ use crate::{
 /// The word of a request's headers on all of its calls. The targets of its config have a word of their own.
 #[derive(Clone, Debug)]
 pub struct Directives {
+    /// Who asks; `None`: nobody whom the gateway gave a key.
+    pub client: Option<Arc<VirtualKey>>,
     /// The config that the request brought or named.
     pub route: Option<Arc<Route>>,
+    /// The name of the conf's config, if that is it.
+    pub saved: Option<String>,
     pub provider: Option<String>,
     pub key: Option<Secret>,
     pub custom_host: Option<String>,
@@ -56,7 +61,9 @@ impl Directives {
         }
         let provider = text(headers, PROVIDER)?;
         let custom_host = text(headers, CUSTOM_HOST)?;
-        let route = match text(headers, CONFIG)? {
+        let config = text(headers, CONFIG)?;
+        let saved = config.filter(|name| conf.configs.contains_key(*name));
+        let route = match config {
             Some(config) => {
                 // Portkey says first what is wrong with these.
                 provider.map_or(Ok(()), |name| conf.check_provider(name))?;
@@ -72,6 +79,7 @@ impl Directives {
         let strict = text(headers, STRICT)? != Some("false");
         Ok(Self {
             route,
+            saved: saved.map(str::to_owned),
             provider: provider.map(str::to_owned),
             custom_host: custom_host.map(str::to_owned),
             forward: forward.transpose()?,
@@ -86,9 +94,30 @@ impl Directives {
         })
     }
 
+    /// The same of `client`. Err: the config that it names is none of its own.
+    pub fn of(mut self, client: Option<&Arc<VirtualKey>>) -> Result<Self, Error> {
+        if let (Some(key), Some(name)) = (client, &self.saved) {
+            key.check_config(name)
+                .map_err(|error| error.with_param(CONFIG))?;
+        }
+        self.client = client.cloned();
+        Ok(self)
+    }
+
+    /// Whether the config came with the request.
+    pub fn is_inline(&self) -> bool {
+        self.route.is_some() && self.saved.is_none()
+    }
+
     /// What of a request makes the same leaf another target.
     pub fn traits(&self, facts: &Facts<'_>) -> Traits {
-        let key = self.key.as_ref().map(Secret::expose);
+        let own = self.key.as_ref().map(Secret::expose);
+        // Keys of its own at providers.
+        let clients = self
+            .client
+            .as_ref()
+            .filter(|client| !client.provider_keys.is_empty());
+        let key = own.or(clients.map(|client| client.name.as_str()));
         let host = self.custom_host.as_ref();
         let model = facts.param("model").map(RawValue::get);
         Traits {
@@ -101,7 +130,9 @@ impl Directives {
     /// Those of an app that knows nothing of this gateway: its key, and that is all.
     fn of_app(headers: &HeaderMap) -> Result<Self, Error> {
         Ok(Self {
+            client: None,
             route: None,
+            saved: None,
             provider: None,
             key: client_key(headers)?,
             custom_host: None,

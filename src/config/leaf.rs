@@ -130,6 +130,12 @@ impl Tree<'_> {
         options: &BTreeMap<String, String>,
     ) -> Option<Secret> {
         let key = key.and_then(Secret::try_new);
+        if key
+            .as_ref()
+            .is_some_and(|key| self.conf.keys.holds(key.expose()))
+        {
+            self.tell_of("api_key", GATEWAYS_KEY);
+        }
         let Some(provider) = provider.and_then(|name| self.conf.providers.get(name)) else {
             return key;
         };
@@ -345,6 +351,7 @@ const HOOKS: &[&str] = &[
 ];
 const NO_HOOKS: &str = "Guardrails and hooks are not run here, and a request that asks for them is not served without them.";
 const NO_OPTION: &str = "This is no option of this provider.";
+const GATEWAYS_KEY: &str = "This is a key of this gateway's, which goes to no provider: it is sent as `Authorization: Bearer`.";
 const TWO_CREDENTIALS: &str = "A target has a key or the parts of a credential, not both.";
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The conf as the gateway uses it: if a [`Config`] exists, every name in it resolves and every secret was read.
 
 pub mod admin;
+mod chosen;
 mod credentials;
 pub mod file;
 mod front;
@@ -8,6 +9,7 @@ pub mod headers;
 mod hedge;
 pub mod host;
 mod inherit;
+mod keys;
 mod leaf;
 mod limits;
 mod node;
@@ -37,7 +39,8 @@ use crate::{
     error::Error,
     front::Front,
     head,
-    provider::{Base, Provider, Row, Secret, place::Place, table::ROWS},
+    keys::VirtualKeys,
+    provider::{Base, Credential, Provider, Row, Secret, place::Place, pool::KeyPool, table::ROWS},
     route::{Models, Route, rules::Rules},
     tls::Tls,
 };
@@ -64,6 +67,12 @@ pub struct Config {
     pub configs: BTreeMap<String, Arc<Route>>,
     /// For requests that name neither a config nor a provider.
     pub routes: Rules,
+    /// The keys that clients have of this gateway.
+    pub keys: VirtualKeys,
+    /// A provider has several keys.
+    pub has_pools: bool,
+    /// What goes to a provider needs one of them.
+    pub require_key: bool,
     pub substitutes: Substitutes,
     /// Hosts that a client may choose by `x-portkey-custom-host`. Empty: none.
     pub allowed_hosts: Vec<AllowedHost>,
@@ -178,6 +187,29 @@ pub trait Surroundings {
 pub type Reader = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 impl Config {
+    /// Takes over what `old` knows of providers' keys.
+    pub fn adopt_keys(&self, old: &Self) {
+        for (name, pool) in self.pools() {
+            if let Some(before) = old.pool(name) {
+                pool.adopt(before);
+            }
+        }
+    }
+
+    /// The several keys of a provider.
+    pub fn pool(&self, provider: &str) -> Option<&Arc<KeyPool>> {
+        match &self.providers.get(provider)?.credential {
+            Some(Credential::Pool(pool)) => Some(pool),
+            _ => None,
+        }
+    }
+
+    /// The providers that have several keys.
+    pub fn pools(&self) -> impl Iterator<Item = (&str, &Arc<KeyPool>)> {
+        let names = self.providers.keys().map(String::as_str);
+        names.filter_map(|name| Some((name, self.pool(name)?)))
+    }
+
     /// The hosts of upstreams that this conf says something about: not those of the built-in providers that it leaves alone.
     pub fn hosts(&self) -> BTreeSet<&str> {
         let default = [&self.default.provider, &self.default.upstream];
@@ -235,6 +267,9 @@ impl Default for Config {
             front: Front::default(),
             configs: BTreeMap::new(),
             routes: Rules::default(),
+            keys: VirtualKeys::default(),
+            has_pools: false,
+            require_key: false,
             substitutes: Substitutes::default(),
             allowed_hosts: Vec::new(),
             limits: Limits::default(),

@@ -68,6 +68,58 @@ impl<'a> Word<'a> {
         }
     }
 
+    /// Whether the client's key allows a provider, and a model by the client's name for it. What a saved config says itself is
+    /// the operator's word, if the key names that config.
+    pub fn check_allowed(self, provider: &Provider, model: Option<&str>) -> Result<(), Error> {
+        let Some(key) = &self.directives.client else {
+            return Ok(());
+        };
+        let saved = self.directives.saved.as_deref();
+        let trusted = saved.is_some_and(|name| key.trusts_config(name));
+        if !(trusted && self.leaf.provider.is_some()) {
+            let named = |error: Error| error.with_param(self.place());
+            key.check_provider(&provider.name).map_err(named)?;
+        }
+        if let Some(model) = model.filter(|_| !(trusted && self.leaf.names_model)) {
+            key.check_model(model)?;
+        }
+        let slots = provider.place.slots().filter(|slot| slot.names_model());
+        for slot in slots.filter(|_| key.models.is_some()) {
+            if let Some(value) = self.option(slot)? {
+                let named = |error: Error| error.with_param(slot.header);
+                key.check_model(&value).map_err(named)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the client's key allows the fields of a body that no page knows.
+    pub fn check_fields<'n>(self, names: impl Iterator<Item = &'n String>) -> Result<(), Error> {
+        let Some(key) = &self.directives.client else {
+            return Ok(());
+        };
+        let inline = self.directives.is_inline();
+        let is_operators = |name: &str| !inline && self.leaf.overrides.contains_key(name);
+        let mut clients = names.filter(|name| !is_operators(name));
+        clients.try_for_each(|name| key.check_field(name))
+    }
+
+    /// The conf's credential for a provider that is the client's alone, unless the target has one of its own.
+    pub fn held(self, provider: &Provider) -> Option<Credential> {
+        let key = self.directives.client.as_ref()?;
+        let held = key.provider_keys.get(&provider.name);
+        held.filter(|_| self.leaf.client_key != ClientKey::Never)
+            .cloned()
+    }
+
+    /// What of the request chose the target.
+    fn place(self) -> String {
+        match self.directives.route {
+            Some(_) => format!("{}: {}", headers::CONFIG, self.leaf.place),
+            None => headers::PROVIDER.to_owned(),
+        }
+    }
+
     /// The client's own credential: the parts of one that is more than a key, or its key.
     pub fn credential(self, provider: &Provider) -> Result<Option<Credential>, Error> {
         let sent = self.sends_key();
@@ -118,8 +170,7 @@ impl<'a> Word<'a> {
         if !keyless || self.sends_key() || self.directives.key.is_none() {
             return Ok(());
         }
-        let place = format!("{}: {}", headers::CONFIG, self.leaf.place);
-        Err(Error::invalid(place, NO_KEY))
+        Err(Error::invalid(self.place(), NO_KEY))
     }
 
     /// The client's headers that go upstream: those it asked to forward, and OpenAI's own account headers to OpenAI.

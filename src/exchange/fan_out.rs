@@ -22,7 +22,7 @@ use crate::{
     dialect::UpstreamRequest,
     error::Error,
     exchange::relay::Relay,
-    provider::{Target, live::LiveToken},
+    provider::Target,
 };
 
 /// The calls of one request.
@@ -112,9 +112,9 @@ impl FanOut {
         self.terms.fan_out.concurrent_calls.max(1)
     }
 
-    /// Takes the token that the target's credential was exchanged for.
-    pub fn settle(&mut self, token: LiveToken) {
-        Arc::make_mut(&mut self.target).settle(token);
+    /// Changes the target of all calls.
+    pub fn change_target(&mut self, change: impl FnOnce(&mut Target)) {
+        change(Arc::make_mut(&mut self.target));
         for part in &mut self.parts {
             part.target = self.target.clone();
         }

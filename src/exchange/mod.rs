@@ -41,7 +41,7 @@ use crate::{
         relay::{Answer, Counts, Relay, Wishes},
         split::Share,
     },
-    provider::{Target, live::LiveToken, sigv4::Unsigned},
+    provider::{Target, sigv4::Unsigned},
     wire::Framing,
 };
 
@@ -157,8 +157,9 @@ impl Exchange {
         }
     }
 
-    pub fn settle(&mut self, token: impl Into<LiveToken>) {
-        Arc::make_mut(&mut self.target).settle(token);
+    /// Changes the target: before a head is written.
+    pub fn change_target(&mut self, change: impl FnOnce(&mut Target)) {
+        change(Arc::make_mut(&mut self.target));
     }
 
     /// The carrier that can do what this exchange needs. Pingora's phases carry streams, unless
@@ -416,6 +417,7 @@ mod tests {
         let choice = Choice {
             custom: None,
             credential: Secret::try_new("sk-1").map(Credential::Key),
+            held: None,
             model: request.model(),
             option: &|_| Ok(None),
         };

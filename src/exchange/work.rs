@@ -5,7 +5,11 @@ use std::sync::Arc;
 use super::{Deadlines, Exchange, Seed, Terms, edits::Role, fan_out::FanOut, split::Share};
 use crate::{
     error::Error,
-    provider::{Target, live::LiveToken},
+    provider::{
+        Target,
+        live::LiveToken,
+        pool::{KeyPool, TakenKey},
+    },
 };
 
 /// The calls of one completion.
@@ -50,9 +54,20 @@ impl Work {
 
     /// Takes the token that the target's credential was exchanged for; before a head is written.
     pub fn settle(&mut self, token: LiveToken) {
+        self.change_target(|target| target.settle(token));
+    }
+
+    /// Takes one of the target's keys, if it has several; before a head is written.
+    pub fn take_key(&mut self, choose: impl FnOnce(&Arc<KeyPool>) -> Option<TakenKey>) {
+        if let Some(key) = self.target().pool().and_then(choose) {
+            self.change_target(|target| target.take(key));
+        }
+    }
+
+    fn change_target(&mut self, change: impl FnOnce(&mut Target)) {
         match self {
-            Self::One(exchange) => exchange.settle(token),
-            Self::Many(fan_out) => fan_out.settle(token),
+            Self::One(exchange) => exchange.change_target(change),
+            Self::Many(fan_out) => fan_out.change_target(change),
         }
     }
 }

@@ -120,6 +120,7 @@ pub fn follow(bytes: &[u8]) {
     let choice = Choice {
         custom: None,
         credential: None,
+        held: None,
         model: "m",
         option: &|_| Ok(None),
     };

@@ -195,6 +195,7 @@ pub fn target() -> Arc<Target> {
         let choice = Choice {
             custom: None,
             credential: Secret::try_new(CLIENT_KEY).map(Credential::Key),
+            held: None,
             model: "m",
             option: &|_| Ok(None),
         };

@@ -114,12 +114,12 @@ pub fn head(bytes: &[u8]) {
         host: host.unwrap_or_default(),
         port: Some(8787),
     };
-    match conf::state().front(head, came) {
+    match conf::state().front(head, came, None) {
         Ok(Some(passage)) => passes(&passage),
         Ok(None) => {}
         Err(error) => check::error(&error, CONF_KEY),
     }
-    match conf::state().admit(head) {
+    match conf::state().admit(head, None) {
         Ok(Admission::Pass(passage)) => passes(&passage),
         Ok(Admission::Answer(_)) => {}
         Ok(Admission::Complete(_)) => {
@@ -170,7 +170,7 @@ fn planned(
         query: None,
         headers,
     };
-    let Admission::Complete(directives) = state.admit(head)? else {
+    let Admission::Complete(directives) = state.admit(head, None)? else {
         return Ok(Vec::new());
     };
     let mut last = |balanced: &Balanced, _: &Facts<'_>| balanced.targets.len().saturating_sub(1);

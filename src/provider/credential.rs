@@ -10,6 +10,7 @@ use crate::{
         Auth, Secret, azure, google,
         grant::{Grant, Token},
         oci,
+        pool::KeyPool,
         sigv4::{Credentials, Scope, Unsigned},
     },
 };
@@ -18,6 +19,8 @@ use crate::{
 pub enum Credential {
     /// Sent as the provider wants it.
     Key(Secret),
+    /// Several keys, of which each call takes one.
+    Pool(Arc<KeyPool>),
     /// Sent as a bearer token, whatever the provider's keys look like.
     Bearer(Secret),
     Aws(Arc<Aws>),
@@ -65,7 +68,7 @@ impl Credential {
                 AwsKeys::Granted(grant) => Some(grant.clone()),
                 AwsKeys::Held(_) => None,
             },
-            Self::Key(_) | Self::Bearer(_) | Self::Oci(_) => None,
+            Self::Key(_) | Self::Pool(_) | Self::Bearer(_) | Self::Oci(_) => None,
         }
     }
 
@@ -73,7 +76,9 @@ impl Credential {
     pub fn signs(&self) -> bool {
         match self {
             Self::Aws(_) | Self::Oci(_) => true,
-            Self::Key(_) | Self::Bearer(_) | Self::Google(_) | Self::Azure(_) => false,
+            Self::Key(_) | Self::Pool(_) | Self::Bearer(_) | Self::Google(_) | Self::Azure(_) => {
+                false
+            }
         }
     }
 
@@ -86,7 +91,7 @@ impl Credential {
             (Self::Google(_) | Self::Azure(_), Some(Token::Bearer(token))) => {
                 Auth::Bearer.header(Some(token))
             }
-            (Self::Google(_) | Self::Azure(_), _) => Err(unsettled()),
+            (Self::Google(_) | Self::Azure(_) | Self::Pool(_), _) => Err(unsettled()),
             (Self::Aws(_) | Self::Oci(_), _) => Ok(None),
         }
     }
@@ -106,7 +111,9 @@ impl Credential {
                 (AwsKeys::Granted(_), _) => Err(unsettled()),
             },
             Self::Oci(signer) => signer.sign(request, now),
-            Self::Key(_) | Self::Bearer(_) | Self::Google(_) | Self::Azure(_) => Ok(Vec::new()),
+            Self::Key(_) | Self::Pool(_) | Self::Bearer(_) | Self::Google(_) | Self::Azure(_) => {
+                Ok(Vec::new())
+            }
         }
     }
 
@@ -118,8 +125,8 @@ impl Credential {
                 AwsKeys::Held(keys) => three(keys.secrets()),
                 AwsKeys::Granted(grant) => grant.secrets(),
             },
-            // Of these, only a token ever goes to the provider.
-            Self::Google(_) | Self::Azure(_) | Self::Oci(_) => [None; 3],
+            // Of these, only a token ever goes to the provider, or the key that is taken.
+            Self::Google(_) | Self::Azure(_) | Self::Oci(_) | Self::Pool(_) => [None; 3],
         };
         held.into_iter().flatten()
     }
@@ -132,6 +139,6 @@ pub(super) fn three<'a>(mut secrets: impl Iterator<Item = &'a Secret>) -> [Optio
 
 /// A carrier that forgot to settle: the call is not made without its credential.
 fn unsettled() -> Error {
-    let message = "The credential was not exchanged for a token.";
+    let message = "The credential was not exchanged for a token or a key.";
     Error::new(Kind::Internal, message)
 }

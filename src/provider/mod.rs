@@ -13,6 +13,7 @@ pub mod listing;
 pub mod live;
 pub mod oci;
 pub mod place;
+pub mod pool;
 mod rsa;
 pub mod scheme;
 pub mod sigv4;

@@ -93,6 +93,11 @@ impl Slot {
         self.default != Default::Absent
     }
 
+    /// Whether its value stands for a model: a deployment, an endpoint, or what an endpoint chooses among.
+    pub fn names_model(&self) -> bool {
+        MODELS.contains(&self.name)
+    }
+
     /// The header that the slot's calls carry for `named`, if it is one of those.
     pub fn sent(&self, named: Option<Named>) -> Result<Option<Header>, Error> {
         let Some(name) = self.sent_as else {
@@ -219,10 +224,34 @@ pub fn host_of(url: &str) -> &str {
 /// What users of OpenAI's SDKs put behind a base URL.
 const VERSION: &str = "/v1";
 
+/// A vendor's own APIs may take some of them and refuse others, so that it is the name which counts. The last four are of
+/// SageMaker's endpoints that hold several models.
+const MODELS: &[&str] = &[
+    "deployment_id",
+    "predibase_deployment",
+    "sagemaker_endpoint",
+    "amzn_sagemaker_target_model",
+    "amzn_sagemaker_target_variant",
+    "amzn_sagemaker_target_container_hostname",
+    "amzn_sagemaker_inference_component",
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::provider::{place::Place, table::ROWS};
+
+    #[test]
+    fn a_slot_that_takes_the_models_name_stands_for_a_model() {
+        let templates = ROWS.iter().filter_map(|row| match row.place {
+            Place::With(templates) => Some(templates),
+            Place::At(_) | Place::Own(_) | Place::Retired(_) => None,
+        });
+        let mut slots = templates.flatten().flat_map(|template| template.slots);
+        assert!(slots.clone().any(|slot| slot.default == Default::Model));
+        let takes = |slot: &&Slot| slot.default == Default::Model && !slot.names_model();
+        assert_eq!(slots.find(takes).map(|slot| slot.name), None);
+    }
 
     /// The ways out of a host's label that `x-portkey-azure-resource-name: evil#` once opened elsewhere.
     #[test]

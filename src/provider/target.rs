@@ -13,6 +13,7 @@ use crate::{
         grant::Grant,
         live::LiveToken,
         place::{Filled, NamedBy},
+        pool::{KeyPool, TakenKey},
         sigv4::Unsigned,
     },
 };
@@ -28,6 +29,8 @@ pub struct Target {
     place_headers: Vec<Header>,
     /// What the credential was exchanged for.
     token: Option<LiveToken>,
+    /// Which of several keys it has.
+    key: Option<TakenKey>,
     /// Who chose whose host it is.
     chosen_by: NamedBy,
 }
@@ -36,7 +39,10 @@ pub struct Target {
 pub struct Choice<'a> {
     /// A host of the client's own.
     pub custom: Option<Base>,
+    /// The client's own.
     pub credential: Option<Credential>,
+    /// A credential of the conf's that takes the place of the provider's.
+    pub held: Option<Credential>,
     pub model: &'a str,
     /// The client's value for a slot of the provider's place.
     pub option: Wish<'a>,
@@ -49,6 +55,7 @@ impl Choice<'static> {
         Self {
             custom: None,
             credential: Some(credential),
+            held: None,
             model: "m",
             option: &|_| Ok(None),
         }
@@ -68,7 +75,8 @@ impl Target {
             None => provider.locate(choice.model, choice.option)?,
         };
         let conf = Some(&*provider).filter(|_| filled.by == NamedBy::Conf);
-        let credential = choice.credential.or_else(|| conf?.credential.clone());
+        let held = conf.and_then(|conf| choice.held.or_else(|| conf.credential.clone()));
+        let credential = choice.credential.or(held);
         let region = filled.values.iter().find(|(name, _)| *name == REGION);
         let credential = match (credential, region) {
             (Some(credential), Some((_, region))) => Some(credential.in_region(region)?),
@@ -80,6 +88,7 @@ impl Target {
             credential,
             place_headers,
             token: None,
+            key: None,
             chosen_by: filled.by,
             provider,
         })
@@ -88,6 +97,24 @@ impl Target {
     /// What has to be exchanged for a token, given to [`Target::settle`], before a call.
     pub fn grant(&self) -> Option<Grant> {
         self.credential.as_ref().and_then(Credential::grant)
+    }
+
+    /// What a key has to be taken from, given to [`Target::take`], before a call.
+    pub fn pool(&self) -> Option<&Arc<KeyPool>> {
+        match &self.credential {
+            Some(Credential::Pool(pool)) => Some(pool),
+            _ => None,
+        }
+    }
+
+    pub fn take(&mut self, key: TakenKey) {
+        self.credential = Some(Credential::Key(key.secret.clone()));
+        self.key = Some(key);
+    }
+
+    /// The key that was taken, if there were several.
+    pub fn taken(&self) -> Option<&TakenKey> {
+        self.key.as_ref()
     }
 
     pub fn settle(&mut self, token: impl Into<LiveToken>) {
@@ -220,6 +247,7 @@ mod tests {
         let choice = Choice {
             custom: host.map(|host| Base::try_new(host, "host").unwrap()),
             credential: None,
+            held: None,
             model: "m",
             option: &|_| Ok(None),
         };

@@ -38,6 +38,20 @@ pub enum Route {
 }
 
 impl Route {
+    /// Calls `visit` for every leaf, until it fails.
+    pub fn each_leaf<E>(&self, visit: &mut impl FnMut(&Leaf) -> Result<(), E>) -> Result<(), E> {
+        match self {
+            Self::Leaf(leaf) => visit(leaf),
+            Self::Fallback { targets, .. } | Self::Conditional { targets, .. } => targets
+                .iter()
+                .try_for_each(|target| target.each_leaf(visit)),
+            Self::Balance(balanced) => {
+                let mut targets = balanced.targets.iter();
+                targets.try_for_each(|target| target.route.each_leaf(visit))
+            }
+        }
+    }
+
     /// That of its first leaf; 0: it has none.
     pub fn id(&self) -> u64 {
         match self {
