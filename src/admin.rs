@@ -1,4 +1,5 @@
 //! The operator's own listener: `/healthz`, `/readyz`, `/metrics`, `/targets`, `/reload`. No key and no prompt is known here.
+//! Where the conf has a token, all but the probes ask for it.
 //! A process that has been told to stop takes no more connections here either: that is how it says that it is not ready.
 
 use std::{
@@ -6,14 +7,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use http::{Method, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use pingora::{apps::http_app::ServeHttp, http::RequestHeader, protocols::http::ServerSession};
+use ring::{hmac, rand::SystemRandom};
 use serde::Serialize;
 use tokio::net::TcpStream;
 
 use crate::{
     config::ConfigError,
+    edition::Edition,
     health::Health,
     metrics::Metrics,
     reload::{Reloaded, Reloader},
@@ -21,6 +25,11 @@ use crate::{
 
 /// Answers the operator.
 pub struct Admin {
+    /// The conf as it is now: its token may have been changed.
+    pub edition: Arc<ArcSwap<Edition>>,
+    pub lock: Lock,
+    /// Only this machine reaches the listener, which stays where it is when a new conf is put to use.
+    pub is_private: bool,
     /// The client listeners' addresses.
     pub listen: Vec<String>,
     pub metrics: Arc<Metrics>,
@@ -32,6 +41,10 @@ pub struct Admin {
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let request = session.req_header();
+        let is_probe = matches!(request.uri.path(), "/healthz" | "/readyz");
+        if !is_probe && !self.admits(request) {
+            return refusal();
+        }
         if request.uri.path() == "/reload" {
             return self.reload(request).await;
         }
@@ -62,6 +75,20 @@ impl ServeHttp for Admin {
 }
 
 impl Admin {
+    /// Whether whoever asks has the conf's token, where one is needed.
+    fn admits(&self, request: &RequestHeader) -> bool {
+        let edition = self.edition.load();
+        let Some(token) = &edition.state.config.admin_token else {
+            return self.is_private;
+        };
+        let mut shown = request.headers.get_all(header::AUTHORIZATION).iter();
+        let bearer = shown.next().filter(|_| shown.next().is_none());
+        let bearer = bearer.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        // Who shows none waits as long as who shows a wrong one.
+        self.lock
+            .opens(token.expose().as_bytes(), bearer.unwrap_or_default())
+    }
+
     async fn reload(&self, request: &RequestHeader) -> Response<Vec<u8>> {
         if request.method != Method::POST {
             let told = b"use POST\n".to_vec();
@@ -108,6 +135,32 @@ impl Admin {
     }
 }
 
+/// Compares tokens in a time that tells nothing of where they differ, or of how long they are.
+pub struct Lock(hmac::Key);
+
+impl Lock {
+    /// `None`: the system gives no random numbers.
+    pub fn try_new() -> Option<Self> {
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
+        key.ok().map(Self)
+    }
+
+    fn opens(&self, token: &[u8], shown: &[u8]) -> bool {
+        let tag = hmac::sign(&self.0, token);
+        hmac::verify(&self.0, shown, tag.as_ref()).is_ok()
+    }
+}
+
+fn refusal() -> Response<Vec<u8>> {
+    let told = b"the operator's token is needed: Authorization: Bearer TOKEN\n".to_vec();
+    let mut refusal = answer(StatusCode::UNAUTHORIZED, TEXT, told);
+    let scheme = HeaderValue::from_static("Bearer");
+    refusal
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, scheme);
+    refusal
+}
+
 /// How a reload went.
 #[derive(Serialize)]
 struct Told<'a> {
@@ -149,3 +202,24 @@ const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 /// The exposition format that Prometheus scrapes.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_alone_opens() {
+        let lock = Lock::try_new().unwrap();
+        let opens = |shown: &str| lock.opens(b"9f86d081884c7d65", shown.as_bytes());
+        assert!(opens("9f86d081884c7d65"));
+        for wrong in [
+            "",
+            "9",
+            "9f86d081884c7d64",
+            "9f86d081884c7d655",
+            "9F86D081884C7D65",
+        ] {
+            assert!(!opens(wrong), "{wrong}");
+        }
+    }
+}

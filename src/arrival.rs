@@ -1,14 +1,60 @@
 //! A client's request on its way in: its body, and what of its head cannot stay as it is.
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, header};
+use http::{HeaderValue, header, uri::PathAndQuery};
 use pingora::{ErrorType, http::RequestHeader, proxy::Session};
 
 use crate::{
     config::Limits,
+    downstream,
     error::{Error, Kind},
     exchange::Replay,
+    gateway::{Admission, State},
+    head::{self, Refusal},
+    passage::asks_for_websocket,
+    passing,
+    proxy::Heads,
 };
+
+/// Settles what becomes of a request by its head. One that is malformed ends its connection.
+pub fn admit(session: &mut Session, heads: Heads, state: &State) -> Result<Admission, Error> {
+    if let Err(error) = check_head(session, heads, &state.config.limits) {
+        session.set_keepalive(None);
+        return Err(error);
+    }
+    let admission = match passing::front(state, session)? {
+        Some(passage) => Admission::Pass(Box::new(passage)),
+        None => state.admit(downstream::head(session))?,
+    };
+    let gets_one = matches!(&admission, Admission::Pass(passage) if passage.upgrade.is_some());
+    if !gets_one && asks_for_websocket(&session.req_header().headers) {
+        session.set_keepalive(None);
+        return Err(head::UPGRADE.error());
+    }
+    Ok(admission)
+}
+
+/// Checks a head that came by HTTP/2, or past the door. Of one that came past it, Pingora has written the target anew where it
+/// had spaces in it, and may have read a bare line feed for a line's end.
+fn check_head(session: &Session, heads: Heads, limits: &Limits) -> Result<(), Error> {
+    let limits = limits.head();
+    let client = session.as_downstream();
+    let checked = if client.is_http2() {
+        let request = session.req_header();
+        let target = request
+            .uri
+            .path_and_query()
+            .map_or("", PathAndQuery::as_str);
+        let authority = request.uri.authority().map(|authority| authority.as_str());
+        let method = request.method.as_str();
+        head::check_fields(method, target, authority, &request.headers, limits)
+    } else if heads == Heads::Unchecked {
+        head::check(&client.to_h1_raw(), limits).map(drop)
+    } else {
+        Ok(())
+    };
+    checked.map_err(Refusal::error)
+}
 
 /// Reads the request's body, and says whether Pingora's phases could send it.
 pub async fn read_body(session: &mut Session, limits: &Limits) -> Result<(Bytes, Replay), Error> {

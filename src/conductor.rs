@@ -59,11 +59,11 @@ async fn stream(
     client.open(leg.head()).await?;
     let mut pulse = Pulse::new(upstream.timeouts().heartbeat, idle);
     loop {
-        client.write(out, end, limit).await?;
+        client.write(out.clone(), end, limit).await?;
         if end == End::Complete {
             break;
         }
-        pulse.heard();
+        pulse.wrote(&out);
         let next = {
             let relaying = pin!(leg.relay_some());
             client.wait_with(limit, &mut pulse, relaying).await

@@ -202,7 +202,7 @@ impl Context {
         session: &mut Session,
         error: Error,
     ) -> pingora::Result<()> {
-        let cut = error.kind() == Kind::ClientGone && is_answered(session);
+        let cut = matches!(error.kind(), Kind::ClientGone | Kind::Internal) && is_answered(session);
         if cut {
             return Err(self.stop(error));
         }

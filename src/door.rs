@@ -6,25 +6,34 @@
 //! Pingora's own look waits for as many bytes as HTTP/2's preface has, for ever. An HTTP/1.0 health check is shorter than
 //! that and would hang, and so would a connection that never says a word.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora::{
-    apps::{HttpServerOptions, ServerApp},
+    apps::{HttpServerApp, HttpServerOptions, ServerApp},
     listeners::tls::Acceptor,
-    protocols::{ALPN, Stream, http::v2::server::default_h2_options, l4},
+    protocols::{
+        ALPN, Stream,
+        http::{ServerSession, v2::server::default_h2_options},
+        l4,
+    },
     proxy::{HttpProxy, http_proxy},
     server::{ShutdownWatch, configuration::ServerConf},
     services::background::BackgroundService,
 };
 
 use rustls::ServerConfig;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
+    downstream::KEEPALIVE_SECONDS,
     drain::Leaving,
     edition::Edition,
-    proxy::Gateway,
+    error::Error,
+    intake::Intake,
+    proxy::{Gateway, Heads},
+    refusal,
     tls::{Renewal, Tls},
 };
 
@@ -37,7 +46,8 @@ pub struct Door {
 }
 
 impl Door {
-    pub fn new(gateway: Gateway, conf: &Arc<ServerConf>) -> Self {
+    pub fn new(mut gateway: Gateway, conf: &Arc<ServerConf>) -> Self {
+        gateway.heads = Heads::Checked;
         let leaving = gateway.edition.load().upstream.leaving().clone();
         let edition = gateway.edition.clone();
         let http1 = http_proxy(conf, gateway.clone());
@@ -65,17 +75,63 @@ impl Door {
             let secure = Box::pin(handshake(acceptor, stream, port)).await?;
             return Some(match secure.selected_alpn_proto() {
                 Some(ALPN::H2) => (secure, Speaks::Http2),
-                _ => (secure, Speaks::Http1),
+                _ => (secure, Speaks::Http1(None)),
             });
         }
-        let first = tokio::time::timeout(PATIENCE, first_look(&mut stream));
-        match first.await.ok()?.ok()? {
-            First::Http1 => Some((stream, Speaks::Http1)),
+        let mut first = [0; 1];
+        let begun = timeout(PATIENCE, stream.try_peek(&mut first));
+        begun.await.ok()?.ok()?;
+        let since = Instant::now();
+        let patience = self.edition.load().state.config.limits.header;
+        let looked = timeout_at(since + patience, first_look(&mut stream));
+        match looked.await.unwrap_or(Ok(First::Http1)).ok()? {
+            First::Http1 => Some((stream, Speaks::Http1(Some(since)))),
             First::Http2 => Some((stream, Speaks::Http2)),
             First::Tls => {
                 log::debug!("a connection speaks TLS, and came to a port that does not");
                 None
             }
+        }
+    }
+
+    /// Serves the requests of a connection one after the other, each once its head is checked. `since`: when the first byte
+    /// came, if it has. There is nothing to return in the end.
+    async fn serve_http1(
+        &self,
+        stream: Stream,
+        mut since: Option<Instant>,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Infallible> {
+        let mut intake = Box::new(Intake::new(stream));
+        let mut idle = PATIENCE;
+        loop {
+            let limits = self.edition.load().state.config.limits;
+            let request = match intake.next(&limits, since.take(), idle).await {
+                Ok(request) => request?,
+                Err(error) => {
+                    self.turn_away(&mut intake, &error).await;
+                    return None;
+                }
+            };
+            let mut session = ServerSession::new_http1(intake);
+            session.set_pipelined_prefix(request);
+            let reused = self.http1.process_new_http(session, shutdown).await?;
+            let (stream, _) = reused.consume();
+            intake = stream.into_any().downcast::<Intake>().ok()?;
+            if !intake.is_over() {
+                return None;
+            }
+            idle = Duration::from_secs(KEEPALIVE_SECONDS);
+        }
+    }
+
+    /// Refuses a request that nobody gets to see.
+    async fn turn_away(&self, intake: &mut Intake, error: &Error) {
+        let edition = self.edition.load_full();
+        edition.state.metrics.count(&refusal::ended(error));
+        log::debug!("a request was refused for its head: {error}");
+        if let Ok(answer) = refusal::answer(error) {
+            intake.refuse(&answer).await;
         }
     }
 
@@ -93,7 +149,8 @@ impl Door {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Speaks {
-    Http1,
+    /// With the time of its first byte, if that has come.
+    Http1(Option<Instant>),
     Http2,
 }
 
@@ -122,8 +179,9 @@ impl ServerApp for Door {
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
         let (stream, version) = self.enter(stream).await?;
-        if version == Speaks::Http1 {
-            return self.http1.process_new(stream, shutdown).await;
+        if let Speaks::Http1(since) = version {
+            self.serve_http1(stream, since, shutdown).await;
+            return None;
         }
         // Its answers are written by the connection's own task, after their requests have ended.
         let _guest = self.leaving.guest();
@@ -203,7 +261,7 @@ const HANDSHAKE_RECORD: [u8; 2] = [22, 3];
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How often the certificates' files are looked at.
 const RENEWAL: Duration = Duration::from_secs(3);
-/// How long a new connection may take to say which protocol it speaks.
+/// How long a new connection may take to say its first word.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Clients of HTTP/2 leave connections open for minutes; dead ones must not stay for ever.
 const H2_IDLE: Duration = Duration::from_secs(300);

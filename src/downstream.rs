@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora::{http::ResponseHeader, proxy::Session};
 use tokio::time::Sleep;
 
@@ -15,8 +15,10 @@ use crate::{
     error::{Error, Kind, told_status},
     exchange::{Exchange, is_for_client},
     gateway::Head,
+    head::nominated,
+    route::retry::whole_seconds,
     ticket::Ticket,
-    upstream::is_interim,
+    upstream::{is_interim, unix_now},
 };
 
 /// Settings of the client's session that Pingora leaves open-ended.
@@ -61,8 +63,14 @@ pub fn answer_head(
 ) -> pingora::Result<ResponseHeader> {
     let mut head = ResponseHeader::build_no_case(status, Some(16))?;
     let passing = upstream.into_iter().flat_map(|head| head.headers.iter());
-    for (name, value) in passing.filter(|(name, _)| is_for_client(name)) {
-        head.append_header(name, value)?;
+    let ends_here = upstream.map_or(Vec::new(), |head| nominated(&head.headers));
+    let is_passed = |name: &HeaderName| is_for_client(name) && !ends_here.contains(name);
+    for (name, value) in passing.filter(|(name, _)| is_passed(name)) {
+        if name != header::RETRY_AFTER {
+            head.append_header(name, value)?;
+        } else if let Some(seconds) = whole_seconds(value, unix_now()) {
+            head.insert_header(name, seconds)?;
+        }
     }
     head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static(content_type))?;
     if content_type == EVENT_STREAM {
@@ -206,7 +214,25 @@ pub async fn write_own(
     } else {
         Bytes::from_static(text.as_bytes())
     };
-    write_whole(session, ticket, head.map_err(|_| Error::gone())?, body).await
+    write_here(session, ticket, head.map_err(|_| Error::gone())?, body).await
+}
+
+/// Writes a whole answer of our own. Its connection lives on, unless the request's body was not read to its end.
+async fn write_here(
+    session: &mut Session,
+    ticket: &mut Ticket,
+    head: ResponseHeader,
+    body: Bytes,
+) -> Result<(), Error> {
+    let unread = !session.as_downstream_mut().is_body_done();
+    if unread {
+        session.set_keepalive(None);
+    }
+    write_whole(session, ticket, head, body).await?;
+    if unread {
+        linger(session).await;
+    }
+    Ok(())
 }
 
 /// Writes `error` as the answer, with what the upstream's head, if there was one, has for clients. The connection lives
@@ -225,22 +251,20 @@ pub async fn refuse(
         // The carrier has told this very error.
         return;
     }
-    let unread = !session.as_downstream_mut().is_body_done();
-    if unread {
-        session.set_keepalive(None);
-    }
     let body = Bytes::from(error.body());
     let framing = Framing::Length(body.len());
     let Ok(mut head) = answer_head(session, upstream, error.status(), JSON, framing) else {
         return;
     };
-    // Both texts are well formed.
-    if error.kind() == Kind::Full {
+    // All texts are well formed.
+    if matches!(error.kind(), Kind::Full | Kind::Exhausted) {
         let _ = head.insert_header(header::RETRY_AFTER, "1");
     }
-    if write_whole(session, ticket, head, body).await.is_ok() && unread {
-        linger(session).await;
+    if error.kind() == Kind::Unserved(StatusCode::METHOD_NOT_ALLOWED) {
+        let _ = head.insert_header(header::ALLOW, ALLOWED);
     }
+    // A client that cannot take it has left.
+    let _ = write_here(session, ticket, head, body).await;
 }
 
 /// Reads on for a while after an early refusal. Closing on unread bytes would reset the connection, and the client would
@@ -279,6 +303,8 @@ pub async fn unless_gone<T>(
     }
 }
 
+/// Any method but the two that nobody is served.
+pub const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 pub const JSON: &str = "application/json";
 pub const EVENT_STREAM: &str = "text/event-stream";
 /// Bytes of a body that are written under one deadline.
@@ -289,6 +315,6 @@ const LINGER_BYTES: usize = 64 << 20;
 /// What a client's write has when the call's time is over.
 const GRACE: Duration = Duration::from_secs(1);
 /// How long an idle client's connection stays open.
-const KEEPALIVE_SECONDS: u64 = 75;
+pub const KEEPALIVE_SECONDS: u64 = 75;
 /// How long a refused request's body is read for its connection's sake.
 const DRAIN: Duration = Duration::from_secs(2);

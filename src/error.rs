@@ -34,9 +34,11 @@ pub enum Kind {
     Unsupported,
     /// The request body is over `limits.body_bytes`.
     BodyTooLarge,
-    /// The request head is over `limits.header_bytes`.
+    /// The request head is over `limits.header_bytes` or `limits.header_count`.
     HeadTooLarge,
-    /// The request body did not arrive within `limits.request_seconds`.
+    /// The request head asks for what is served to nobody; with the status that says so.
+    Unserved(StatusCode),
+    /// The request's head did not arrive within `limits.header_seconds`, or its body within `limits.request_seconds`.
     RequestTimeout,
     /// The upstream's name has no address.
     Dns,
@@ -52,6 +54,8 @@ pub enum Kind {
     Upstream(StatusCode),
     /// The target has as many calls as it may, and no place became free.
     Full,
+    /// The gateway's process has no file descriptor, or no memory for a socket, left for the call.
+    Exhausted,
     /// The client left before its answer was complete. Nobody reads this error but the log.
     ClientGone,
     /// The gateway's process ends before the answer is complete.
@@ -215,6 +219,7 @@ impl Error {
             | Kind::Unsupported
             | Kind::BodyTooLarge
             | Kind::HeadTooLarge
+            | Kind::Unserved(_)
             | Kind::RequestTimeout
             | Kind::ClientGone => Fault::Client,
             Kind::Dns | Kind::Connect | Kind::Tls | Kind::Timeout(_) | Kind::Broken => {
@@ -222,7 +227,7 @@ impl Error {
             }
             Kind::Upstream(status) if status.is_client_error() => Fault::Client,
             Kind::Upstream(_) => Fault::Upstream,
-            Kind::Full | Kind::Stopping | Kind::Internal => Fault::Gateway,
+            Kind::Full | Kind::Exhausted | Kind::Stopping | Kind::Internal => Fault::Gateway,
         }
     }
 
@@ -231,6 +236,7 @@ impl Error {
             Kind::Invalid | Kind::Unsupported => StatusCode::BAD_REQUEST,
             Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Kind::Unserved(status) => status,
             Kind::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Kind::Dns | Kind::Connect | Kind::Tls | Kind::Broken => StatusCode::BAD_GATEWAY,
             Kind::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
@@ -238,7 +244,7 @@ impl Error {
             Kind::ClientGone => {
                 StatusCode::from_u16(CLIENT_GONE).unwrap_or(StatusCode::BAD_REQUEST)
             }
-            Kind::Full | Kind::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::Full | Kind::Exhausted | Kind::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -250,6 +256,7 @@ impl Error {
             Kind::Unsupported => "unsupported_parameter",
             Kind::BodyTooLarge => "body_too_large",
             Kind::HeadTooLarge => "head_too_large",
+            Kind::Unserved(_) => "not_served",
             Kind::RequestTimeout => "request_timeout",
             Kind::Dns => "dns_error",
             Kind::Connect => "connect_error",
@@ -264,6 +271,7 @@ impl Error {
             Kind::Broken => "broken_upstream",
             Kind::Upstream(_) => "upstream_error",
             Kind::Full => "target_full",
+            Kind::Exhausted => "gateway_exhausted",
             Kind::ClientGone => "client_gone",
             Kind::Stopping => "gateway_stopping",
             Kind::Internal => "internal_error",

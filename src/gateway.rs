@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::{
     completion::{CompletionRequest, Shape, fields},
@@ -88,7 +88,6 @@ impl State {
         if asked(head.method, head.path).is_some() {
             return Ok(None);
         }
-        self.check(head)?;
         match self.config.front.find(came, head.path)? {
             Some((Way::App(app), path)) => {
                 let passage = Passage::to_app(app, path, head.query, head.headers);
@@ -100,9 +99,9 @@ impl State {
     }
 
     pub fn admit(&self, head: Head<'_>) -> Result<Admission, Error> {
-        self.check(head)?;
         if let Some(shape) = asked(head.method, head.path) {
             check_content_type(head.headers)?;
+            check_coding(head.headers)?;
             let directives = Directives::read(head.headers, &self.config)?;
             let directives = Directives {
                 shape,
@@ -327,32 +326,6 @@ impl State {
             upgrade: None,
         })
     }
-
-    fn check(&self, head: Head<'_>) -> Result<(), Error> {
-        if head.method == Method::TRACE {
-            // Its answer is its request, with the key in it.
-            let message = "The method TRACE is not served.";
-            return Err(Error::new(Kind::Invalid, message));
-        }
-        self.check_size(head)
-    }
-
-    fn check_size(&self, head: Head<'_>) -> Result<(), Error> {
-        let limit = self.config.limits.header_bytes;
-        let line = head.path.len() + head.query.map_or(0, str::len);
-        let fields: usize = head
-            .headers
-            .iter()
-            .map(|(name, value)| name.as_str().len() + value.len())
-            .sum();
-        if line + fields > limit {
-            return Err(Error::new(
-                Kind::HeadTooLarge,
-                format!("The request's head is larger than {limit} bytes."),
-            ));
-        }
-        Ok(())
-    }
 }
 
 /// The endpoint of completions that a request is for.
@@ -382,6 +355,18 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Error> {
             "Invalid content type passed: it must be application/json.",
         )),
     }
+}
+
+/// Few bytes can stand for very many.
+fn check_coding(headers: &HeaderMap) -> Result<(), Error> {
+    let coding = headers.get(http::header::CONTENT_ENCODING);
+    let plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
+    if coding.is_none_or(plain) {
+        return Ok(());
+    }
+    let kind = Kind::Unserved(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let message = "Compressed requests are not read: the body must come as it is.";
+    Err(Error::new(kind, message).with_param("content-encoding"))
 }
 
 /// The path that this gateway exists for.
@@ -980,13 +965,6 @@ mod tests {
             "api.openai.com/v1/completions?a=b"
         );
         assert_eq!(path(Method::GET, "/v1x", &[groq]), "api.groq.com/v1x?a=b");
-        let trace = Head {
-            method: &Method::TRACE,
-            path: "/",
-            query: None,
-            headers: &HeaderMap::new(),
-        };
-        assert_eq!(state.admit(trace).unwrap_err().status(), 400);
     }
 
     #[test]
@@ -1013,16 +991,16 @@ mod tests {
     }
 
     #[test]
-    fn heads_over_the_limit_and_other_content_types_are_refused() {
-        let state = state(|config| config.limits.header_bytes = 100);
-        let large = headers(&[("x-a", &"a".repeat(120))]);
+    fn other_content_types_and_codings_are_refused() {
+        let state = state(|_| {});
+        let gzip = headers(&[("content-encoding", "gzip")]);
         let head = Head {
-            method: &Method::GET,
-            path: "/",
+            method: &Method::POST,
+            path: COMPLETIONS,
             query: None,
-            headers: &large,
+            headers: &gzip,
         };
-        assert_eq!(state.admit(head).unwrap_err().status(), 431);
+        assert_eq!(state.admit(head).unwrap_err().status(), 415);
         let error = complete(&state, &[("content-type", "text/plain")], "{}").unwrap_err();
         assert_eq!(error.param(), Some("content-type"));
         assert!(

@@ -85,8 +85,8 @@ async fn stream(
         let out = out?;
         if !out.is_empty() {
             open(client).await?;
-            client.write(out, End::Open, limit).await?;
-            pulse.heard();
+            client.write(out.clone(), End::Open, limit).await?;
+            pulse.wrote(&out);
         }
     }
     drop(calls);

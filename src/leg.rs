@@ -13,6 +13,7 @@ use crate::{
     error::{Deadline, Error, Kind},
     exchange::{Exchange, relay::Relay},
     opening::{self, Opened, Unopened},
+    pulse::is_comment,
     upstream::{Upstream, broke_off, failure},
 };
 
@@ -185,10 +186,4 @@ impl<'e> Leg<'e> {
 fn no_token() -> Error {
     let message = "The provider's answer did not begin in time.";
     Error::new(Kind::Timeout(Deadline::FirstToken), message)
-}
-
-/// Whether there is nothing in `out` but comments of an event stream.
-fn is_comment(out: &[u8]) -> bool {
-    let mut lines = out.split(|&byte| byte == b'\n');
-    lines.all(|line| matches!(line.first(), None | Some(b':' | b'\r')))
 }

@@ -29,8 +29,9 @@
 //! | room | what it holds |
 //! |---|---|
 //! | [`Error`] | the one error: whose fault, which status, what the client is told |
-//! | `depth` | how deep JSON is nested |
+//! | `depth`, `surrogates` | how deep JSON is nested; half of a character in it |
 //! | `pattern` | names with `*` in them |
+//! | `head` | a request's head, checked byte by byte; how far its body reaches |
 //! | `wire` | bytes ⇄ frames: server-sent events, JSON lines, AWS event streams, cut anywhere |
 //! | [`completion`] | the request and the answer of the API page, and the set of its parameters |
 //! | [`dialect`] | how one family of APIs says "completion"; the table of what it can carry |
@@ -43,7 +44,7 @@
 //! | `passage` | a request of the transparent proxy |
 //! | `gateway` | a request's head and body become an answer, a passage or an exchange |
 //! | `tokens`, `issuer` | the tokens that some credentials are exchanged for: kept and refreshed, fetched |
-//! | `proxy`, `passing`, `reception`, `conductor`, `gather`, `tunnel`, `client`, `leg`, `pulse`, `pursuit`, `lanes`, `places`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `edition`, `drain` | the IO around it |
+//! | `proxy`, `passing`, `reception`, `conductor`, `gather`, `tunnel`, `client`, `leg`, `pulse`, `pursuit`, `lanes`, `places`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `intake`, `refusal`, `edition`, `drain`, `mishap` | the IO around it |
 //! | [`server`], `reload`, `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
 //! | `fuzzing` | what has to hold for any bytes; in no release |
 //!
@@ -113,11 +114,14 @@ pub mod fuzzing;
 mod gateway;
 mod gather;
 mod guard;
+mod head;
 mod health;
+mod intake;
 mod issuer;
 mod lanes;
 mod leg;
 mod metrics;
+mod mishap;
 mod opening;
 mod passage;
 mod passing;
@@ -128,10 +132,12 @@ mod proxy;
 mod pulse;
 mod pursuit;
 mod reception;
+mod refusal;
 mod reload;
 mod resolver;
 mod route;
 pub mod server;
+mod surrogates;
 mod ticket;
 mod tls;
 mod tokens;

@@ -83,6 +83,11 @@ impl Passage {
         }
     }
 
+    /// Whether it goes to a server of the operator's own, which takes no key: like an app, it gets what the client sent.
+    pub fn is_for_own_server(&self) -> bool {
+        self.app.is_some() || self.target.provider.auth == Auth::None && !self.target.signs()
+    }
+
     /// Takes the token that the credential was exchanged for.
     pub fn settle(&mut self, token: impl Into<LiveToken>) -> Result<(), Error> {
         self.target.settle(token);
@@ -91,8 +96,19 @@ impl Passage {
     }
 }
 
+/// Whether a header of the client's is kept from every provider: what it knows of its way here, of other sites, and what opens
+/// the metadata of a cloud's machine.
+pub fn is_withheld(name: &HeaderName) -> bool {
+    name.as_str().starts_with("x-forwarded-") || WITHHELD.contains(&name.as_str())
+}
+
+/// Whether a header of a provider's is kept from the client: it is about the provider's own site, not ours.
+pub fn is_foreign(name: &HeaderName) -> bool {
+    name.as_str().starts_with("access-control-") || FOREIGN.contains(&name.as_str())
+}
+
 /// RFC 6455, section 4.1.
-fn asks_for_websocket(headers: &HeaderMap) -> bool {
+pub fn asks_for_websocket(headers: &HeaderMap) -> bool {
     let wanted = headers.get(header::UPGRADE);
     wanted.is_some_and(|wanted| wanted.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
@@ -111,3 +127,22 @@ pub fn passed_path(base: &Base, path: &str, query: Option<&str>) -> String {
         None => path,
     }
 }
+
+const WITHHELD: &[&str] = &[
+    "cookie",
+    "forwarded",
+    "metadata",
+    "metadata-flavor",
+    "via",
+    "x-aws-ec2-metadata-token",
+    "x-google-metadata-request",
+    "x-real-ip",
+];
+const FOREIGN: &[&str] = &[
+    "alt-svc",
+    "server",
+    "set-cookie",
+    "strict-transport-security",
+];
+/// Where clients put keys. Theirs is one of another provider's if it is not the one that goes there.
+pub const CREDENTIALS: &[&str] = &["api-key", "authorization", "x-api-key", "x-goog-api-key"];

@@ -19,7 +19,8 @@ use crate::{
     error::Error,
     front::{App, Came, Forwarded, HostField},
     gateway::State,
-    passage::Passage,
+    head,
+    passage::{Passage, is_foreign},
     upstream::pass_request,
 };
 
@@ -188,10 +189,27 @@ pub fn answered(passage: &Passage, head: &ResponseHeader) -> Result<(), Error> {
     }
 }
 
+/// Takes out of an answer what ends here. An app's is its own, but for what its connection alone is told.
+pub fn clean(passage: &Passage, head: &mut ResponseHeader) {
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return;
+    }
+    let mut names = head::nominated(&head.headers);
+    if !passage.is_for_own_server() {
+        let foreign = head.headers.keys().filter(|name| is_foreign(name));
+        names.extend(foreign.cloned());
+    }
+    head.remove_header(KEEP_ALIVE);
+    for name in &names {
+        head.remove_header(name);
+    }
+}
+
 fn unasked_upgrade() -> Error {
     Error::broken("The provider switched to a protocol that nobody had asked for.")
 }
 
+const KEEP_ALIVE: &str = "keep-alive";
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");

@@ -32,6 +32,7 @@ use crate::{
     error::{Error, Kind},
     exchange::UpstreamHead,
     gateway::asked,
+    mishap::contain,
     passing,
     reception::{Next, Roads},
     tokens::Tokens,
@@ -49,6 +50,14 @@ use crate::{
 pub struct Gateway {
     pub(crate) edition: Arc<ArcSwap<Edition>>,
     pub(crate) tokens: Tokens,
+    pub(crate) heads: Heads,
+}
+
+/// Whether the heads of HTTP/1 requests were checked before they came here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heads {
+    Checked,
+    Unchecked,
 }
 
 impl Gateway {
@@ -58,6 +67,7 @@ impl Gateway {
         Ok(Self {
             tokens: Tokens::try_new(edition.upstream.clone())?,
             edition: Arc::new(ArcSwap::from_pointee(edition)),
+            heads: Heads::Unchecked,
         })
     }
 
@@ -76,7 +86,7 @@ impl Gateway {
             return Ok(false);
         }
         let mut context = self.new_ctx();
-        let received = self.receive(session, &mut context, Roads::Inside).await;
+        let received = contain(self.receive(session, &mut context, Roads::Inside)).await;
         let served = match received {
             Ok(_) => Ok(true),
             Err(error) => context.refuse(session, error).await.map(|()| true),
@@ -102,7 +112,7 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         context: &mut Context,
     ) -> pingora::Result<bool> {
-        match self.receive(session, context, Roads::All).await {
+        match contain(self.receive(session, context, Roads::All)).await {
             Ok(Next::Proxy) => Ok(false),
             Ok(Next::Answered) => Ok(true),
             Err(error) => context.refuse(session, error).await.map(|()| true),
@@ -215,6 +225,9 @@ impl ProxyHttp for Gateway {
         head: &mut ResponseHeader,
         context: &mut Context,
     ) -> pingora::Result<()> {
+        if let Call::Pass(passage) = &context.call {
+            passing::clean(passage, head);
+        }
         if head.status.is_informational() {
             return Ok(());
         }

@@ -36,10 +36,12 @@ impl Pulse {
         }
     }
 
-    /// An event came.
-    pub fn heard(&mut self) {
-        self.heard = Instant::now();
-        self.written = self.heard;
+    /// The client was written `out`. A provider's comments are no event, and a pause goes on through them.
+    pub fn wrote(&mut self, out: &[u8]) {
+        self.written = Instant::now();
+        if !is_comment(out) {
+            self.heard = self.written;
+        }
     }
 
     /// Waits for a pause that is too long, and says what the client gets for it. `Err`: nothing more is waited for.
@@ -75,6 +77,12 @@ fn paused(patience: Duration) -> Error {
     Error::new(Kind::Timeout(Deadline::Idle), message)
 }
 
+/// Whether there is nothing in `out` but comments of an event stream.
+pub fn is_comment(out: &[u8]) -> bool {
+    let mut lines = out.split(|&byte| byte == b'\n');
+    lines.all(|line| matches!(line.first(), None | Some(b':' | b'\r')))
+}
+
 /// Clients skip lines that begin with a colon.
 const COMMENT: &[u8] = b": waiting\n\n";
 
@@ -108,12 +116,25 @@ mod tests {
         for _ in 0..4 {
             let beat = tokio::time::timeout(3 * SECOND / 2, pulse.beat()).await;
             assert!(beat.is_err(), "no pause of 2 s yet");
-            pulse.heard();
+            pulse.wrote(b"data: 1\n\n");
         }
         assert!(pulse.beat().await.is_ok());
         assert_eq!(begun.elapsed(), 8 * SECOND);
         assert!(pulse.beat().await.is_err());
         assert_eq!(begun.elapsed(), 9 * SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_provider_s_comment_puts_off_the_heartbeat_alone() {
+        let mut pulse = Pulse::new(Some(2 * SECOND), Some(5 * SECOND));
+        let begun = Instant::now();
+        for _ in 0..3 {
+            let beat = tokio::time::timeout(3 * SECOND / 2, pulse.beat()).await;
+            assert!(beat.is_err(), "no pause of 2 s yet");
+            pulse.wrote(b":\n\n");
+        }
+        assert!(pulse.beat().await.is_err());
+        assert_eq!(begun.elapsed(), 5 * SECOND);
     }
 
     #[tokio::test(start_paused = true)]

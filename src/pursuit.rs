@@ -135,11 +135,11 @@ impl Pursuit {
     }
 }
 
-/// Whether no other call could help: the client has left, or its time is over.
+/// Whether no other call could help: the client has left, its time is over, or there is no socket for one.
 fn is_final(error: &Error) -> bool {
     matches!(
         error.kind(),
-        Kind::ClientGone | Kind::Timeout(Deadline::Total)
+        Kind::ClientGone | Kind::Timeout(Deadline::Total) | Kind::Exhausted
     )
 }
 

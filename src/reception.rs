@@ -69,11 +69,7 @@ impl Gateway {
             session.set_keepalive(None);
         }
         context.ticket.adopt(&session.req_header().headers);
-        let admission = match passing::front(&edition.state, session)? {
-            Some(passage) => Admission::Pass(Box::new(passage)),
-            None => edition.state.admit(downstream::head(session))?,
-        };
-        match admission {
+        match arrival::admit(session, self.heads, &edition.state)? {
             Admission::Answer(text) => {
                 context.call = Call::Own;
                 downstream::write_own(session, &mut context.ticket, text).await?;

@@ -14,8 +14,8 @@ use pingora::{
 };
 
 use crate::{
-    admin::Admin,
-    config::{Config, ConfigError, Surroundings, source::Source},
+    admin::{Admin, Lock},
+    config::{Config, ConfigError, Surroundings, admin::is_loopback, source::Source},
     door::{Door, Watch},
     drain::{Drain, Signals},
     emulator,
@@ -157,6 +157,10 @@ fn check_server(conf: &ServerConf, source: &Source<'_>) -> Result<(), ConfigErro
     if conf.threads == 0 {
         return Err(source.error(&["threads"], "at least 1 is needed".to_owned()));
     }
+    if conf.upstream_debug_ssl_keylog {
+        let message = "the keys of TLS connections are not written to a file; leave it out";
+        return Err(source.error(&["upstream_debug_ssl_keylog"], message.to_owned()));
+    }
     if let Some(file) = &conf.ca_file {
         let unread = |why| source.error(&["ca_file"], format!("`{file}` cannot be read: {why}"));
         source.surroundings.file(file).map_err(unread)?;
@@ -193,8 +197,12 @@ fn add_services(server: &mut Server, gateway: Gateway, reloader: &Arc<Reloader>)
     if let Some(settings) = &config.emulator {
         server.add_service(emulator::service(settings, edition.upstream.leaving()));
     }
-    if let Some(address) = &config.admin {
+    // Without random numbers the gateway itself is not there.
+    if let (Some(address), Some(lock)) = (&config.admin, Lock::try_new()) {
         let admin = Admin {
+            edition: editions.clone(),
+            lock,
+            is_private: is_loopback(address),
             listen: config.listen.clone(),
             metrics: edition.state.metrics.clone(),
             health: edition.state.health.clone(),

@@ -17,6 +17,7 @@ use pingora::{
 use crate::{
     downstream::{self, End},
     error::Error,
+    head::nominated,
     passage::Passage,
     passing,
     ticket::Ticket,
@@ -44,7 +45,7 @@ pub async fn carry(
     let answer = read_head(&mut app).await?;
     passing::answered(passage, &answer)?;
     if answer.status != StatusCode::SWITCHING_PROTOCOLS {
-        return decline(session, ticket, &mut app, answer).await;
+        return decline(session, (ticket, passage), &mut app, answer).await;
     }
     ticket.mark_first_byte();
     let client = session.as_downstream_mut();
@@ -60,15 +61,10 @@ pub async fn carry(
 /// The client's head as the app gets it. Of what is between two neighbours only the upgrade is passed.
 fn request_head(session: &Session, passage: &Passage) -> pingora::Result<RequestHeader> {
     let mut head = session.req_header().clone();
-    let nominated: Vec<String> = head
-        .headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|names| names.split(','))
-        .map(|name| name.trim().to_owned())
-        .collect();
-    for name in nominated.iter().map(String::as_str).chain(NEIGHBOURS) {
+    for name in nominated(&head.headers) {
+        head.remove_header(&name);
+    }
+    for name in NEIGHBOURS {
         head.remove_header(name);
     }
     passing::write_head(session, &mut head, passage)?;
@@ -93,13 +89,14 @@ async fn read_head(app: &mut HttpSession) -> Result<ResponseHeader, Error> {
 /// Passes an answer that is none to an upgrade: the app wants a login, say.
 async fn decline(
     session: &mut Session,
-    ticket: &mut Ticket,
+    (ticket, passage): (&mut Ticket, &Passage),
     app: &mut HttpSession,
     mut head: ResponseHeader,
 ) -> Result<(), Error> {
     // Its body may last to the end of the connection, and the client's request may have been sent in the hope of a socket.
     session.set_keepalive(None);
-    for name in ["connection", "keep-alive", "proxy-connection"] {
+    passing::clean(passage, &mut head);
+    for name in ["connection", "proxy-connection"] {
         head.remove_header(name);
     }
     downstream::fit_version(session, &mut head);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use pingora::{ErrorSource, ErrorType, RetryType};
 use pingora::{
     connectors::{ConnectorOptions, TransportConnector},
@@ -25,7 +25,7 @@ use crate::{
     exchange::{Exchange, UpstreamHead},
     guard,
     lanes::Lanes,
-    passage::Passage,
+    passage::{CREDENTIALS, Passage, is_withheld},
     provider::{Base, base::Scheme},
     resolver::Resolver,
 };
@@ -185,17 +185,24 @@ pub fn unix_now() -> u64 {
 pub fn pass_request(request: &mut RequestHeader, passage: &Passage) -> pingora::Result<()> {
     let wrong = |_| pingora::Error::explain(ErrorType::InvalidHTTPHeader, "not a path");
     request.set_uri(passage.path.parse().map_err(wrong)?);
-    let ours: Vec<_> = request
-        .headers
-        .keys()
-        .filter(|name| name.as_str().starts_with("x-portkey-"))
-        .cloned()
-        .collect();
-    for name in ours {
+    let is_own_server = passage.is_for_own_server();
+    let ends_here = |name: &HeaderName| {
+        let ours = ["x-portkey-", "x-completions-"];
+        let is_ours = ours.iter().any(|prefix| name.as_str().starts_with(prefix));
+        is_ours || !is_own_server && is_withheld(name)
+    };
+    let names = request.headers.keys().filter(|name| ends_here(name));
+    for name in names.cloned().collect::<Vec<_>>() {
         request.remove_header(&name);
     }
     if passage.replaces_credentials() {
-        request.remove_header(&header::AUTHORIZATION);
+        for name in CREDENTIALS {
+            request.remove_header(*name);
+        }
+    }
+    if !is_own_server {
+        let identity = HeaderValue::from_static("identity");
+        request.insert_header(header::ACCEPT_ENCODING, identity)?;
     }
     for (name, value) in &passage.headers {
         request.insert_header(name, value)?;
@@ -272,14 +279,20 @@ pub fn is_unanswered(error: &pingora::Error) -> bool {
 /// What a failed call means to the client. Never quotes an address: it is ours, not the client's.
 pub fn failure(error: &pingora::Error) -> Error {
     use ErrorType::{
-        ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout, InvalidCert, ReadTimedout,
-        SocketError, TLSHandshakeFailure, TLSHandshakeTimedout, TLSWantX509Lookup, WriteTimedout,
+        BindError, ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout, InternalError,
+        InvalidCert, ReadTimedout, SocketError, TLSHandshakeFailure, TLSHandshakeTimedout,
+        TLSWantX509Lookup, WriteTimedout,
     };
     if matches!(error.esource(), ErrorSource::Downstream) {
         return arrival::failure(error);
     }
     let timeout = |deadline, message| Error::new(Kind::Timeout(deadline), message);
-    match error.etype() {
+    let etype = match error.etype() {
+        // Pingora's word for what went wrong on this side of a connection in the making.
+        InternalError => error.root_etype(),
+        other => other,
+    };
+    match etype {
         ConnectTimedout | TLSHandshakeTimedout => timeout(
             Deadline::Connect,
             "The provider took no connection in time.",
@@ -289,7 +302,11 @@ pub fn failure(error: &pingora::Error) -> Error {
             Deadline::Write,
             "The provider did not take the request in time.",
         ),
-        ConnectRefused | ConnectError | ConnectNoRoute | SocketError => {
+        SocketError => Error::new(
+            Kind::Exhausted,
+            "The gateway has no connection left for this request.",
+        ),
+        ConnectRefused | ConnectError | ConnectNoRoute | BindError => {
             Error::new(Kind::Connect, "The provider cannot be reached.")
         }
         TLSHandshakeFailure | InvalidCert | TLSWantX509Lookup => Error::new(

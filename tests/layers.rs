@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy passing reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator      the only IO
+//! L8  proxy passing reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator intake refusal mishap      the only IO
 //!     fuzzing: in no release
 //! L7  gateway
 //! L6  exchange passage
@@ -10,8 +10,8 @@
 //! L4  route front tls metrics
 //! L3  provider
 //! L2  dialect
-//! L1  wire completion
-//! L0  error depth pattern
+//! L1  head wire completion
+//! L0  error depth pattern surrogates
 //! ```
 
 use std::{
@@ -22,7 +22,9 @@ use std::{
 const LAYERS: &[(&str, u8)] = &[
     ("error", 0),
     ("depth", 0),
+    ("surrogates", 0),
     ("pattern", 0),
+    ("head", 1),
     ("wire", 1),
     ("completion", 1),
     ("dialect", 2),
@@ -60,8 +62,11 @@ const LAYERS: &[(&str, u8)] = &[
     ("guard", 8),
     ("resolver", 8),
     ("door", 8),
+    ("intake", 8),
+    ("refusal", 8),
     ("edition", 8),
     ("drain", 8),
+    ("mishap", 8),
     ("server", 8),
     ("reload", 8),
     ("admin", 8),
@@ -268,6 +273,20 @@ fn only_the_binary_touches_the_process_and_its_files() {
             }
         }
     }
+}
+
+// Row 28 of the fault catalogue: a clock that jumps moves no timer. Signatures and answers are dated by it, nothing waits for it.
+#[test]
+fn the_wall_clock_is_read_in_one_place() {
+    let reads = |source: &&Source| code(&source.text).any(|line| line.contains("SystemTime::now"));
+    let sources = sources();
+    let mut readers: Vec<&str> = sources
+        .iter()
+        .filter(reads)
+        .map(|read| &*read.name)
+        .collect();
+    readers.sort_unstable();
+    assert_eq!(readers, ["emulator/mod.rs", "upstream.rs"]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! A request body as the fields of one JSON object, each of them unread.
 
+use std::{collections::BTreeMap, marker::PhantomData};
+
 use serde::{
     Deserialize,
     de::{MapAccess, Visitor},
@@ -9,21 +11,80 @@ use serde_json::value::RawValue;
 use crate::{
     depth::{MAX_DEPTH, is_too_deep},
     error::{Error, Kind},
+    surrogates::has_half,
 };
 
-/// Reads a body into its fields, in their order.
+/// Reads a body into its fields, in their order. Err: it is no JSON object, names a field twice, is nested too deep, or holds
+/// half of a character.
 pub fn read(body: &[u8]) -> Result<Vec<(String, &RawValue)>, Error> {
     if is_too_deep(body) {
         let message = format!("The request body is nested more than {MAX_DEPTH} levels deep.");
         return Err(Error::new(Kind::Invalid, message));
     }
-    let fields = serde_json::from_slice::<Fields<'_>>(body);
-    fields
-        .map(|Fields(fields)| fields)
-        .map_err(|error| not_an_object(&error))
+    let read = serde_json::from_slice::<Fields<'_>>(body);
+    let Fields { fields, twice } = read.map_err(|error| not_an_object(&error))?;
+    if let Some(name) = twice {
+        return Err(wrong(&name, "is named twice"));
+    }
+    if has_half(body) {
+        let holds = |(_, value): &&(String, &RawValue)| has_half(value.get().as_bytes());
+        let name = fields.iter().find(holds).map(|(name, _)| name.as_str());
+        return Err(wrong(name.unwrap_or_default(), HALF));
+    }
+    Ok(fields)
 }
 
-struct Fields<'a>(Vec<(String, &'a RawValue)>);
+struct Fields<'a> {
+    fields: Vec<(String, &'a RawValue)>,
+    /// A name that came again; what it stands for then is not read.
+    twice: Option<String>,
+}
+
+/// Whether a client's name for a field can be one of an API's: what is none is its own text, may be anything, and is not told.
+pub fn is_plain(name: &str) -> bool {
+    let letter = |byte: u8| matches!(byte, b'a'..=b'z' | b'_');
+    (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(letter)
+}
+
+fn wrong(name: &str, what: &str) -> Error {
+    if is_plain(name) {
+        return Error::invalid(name.to_owned(), format!("`{name}` {what}."));
+    }
+    Error::new(
+        Kind::Invalid,
+        format!("A field of the request body {what}."),
+    )
+}
+
+/// An object that names nothing twice, and not more than [`MAX_ENTRIES`].
+pub struct Distinct<V>(pub BTreeMap<String, V>);
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for Distinct<V> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Entries(PhantomData))
+    }
+}
+
+struct Entries<V>(PhantomData<V>);
+
+impl<'de, V: Deserialize<'de>> Visitor<'de> for Entries<V> {
+    type Value = Distinct<V>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut entries = BTreeMap::new();
+        while let Some((name, value)) = map.next_entry()? {
+            let before = entries.insert(name, value);
+            if before.is_some() || entries.len() > MAX_ENTRIES {
+                return Err(serde::de::Error::custom("an entry too many"));
+            }
+        }
+        Ok(Distinct(entries))
+    }
+}
 
 impl<'de> Deserialize<'de> for Fields<'de> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -37,13 +98,17 @@ impl<'de> Deserialize<'de> for Fields<'de> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut fields: Vec<(String, &'de RawValue)> = Vec::with_capacity(8);
+                let mut twice = None;
                 while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
-                    if fields.len() >= MAX_FIELDS || fields.iter().any(|(seen, _)| *seen == name) {
-                        return Err(serde::de::Error::custom(DUPLICATE));
+                    if fields.iter().any(|(seen, _)| *seen == name) {
+                        twice.get_or_insert(name);
+                    } else if fields.len() < MAX_FIELDS {
+                        fields.push((name, value));
+                    } else {
+                        return Err(serde::de::Error::custom(TOO_MANY));
                     }
-                    fields.push((name, value));
                 }
-                Ok(Fields(fields))
+                Ok(Fields { fields, twice })
             }
         }
         deserializer.deserialize_map(Object)
@@ -51,8 +116,8 @@ impl<'de> Deserialize<'de> for Fields<'de> {
 }
 
 fn not_an_object(error: &serde_json::Error) -> Error {
-    let message = if error.to_string().starts_with(DUPLICATE) {
-        format!("The request body names a field twice, or more than {MAX_FIELDS} fields.")
+    let message = if error.to_string().starts_with(TOO_MANY) {
+        format!("The request body has more than {MAX_FIELDS} fields.")
     } else if error.is_data() {
         "The request body must be a JSON object.".to_owned()
     } else {
@@ -64,4 +129,10 @@ fn not_an_object(error: &serde_json::Error) -> Error {
 
 /// More than any API has; duplicates are found by walking the list, so it must stay short.
 const MAX_FIELDS: usize = 256;
-const DUPLICATE: &str = "duplicate field";
+const TOO_MANY: &str = "too many fields";
+/// Bytes of a field's name that is told.
+const MAX_NAME: usize = 64;
+/// OpenAI takes 300 biases, its copies some more.
+pub const MAX_ENTRIES: usize = 1_024;
+/// Editors that cut a text between two UTF-16 units make it.
+const HALF: &str = "holds half of a surrogate pair, which is no text";

@@ -244,7 +244,7 @@ impl Serialize for Counts {
 /// Mistral itself is told nothing then.
 pub const MAX_TOKENS: u64 = 256;
 
-const SEED: &str = "random_seed";
+pub(super) const SEED: &str = "random_seed";
 /// The endpoint's answer holds one text, and its tokens' probabilities nowhere.
 const BEYOND: &[Parameter] = &[
     Parameter::N,

@@ -2,7 +2,9 @@
 //! are those of the API page.
 //!
 //! `null` counts as absent everywhere, as clients send it for "not set". A field named twice is refused: two readers of
-//! one body could disagree on which of them counts. Fields the page does not know are kept as they came, in `extra`.
+//! one body could disagree on which of them counts, and the provider is one that may get the very bytes. So is a name that is a
+//! known one but for its case, which servers written in Go take for that. Fields the page does not know are kept as they came,
+//! in `extra`.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +14,9 @@ use serde_json::{Number, value::RawValue};
 
 use crate::{
     completion::{
-        Approach, fields,
-        fim::{self, Shape},
+        Approach, Parameter,
+        fields::{self, Distinct, MAX_ENTRIES},
+        fim::{self, SEED, Shape},
         prompt::Prompt,
     },
     error::Error,
@@ -77,9 +80,9 @@ impl StreamOptions {
     }
 
     fn read(value: &RawValue) -> Result<Option<Self>, Error> {
-        let fields: Option<BTreeMap<String, Box<RawValue>>> =
-            read("stream_options", value, "an object")?;
-        let Some(mut extra) = fields else {
+        let wanted = "an object that names nothing twice";
+        let fields: Option<Distinct<Box<RawValue>>> = read("stream_options", value, wanted)?;
+        let Some(Distinct(mut extra)) = fields else {
             return Ok(None);
         };
         let include_usage = match extra.remove("include_usage") {
@@ -215,8 +218,12 @@ impl CompletionRequest {
             "logprobs" => self.logprobs = read(name, value, "a whole number of at least 0")?,
             "user" => self.user = read(name, value, "a string")?,
             "seed" => self.seed = read(name, value, "a whole number")?,
-            "logit_bias" => self.logit_bias = read(name, value, "an object of numbers")?,
+            "logit_bias" => self.logit_bias = read_bias(value)?,
             "stream_options" => self.stream_options = StreamOptions::read(value)?,
+            other if let Some(known) = twin(other) => {
+                let message = format!("`{known}` is written in small letters.");
+                return Err(Error::invalid(known, message));
+            }
             // To a server that refuses what it does not know, a null is a field too.
             _ if value.get() == "null" => {}
             other => {
@@ -244,6 +251,14 @@ impl CompletionRequest {
         if self.model().len() > MAX_MODEL_BYTES {
             let message = format!("`model` must be at most {MAX_MODEL_BYTES} bytes long.");
             return Err(Error::invalid("model", message));
+        }
+        if self
+            .user
+            .as_ref()
+            .is_some_and(|user| user.len() > MAX_USER_BYTES)
+        {
+            let message = format!("`user` must be at most {MAX_USER_BYTES} bytes long.");
+            return Err(Error::invalid("user", message));
         }
         within("temperature", self.temperature, 0.0, 2.0)?;
         within("top_p", self.top_p, 0.0, 1.0)?;
@@ -304,11 +319,36 @@ fn read_stop(value: &RawValue) -> Result<Vec<String>, Error> {
         Some(Stop::One(one)) => vec![one],
         Some(Stop::Many(many)) => many,
     };
-    if stop.len() > MAX_TAKEN_STOPS {
-        let message = format!("`stop` takes at most {MAX_TAKEN_STOPS} sequences.");
+    if stop.len() > MAX_TAKEN_STOPS || stop.iter().any(|one| one.len() > MAX_STOP_BYTES) {
+        let message = format!(
+            "`stop` takes at most {MAX_TAKEN_STOPS} sequences of at most {MAX_STOP_BYTES} bytes."
+        );
         return Err(Error::invalid("stop", message));
     }
     Ok(stop)
+}
+
+fn read_bias(value: &RawValue) -> Result<Option<BTreeMap<String, Number>>, Error> {
+    let wanted = format!("an object of numbers, at most {MAX_ENTRIES}, that names nothing twice");
+    let read: Option<Distinct<Number>> = read("logit_bias", value, &wanted)?;
+    Ok(read.map(|Distinct(biases)| biases))
+}
+
+/// The field that a server whose reader does not look at case takes `name` for. Nearly every name is settled by its first look.
+fn twin(name: &str) -> Option<&'static str> {
+    let is_plain = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase();
+    if name.bytes().all(is_plain) {
+        return None;
+    }
+    // Go's folding: the Kelvin sign is a k, the long s an s.
+    let fold = |name: &str| -> String {
+        let small = name.chars().flat_map(char::to_lowercase);
+        small.flat_map(char::to_uppercase).collect()
+    };
+    let name = fold(name);
+    let fields = Parameter::ALL.iter().map(|parameter| parameter.field());
+    let mut known = fields.chain(["model", LIMIT, SEED]);
+    known.find(|known| fold(known) == name)
 }
 
 fn within(name: &'static str, value: Option<f64>, least: f64, most: f64) -> Result<(), Error> {
@@ -332,6 +372,10 @@ pub const MAX_TAKEN_STOPS: usize = 32;
 pub const MAX_STOPS: usize = 4;
 /// Every call of a request, and every event of its answer, names the model.
 const MAX_MODEL_BYTES: usize = 1024;
+/// A name for a person or an account.
+const MAX_USER_BYTES: usize = 1024;
+/// Of a text that may be the beginning of one, so much is held back.
+const MAX_STOP_BYTES: usize = 1024;
 /// OpenAI's limits.
 const MAX_N: u32 = 128;
 const MAX_BEST_OF: u32 = 20;
@@ -339,7 +383,6 @@ const MAX_BEST_OF: u32 = 20;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::completion::Parameter;
 
     fn read_str(body: &str) -> Result<CompletionRequest, Error> {
         CompletionRequest::read(Bytes::copy_from_slice(body.as_bytes()))
@@ -422,6 +465,105 @@ mod tests {
     }
 
     #[test]
+    fn a_field_named_twice_is_refused_by_its_name() {
+        for (body, param) in [
+            (r#"{"model":"a","model":"b"}"#, Some("model")),
+            (r#"{"model":"a","mod\u0065l":"b"}"#, Some("model")),
+            (r#"{"prompt":"a","n":1,"prompt":"a"}"#, Some("prompt")),
+            (r#"{"x_own":1,"x_own":1}"#, Some("x_own")),
+            (r#"{"sk-SECRET":1,"sk-SECRET":1}"#, None),
+            (
+                r#"{"stream_options":{"include_usage":true,"include_usage":false}}"#,
+                Some("stream_options"),
+            ),
+            (r#"{"logit_bias":{"1":5,"1":-5}}"#, Some("logit_bias")),
+            // To a reader that does not look at case, and Go's is one.
+            (r#"{"model":"a","Model":"b"}"#, Some("model")),
+            (r#"{"MODEL":"b"}"#, Some("model")),
+            (r#"{"model":"a","Stream":true}"#, Some("stream")),
+            ("{\"\u{17f}tream\":true}", Some("stream")),
+            ("{\"max_to\u{212a}ens\":1}", Some("max_tokens")),
+            (r#"{"Random_Seed":1}"#, Some("random_seed")),
+        ] {
+            let error = read_str(body).expect_err(body);
+            assert_eq!(
+                (error.status().as_u16(), error.param()),
+                (400, param),
+                "{body}"
+            );
+            assert!(!error.message().contains("SECRET"));
+        }
+        // What is not read is the provider's to judge.
+        assert!(read_str(r#"{"guided":{"a":1,"a":2},"Metadata":{}}"#).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_text_is_refused_by_the_field_it_stands_in() {
+        for (body, param) in [
+            (r#"{"prompt":"a \ud83d"}"#, Some("prompt")),
+            (r#"{"prompt":["a","\ude00"]}"#, Some("prompt")),
+            (r#"{"suffix":"\ud83d b"}"#, Some("suffix")),
+            (r#"{"model":"\ud83d"}"#, Some("model")),
+            (r#"{"x_own":{"a":["\ud83d"]}}"#, Some("x_own")),
+            (r#"{"X Own":"\ud83d"}"#, None),
+        ] {
+            let error = read_str(body).expect_err(body);
+            assert_eq!(
+                (error.status().as_u16(), error.param()),
+                (400, param),
+                "{body}"
+            );
+        }
+        let whole = r#"{"prompt":"\ud83d\ude00 \\ud83d"}"#;
+        assert!(read_str(whole).unwrap().source().is_some());
+        for body in [
+            &b"{\"prompt\":\"\xff\"}"[..],
+            b"{\"prompt\":\"\xed\xa0\xbd\"}",
+            b"{\"prompt\":\"\xc0\xaf\"}",
+            b"{\"x\xff\":1}",
+            b"{\"x\":{\"y\":\"\xf8\"}}",
+            b"\xef\xbb\xbf{}",
+            b"{\0\"\0m\0\"\0}\0",
+            b"{\"prompt\":\"\n\"}",
+        ] {
+            let error = CompletionRequest::read(Bytes::from_static(body)).expect_err("no text");
+            assert_eq!(error.status(), 400, "{body:?}");
+            assert!(error.message().contains("not valid JSON"), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn texts_that_are_names_have_an_end() {
+        for (body, param) in [
+            (format!(r#"{{"user":"{}"}}"#, "u".repeat(1_025)), "user"),
+            (format!(r#"{{"stop":"{}"}}"#, "s".repeat(1_025)), "stop"),
+            (
+                format!(r#"{{"stop":["a","{}"]}}"#, "s".repeat(1_025)),
+                "stop",
+            ),
+        ] {
+            assert_eq!(read_str(&body).unwrap_err().param(), Some(param));
+            assert!(read_str(&body.replacen("uu", "u", 1).replacen("ss", "s", 1)).is_ok());
+        }
+        let biases = |count: usize| {
+            let biases: Vec<_> = (0..count).map(|token| format!("\"{token}\":1")).collect();
+            read_str(&format!(r#"{{"logit_bias":{{{}}}}}"#, biases.join(",")))
+        };
+        assert!(biases(MAX_ENTRIES).is_ok());
+        assert_eq!(
+            biases(MAX_ENTRIES + 1).unwrap_err().param(),
+            Some("logit_bias")
+        );
+        let many: Vec<_> = (0..300).map(|field| format!("\"x{field}\":1")).collect();
+        let error = read_str(&format!("{{{}}}", many.join(","))).unwrap_err();
+        assert!(
+            error.message().contains("256 fields"),
+            "{}",
+            error.message()
+        );
+    }
+
+    #[test]
     fn a_body_nested_too_deep_is_refused_wherever_it_is() {
         for name in ["zz", "prompt", "logit_bias"] {
             let nested = |depth: usize| {
@@ -430,9 +572,9 @@ mod tests {
             };
             let error = read_str(&nested(1_000_000)).unwrap_err();
             assert_eq!(error.status(), 400);
-            assert!(error.message().contains("128 levels"), "{name}");
+            assert!(error.message().contains("64 levels"), "{name}");
         }
-        let extra = format!(r#"{{"zz":{}{}}}"#, "[".repeat(127), "]".repeat(127));
+        let extra = format!(r#"{{"zz":{}{}}}"#, "[".repeat(63), "]".repeat(63));
         assert!(read_str(&extra).is_ok());
     }
 

@@ -10,7 +10,9 @@ use serde::Deserialize;
 use crate::{
     completion::{Mark, PromptAs},
     config::{
-        AllowedHost, Config, ConfigError, Emulator, credentials,
+        AllowedHost, Config, ConfigError, Emulator,
+        admin::AdminFile,
+        credentials,
         front::{self, ListenFile, UpstreamFile},
         limits::{LimitsFile, TimeoutsFile},
         node::Node,
@@ -78,12 +80,6 @@ struct GatewayFile {
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct AdminFile {
-    listen: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
 struct DefaultFile {
     provider: Option<String>,
     model: Option<String>,
@@ -137,12 +133,7 @@ impl GatewayFile {
         if let Some(listen) = self.listen {
             listen.apply(source, config)?;
         }
-        if let Some(listen) = self.admin.listen {
-            config.admin = (listen != "none").then_some(listen);
-        }
-        if let Some(address) = &config.admin {
-            source.check_address(&["gateway", "admin", "listen"], address)?;
-        }
+        self.admin.apply(source, config)?;
         if config.listen.is_empty() {
             let message = "an address is needed".to_owned();
             return Err(source.error(&["gateway", "listen"], message));

@@ -7,7 +7,13 @@ use serde_json::{Value, value::RawValue};
 
 use crate::{
     completion::{Compliance, PromptAs, Shape, approach::PROMPT_AS},
-    config::{Config, host::custom_base, portkey, timeouts::Asked},
+    config::{
+        Config,
+        host::custom_base,
+        node::{NoNode, Node},
+        portkey,
+        timeouts::Asked,
+    },
     dialect::settle::Unsupported,
     error::Error,
     provider::Secret,
@@ -174,8 +180,20 @@ fn read_prompt_as(headers: &HeaderMap) -> Result<Option<PromptAs>, Error> {
 
 /// It is held to be an object, so that a typo is found where it is made.
 fn read_metadata(json: &str) -> Result<BTreeMap<String, Value>, Error> {
-    serde_json::from_str(json)
-        .map_err(|_| Error::invalid(METADATA, format!("`{METADATA}` must be a JSON object.")))
+    match Node::read_json(json) {
+        Ok(Node::Map(fields)) => {
+            let values = fields.into_iter();
+            Ok(values.map(|(name, node)| (name, node.to_value())).collect())
+        }
+        Err(NoNode::Refused(why)) => {
+            let message = format!("`{METADATA}` is not to be read: {why}.");
+            Err(Error::invalid(METADATA, message))
+        }
+        Ok(_) | Err(NoNode::NoJson) => {
+            let message = format!("`{METADATA}` must be a JSON object.");
+            Err(Error::invalid(METADATA, message))
+        }
+    }
 }
 
 fn read_forward(name: &str) -> Result<HeaderName, Error> {
@@ -350,8 +368,11 @@ mod tests {
             (CONFIG, r#"{"strategy":{"mode":"fallback"},"targets":[]}"#),
             (CONFIG, r#"{"provider":5,"api_key":"canary"}"#),
             (CONFIG, r#"{"request_timeout":"canary"}"#),
+            (CONFIG, r#"{"api_key":"canary","api_key":"b"}"#),
+            (CONFIG, r#"{"canary-1":1,"canary-1":2}"#),
             (TIMEOUT, "soon"),
             (METADATA, "[1]"),
+            (METADATA, r#"{"canary-1":"canary","canary-1":"b"}"#),
             (PROMPT_AS, "canary"),
             (FORWARD, "x-portkey-forward-headers"),
             (FORWARD, "x-a, Authorization"),
@@ -363,6 +384,11 @@ mod tests {
             assert!(!error.message().contains("canary"), "{}", error.message());
         }
         assert!(read(&[(PROVIDER, "a"), (PROVIDER, "b")]).is_err());
+        for header in [CONFIG, METADATA] {
+            let twice = r#"{"api_key":"a","api_key":"b"}"#;
+            let error = read(&[(header, twice)]).unwrap_err();
+            assert!(error.message().contains("`api_key` is named twice"));
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The conf as the gateway uses it: if a [`Config`] exists, every name in it resolves and every secret was read.
 
+pub mod admin;
 mod credentials;
 pub mod file;
 mod front;
@@ -34,7 +35,8 @@ use crate::{
     dialect::{settle::Unsupported, substitute::Substitutes},
     error::Error,
     front::Front,
-    provider::{Base, Provider, Row, place::Place, table::ROWS},
+    head,
+    provider::{Base, Provider, Row, Secret, place::Place, table::ROWS},
     route::{Models, Route, rules::Rules},
     tls::Tls,
 };
@@ -50,6 +52,8 @@ pub struct Config {
     pub tls: BTreeMap<u16, Arc<Tls>>,
     /// `host:port` of the admin listener; `None` switches it off.
     pub admin: Option<String>,
+    /// What the admin listener asks for; `None`: nothing, as only this machine can reach it.
+    pub admin_token: Option<Secret>,
     pub default: Defaults,
     pub providers: BTreeMap<String, Arc<Provider>>,
     pub models: Models,
@@ -85,8 +89,12 @@ pub struct Defaults {
 pub struct Limits {
     /// Largest request body of `/v1/completions`, and of a passed request that is signed.
     pub body_bytes: usize,
-    /// Largest request head, names and values added up.
+    /// Largest request head.
     pub header_bytes: usize,
+    /// Most headers of a request.
+    pub header_count: usize,
+    /// Time within which a request's head must have arrived, from its first byte on.
+    pub header: Duration,
     /// Time within which a request body must have arrived.
     pub request: Duration,
     /// Largest stream event of an upstream.
@@ -211,6 +219,7 @@ impl Default for Config {
             listen: vec![DEFAULT_LISTEN.to_owned()],
             tls: BTreeMap::new(),
             admin: Some(DEFAULT_ADMIN.to_owned()),
+            admin_token: None,
             default: Defaults {
                 provider: Some(DEFAULT_PROVIDER.to_owned()),
                 ..Defaults::default()
@@ -235,11 +244,23 @@ impl Default for Config {
     }
 }
 
+impl Limits {
+    /// Those of a request's head.
+    pub fn head(&self) -> head::Limits {
+        head::Limits {
+            bytes: self.header_bytes,
+            fields: self.header_count,
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             body_bytes: 32 << 20,
             header_bytes: 64 << 10,
+            header_count: 100,
+            header: Duration::from_secs(10),
             request: Duration::from_secs(60),
             event_bytes: 1 << 20,
             calls: 1_024,

@@ -7,7 +7,10 @@ use serde::{
 };
 use serde_json::{Number, value::RawValue};
 
-use crate::depth::is_too_deep;
+use crate::{
+    completion::fields::is_plain,
+    depth::{MAX_DEPTH, is_too_deep},
+};
 
 /// A value of JSON's kind. A mapping keeps its order, and names nothing twice: two readers could disagree.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,11 +23,30 @@ pub enum Node {
     Map(Vec<(String, Node)>),
 }
 
+/// Why a text is no [`Node`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoNode {
+    NoJson,
+    /// JSON, but not to be read in one way only; says what is wrong, and quotes nothing.
+    Refused(String),
+}
+
 impl Node {
-    /// Reads JSON; `None`: it is none, is nested too deep, or names a field twice.
-    pub fn read_json(text: &str) -> Option<Self> {
-        let shallow = !is_too_deep(text.as_bytes());
-        serde_json::from_str(text).ok().filter(|_| shallow)
+    /// Reads JSON.
+    pub fn read_json(text: &str) -> Result<Self, NoNode> {
+        if is_too_deep(text.as_bytes()) {
+            let message = format!("it is nested more than {MAX_DEPTH} levels deep");
+            return Err(NoNode::Refused(message));
+        }
+        serde_json::from_str(text).map_err(|error| match error.is_data() {
+            false => NoNode::NoJson,
+            // A sentence of this file's, and behind it the reader's own word for the place.
+            true => {
+                let told = error.to_string();
+                let (message, _) = told.rsplit_once(" at line ").unwrap_or((&told, ""));
+                NoNode::Refused(message.to_owned())
+            }
+        })
     }
 
     /// A field of a mapping.
@@ -182,11 +204,18 @@ impl<'de> Visitor<'de> for AnyNode {
                 return Err(A::Error::custom("there are too many fields"));
             }
             if fields.iter().any(|(seen, _)| *seen == name) {
-                return Err(A::Error::custom("a field is named twice"));
+                return Err(A::Error::custom(twice(&name)));
             }
             fields.push((name, value));
         }
         Ok(Node::Map(fields))
+    }
+}
+
+fn twice(name: &str) -> String {
+    match is_plain(name) {
+        true => format!("`{name}` is named twice"),
+        false => "a field is named twice".to_owned(),
     }
 }
 
@@ -210,10 +239,23 @@ mod tests {
 
     #[test]
     fn what_is_no_json_is_none() {
-        let deep = "[".repeat(200) + &"]".repeat(200);
-        for text in ["", "{", "pc-1", r#"{"a":1,"a":2}"#, &*deep] {
-            assert!(Node::read_json(text).is_none(), "{text}");
+        let told = |text: &str| Node::read_json(text).unwrap_err();
+        for text in ["", "{", "pc-1", r#"{"a":"\ud83d"}"#] {
+            assert_eq!(told(text), NoNode::NoJson, "{text}");
         }
+        let deep = "[".repeat(65) + &"]".repeat(65);
+        for (text, what) in [
+            (&*deep, "64 levels"),
+            (r#"{"api_key":1,"api_key":2}"#, "`api_key` is named twice"),
+            (r#"{"a":{"b":[{"c":1,"c":2}]}}"#, "`c` is named twice"),
+            (r#"{"sk-1":1,"sk-1":2}"#, "a field is named twice"),
+        ] {
+            let NoNode::Refused(message) = told(text) else {
+                panic!("{text}")
+            };
+            assert!(message.ends_with(what) || text == deep, "{message}");
+        }
+        assert!(Node::read_json(&deep[1..129]).is_ok());
     }
 
     #[test]

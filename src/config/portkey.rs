@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{
     Config,
     headers::CONFIG,
-    node::Node,
+    node::{NoNode, Node},
     schema::{Author, Problem},
     tree,
 };
@@ -18,8 +18,11 @@ pub fn route(text: &str, provider: Option<&str>, conf: &Config) -> Result<Arc<Ro
         return Ok(Arc::clone(saved));
     }
     let root = match Node::read_json(text) {
-        None | Some(Node::Null) => return Err(Error::invalid(CONFIG, NO_JSON)),
-        Some(root) => root,
+        Err(NoNode::NoJson) | Ok(Node::Null) => return Err(Error::invalid(CONFIG, NO_JSON)),
+        Err(NoNode::Refused(why)) => {
+            return Err(Error::invalid(CONFIG, format!("{INVALID}: {why}.")));
+        }
+        Ok(root) => root,
     };
     // Here the conf may say which provider, where the config does not.
     let conf_names = conf.default.provider.is_some() || !conf.models.rules().is_empty();

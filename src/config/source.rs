@@ -1,6 +1,7 @@
 //! A conf's text as a whole: where in it an error stands, and what surrounds it.
 
 use http::{HeaderName, HeaderValue};
+use secrecy::zeroize::Zeroizing;
 
 use crate::{
     config::{Config, ConfigError, Surroundings, schema::Step},
@@ -131,7 +132,7 @@ impl Source<'_> {
     }
 
     pub fn secret(&self, path: &[&str], reference: &str) -> Result<Option<Secret>, ConfigError> {
-        let text = if let Some(name) = reference.strip_prefix("env:") {
+        let text = Zeroizing::new(if let Some(name) = reference.strip_prefix("env:") {
             let missing = || self.error(path, format!("the environment has no variable `{name}`"));
             self.surroundings.variable(name).ok_or_else(missing)?
         } else if let Some(file) = reference.strip_prefix("file:") {
@@ -139,7 +140,7 @@ impl Source<'_> {
             self.surroundings.file(file).map_err(unread)?
         } else {
             reference.to_owned()
-        };
+        });
         let secret = Secret::try_new(&text);
         if secret.is_none() && text.trim() != reference {
             return Err(self.error(path, format!("`{reference}` is empty")));

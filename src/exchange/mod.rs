@@ -281,10 +281,11 @@ impl Exchange {
         let is_coded = text(header::CONTENT_ENCODING)
             .is_some_and(|coding| !coding.eq_ignore_ascii_case("identity"));
         let is_empty = text(header::CONTENT_LENGTH) == Some("0");
+        let is_odd = !is_plainly_framed(head.headers);
         match head.status.as_u16() {
             200 | 201 => {}
             // No body follows, so no carrier would come back for one; or one that cannot be read.
-            400..=599 if is_empty || is_coded => {
+            400..=599 if is_empty || is_coded || is_odd => {
                 return Err(self.target.provider.dialect.read_error(head.status, b""));
             }
             400..=599 => return Ok(Answer::Error(head.status)),
@@ -293,6 +294,11 @@ impl Exchange {
         if is_coded {
             return Err(Error::broken(
                 "The provider compressed an answer that was asked for uncompressed.",
+            ));
+        }
+        if is_odd {
+            return Err(Error::broken(
+                "The provider's answer is framed in an unknown way.",
             ));
         }
         if is_empty {
@@ -338,6 +344,14 @@ impl Exchange {
             failure: self.relay.as_ref().and_then(Relay::failure),
         }
     }
+}
+
+/// Whether an answer is chunked, and nothing else, if it names a transfer coding at all. Under any other its end, and with it
+/// the connection's next answer, would be a matter of opinion.
+fn is_plainly_framed(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(header::TRANSFER_ENCODING);
+    let is_chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    codings.iter().count() < 2 && codings.iter().all(is_chunked)
 }
 
 /// Whether an upstream's response header is for the client. An allow-list.
@@ -491,6 +505,23 @@ mod tests {
                 })
                 .is_err()
         );
+        headers.remove(header::CONTENT_ENCODING);
+        for (codings, plain) in [
+            (&["chunked"][..], true),
+            (&["Chunked"], true),
+            (&["gzip, chunked"], false),
+            (&["identity"], false),
+            (&["chunked", "chunked"], false),
+        ] {
+            headers.remove(header::TRANSFER_ENCODING);
+            for coding in codings {
+                headers.append(header::TRANSFER_ENCODING, HeaderValue::from_static(coding));
+            }
+            let headers = &headers;
+            let mut exchange = exchange("openai", PLAIN);
+            let told = exchange.answer(UpstreamHead { status, headers });
+            assert_eq!(told.is_ok(), plain, "{codings:?}");
+        }
     }
 
     #[test]

@@ -581,7 +581,7 @@ mod tests {
         let deep = |depth: usize| format!("\"x\":{}{}", "[".repeat(depth), "]".repeat(depth));
         let reply = r#"{"id":"c","object":"text_completion","created":1,"model":"m","choices":[{"text":"a","index":0,"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}"#;
         let (first, rest) = TEXT.split_at(TEXT.find("\"id\"").unwrap());
-        for (depth, broken) in [(127, false), (128, true), (100_000, true)] {
+        for (depth, broken) in [(63, false), (64, true), (100_000, true)] {
             let deep = deep(depth);
             let mut relay = Relay::new(&openai::OPENAI, seeded(), WISHES, Answer::Whole);
             relay.push(Bytes::from(format!("{{{deep},{}", &reply[1..])));

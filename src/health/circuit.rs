@@ -128,9 +128,8 @@ impl Circuit {
         admits
     }
 
-    /// The target answers.
+    /// The target answers: one that was left alone is back. Whether the answer comes to its end is yet to be seen.
     pub fn works(&mut self, call: Passed) {
-        self.row = 0;
         if let State::Open { since, .. } = self.state
             && call.since >= since
         {
@@ -166,6 +165,7 @@ impl Circuit {
 
     fn good(&mut self, call: Passed, now: Instant) {
         self.works(call);
+        self.row = 0;
         self.calls.add(Side::Left, now);
     }
 

@@ -179,6 +179,14 @@ pub fn retry_after(headers: &HeaderMap, now_unix: u64) -> Option<Duration> {
     Some(asked.min(MAX_ASKED))
 }
 
+/// A `retry-after` as every client reads it: whole seconds, rounded up. `None`: it says nothing that can be read.
+pub fn whole_seconds(value: &HeaderValue, now_unix: u64) -> Option<HeaderValue> {
+    let asked = number(value, 1.0).or_else(|| until(value, now_unix))?;
+    let asked = asked.min(MAX_ASKED);
+    let part = u64::from(asked.subsec_nanos() > 0);
+    Some(HeaderValue::from(asked.as_secs().saturating_add(part)))
+}
+
 /// A count of `unit`s of seconds. RFC 9110 knows whole ones alone; some providers send fractions.
 fn number(value: &HeaderValue, unit: f64) -> Option<Duration> {
     let text = value.to_str().ok()?.trim();
@@ -374,6 +382,21 @@ mod tests {
         ];
         for (pairs, expected) in cases {
             assert_eq!(read(pairs), *expected, "{pairs:?}");
+        }
+        // What the client is told.
+        for (value, told) in [
+            ("2", Some("2")),
+            ("0", Some("0")),
+            ("1.01", Some("2")),
+            ("Tue, 24 Nov 2026 19:30:07 GMT", Some("7")),
+            ("Tue, 24 Nov 2026 19:29:59 GMT", Some("0")),
+            ("99999999999999999999999999", Some("86400")),
+            ("-1", None),
+            ("soon", None),
+        ] {
+            let value = HeaderValue::from_static(value);
+            let seconds = whole_seconds(&value, now);
+            assert_eq!(seconds, told.map(HeaderValue::from_static), "{value:?}");
         }
         let mut headers = HeaderMap::new();
         let bytes = HeaderValue::from_bytes(b"\xff\xfe").unwrap();

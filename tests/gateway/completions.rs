@@ -4,7 +4,7 @@ use std::{io::Write, sync::mpsc};
 
 use crate::support::{
     Gateway,
-    client::{CONDUCTED, Client, PLAIN, ROADS, STREAMED, ask, post},
+    client::{CONDUCTED, Client, PLAIN, ROADS, STREAMED, ask, post, request},
     upstream::{After, CHAT, DONE, LAST_CHUNK, STREAM, TEXT, Upstream, chunk, event, json},
 };
 
@@ -231,6 +231,75 @@ fn mistakes_are_400_with_the_parameter_and_nothing_goes_upstream() {
         assert_eq!(answer.status, 400, "{body:?}");
     }
     assert!(upstream.seen().is_empty());
+}
+
+// The upstream may get the very bytes: nothing in them may be read in two ways.
+#[test]
+fn a_body_that_could_be_read_in_two_ways_goes_nowhere() {
+    let upstream = Upstream::answering(json(200, TEXT));
+    let gateway = Gateway::before(&upstream.address);
+    let deep = format!(
+        r#"{{"model":"m","prompt":"SECRET","x":{}{}}}"#,
+        "[".repeat(64),
+        "]".repeat(64)
+    );
+    for (body, param) in [
+        (
+            r#"{"model":"m","prompt":"SECRET","model":"other"}"#,
+            Some("model"),
+        ),
+        (
+            r#"{"model":"m","prompt":"SECRET","\u006dodel":"other"}"#,
+            Some("model"),
+        ),
+        (
+            r#"{"model":"m","prompt":"SECRET","MODEL":"other"}"#,
+            Some("model"),
+        ),
+        (
+            r#"{"model":"m","prompt":"a","prompt":"SECRET"}"#,
+            Some("prompt"),
+        ),
+        (r#"{"model":"m","prompt":"SECRET\ud83d"}"#, Some("prompt")),
+        (
+            r#"{"model":"m","prompt":"a","SECRET-1":1,"SECRET-1":2}"#,
+            None,
+        ),
+        (r#"{"model":"m","prompt":"a","SECRET-1":"\ud83d"}"#, None),
+        (r#"{"model":"m","prompt":"SECRET"} {"model":"n"}"#, None),
+        (&deep, None),
+    ] {
+        for path in ["/v1/completions", "/v1/fim/completions"] {
+            for road in ROADS {
+                let mut client = Client::connect(&gateway.address);
+                client.send(request("POST", path, road, body));
+                let answer = client.read();
+                assert_eq!(answer.status, 400, "{body}");
+                assert_eq!(answer.json()["error"]["param"].as_str(), param, "{body}");
+                assert!(!answer.text().contains("SECRET"), "{}", answer.text());
+            }
+        }
+    }
+    for (config, told) in [
+        (
+            r#"{"provider":"openai","api_key":"SECRET","api_key":"b"}"#,
+            "`api_key` is named twice",
+        ),
+        (
+            r#"{"provider":"openai","SECRET-1":1,"SECRET-1":2}"#,
+            "a field is named twice",
+        ),
+    ] {
+        let answer = ask(&gateway.address, &[("x-portkey-config", config)], PLAIN);
+        assert_eq!(answer.status, 400, "{}", answer.text());
+        assert_eq!(answer.json()["error"]["param"], "x-portkey-config");
+        assert!(answer.text().contains(told) && !answer.text().contains("SECRET"));
+    }
+    assert!(upstream.seen().is_empty());
+    // Whole characters pass as they were written.
+    let written = r#"{"model":"m","prompt":"\ud83d\ude00 \\ud83d","max_tokens":5,"x":[[]]}"#;
+    assert_eq!(ask(&gateway.address, &[], written).status, 200);
+    assert_eq!(upstream.sole().text(), written);
 }
 
 #[test]

@@ -63,3 +63,33 @@ fn another_proxy_serves_completions_by_one_call_and_keeps_the_rest() {
     assert_eq!(client.read().text(), "{\"app\":true}");
     assert_eq!((upstream.seen().len(), app.seen().len()), (2, 1));
 }
+
+/// P4, P6, L4: there is no door of ours in front, and Pingora has dropped one of two framings by then.
+#[test]
+fn another_proxy_s_completions_are_held_to_the_same_heads() {
+    let upstream = Upstream::answering(json(200, TEXT));
+    let app = Upstream::answering(json(200, "{}"));
+    let (_filter, address) = start(&upstream.address, &app.address);
+    let chunked = format!("{:x}\r\n{PLAIN}\r\n0\r\n\r\n", PLAIN.len());
+    let plain = format!("content-length: {}\r\n", PLAIN.len());
+    for (fields, body) in [
+        (
+            "content-length: 5\r\ntransfer-encoding: chunked\r\n",
+            &*chunked,
+        ),
+        ("transfer-encoding: gzip, chunked\r\n", &chunked),
+        (&format!("{plain}content_length: 5\r\n"), PLAIN),
+        (&format!("{plain}{plain}"), PLAIN),
+    ] {
+        let mut client = Client::connect(&address);
+        client.send(format!(
+            "POST /v1/completions HTTP/1.1\r\nhost: x\r\n{fields}\r\n{body}"
+        ));
+        let answer = client.read();
+        assert_eq!(answer.status, 400, "{fields}");
+        assert!(answer.json()["error"]["message"].is_string());
+        assert_eq!(answer.header("connection"), Some("close"));
+        assert!(client.is_closed());
+    }
+    assert_eq!((upstream.seen().len(), app.seen().len()), (0, 0));
+}

@@ -356,7 +356,7 @@ fn a_switch_of_protocols_is_a_502_and_nothing_of_it_reaches_the_client() {
     let switch = "HTTP/1.1 101 S\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nRAW";
     let upstream = sending(switch);
     let gateway = Gateway::before(&upstream.address);
-    let upgrade = [("connection", "upgrade"), ("upgrade", "websocket")];
+    let upgrade = [("connection", "upgrade"), ("upgrade", "h2c")];
     let passed = [&[], &upgrade[..]].map(|asked| request("GET", "/v1/models", asked, ""));
     for request in every_post().into_iter().chain(passed) {
         let mut client = Client::connect(&gateway.address);

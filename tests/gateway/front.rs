@@ -461,11 +461,17 @@ fn a_websocket_has_an_idle_time_of_its_own_and_counts_as_in_flight() {
     );
     assert!(wait_for(|| metrics().contains("completions_in_flight 0").then_some(())).is_some());
 
-    // Where they are not allowed, it is a request like others.
+    // Where they are not allowed, nobody hears of it.
     let mut client = Client::connect(&gateway.address);
     client
         .send(request("GET", "/socket", &UPGRADE, "").replace("host: gateway", "host: shut.test"));
-    assert_eq!(client.read().status, 426);
+    assert_eq!(client.read().status, 400);
+    let hosts = app.seen();
+    assert!(
+        hosts
+            .iter()
+            .all(|seen| seen.header("host") != Some("shut.test"))
+    );
 }
 
 #[test]
@@ -515,7 +521,7 @@ fn nobody_is_upgraded_who_did_not_ask_or_asked_for_another_protocol() {
     let gateway = Gateway::before(&upstream.address);
     let mut client = Client::connect(&gateway.address);
     client.send(request("GET", "/v1/x", &UPGRADE, ""));
-    assert_eq!(client.read().status, 502);
+    assert_eq!(client.read().status, 400);
 }
 
 #[test]

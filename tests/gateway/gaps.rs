@@ -25,10 +25,7 @@ fn before(upstream: &Upstream) -> Gateway {
 }
 
 fn ask(gateway: &Gateway, path: &str, provider: &str, body: &str) -> Answer {
-    let headers = [
-        ("x-portkey-provider", provider),
-        ("content-type", "application/json"),
-    ];
+    let headers = [("x-portkey-provider", provider)];
     let mut client = Client::connect(&gateway.address);
     client.send(request("POST", path, &headers, body));
     client.read()

@@ -2,6 +2,7 @@
 
 mod bodies;
 mod canary;
+mod catalogue;
 mod chaos;
 mod completions;
 mod counts;
@@ -14,6 +15,10 @@ mod follow;
 mod front;
 mod gaps;
 mod handover;
+mod head;
+mod headers;
+#[path = "../fixtures/heads.rs"]
+mod heads;
 mod health;
 mod http2;
 mod identities;
@@ -26,3 +31,4 @@ mod providers;
 mod reload;
 mod support;
 mod tls;
+mod upstream_tls;

@@ -58,11 +58,31 @@ fn a_wrong_conf_is_refused_with_file_line_and_path() {
         ("thread: 2\n", "thread"),
         ("threads: 0\n", ":1: threads: "),
         ("ca_file: /nowhere.pem\n", ":1: ca_file: "),
+        (
+            "gateway:\n  admin:\n    listen: \"0.0.0.0:8789\"\n",
+            ":3: gateway.admin.listen: ",
+        ),
+        (
+            "gateway:\n  admin:\n    token: sk-1234\n",
+            ":3: gateway.admin.token: too easily guessed",
+        ),
+        (
+            "gateway:\n  admin: { listen: none, token: \"\" }\n",
+            "gateway.admin.token: too easily guessed",
+        ),
         ("client_bind_to_ipv4: [ zz ]\n", ":1: client_bind_to_ipv4: "),
         // faults.md, P13: TLS keys in a file.
         (
             "upstream_debug_ssl_keylog: true\n",
             ":1: upstream_debug_ssl_keylog: ",
+        ),
+        (
+            "gateway:\n  limits:\n    header_count: 257\n",
+            ":3: gateway.limits.header_count: expected a number from 1 to 256",
+        ),
+        (
+            "gateway:\n  limits:\n    header_seconds: 0\n",
+            ":3: gateway.limits.header_seconds: expected seconds, from 1 to 3600",
         ),
         ("gateway: [\n", "conf.yaml"),
     ] {
@@ -210,6 +230,59 @@ fn the_operator_has_health_readiness_and_metrics() {
         let answer = operator.read();
         assert_eq!(answer.status, status);
         assert!(answer.text().contains(text), "{}", answer.text());
+    }
+}
+
+// G11: who has not the token is told nothing and changes nothing.
+#[test]
+fn the_operator_s_port_asks_for_its_token() {
+    const TOKEN: &str = "9f86d081884c7d659a2feaa0c55ad015";
+    const NEXT: &str = "5ad0159a2feaa0c59f86d081884c7d65";
+    let lines = |token: &str| format!("  admin: {{ listen: \"ADMIN\", token: \"{token}\" }}\n");
+    let gateway = Gateway::start(&lines(TOKEN));
+    let mut operator = Client::connect(&gateway.admin);
+    let mut ask = |method: &str, path: &str, shown: &[&str]| {
+        let shown: Vec<_> = shown.iter().map(|one| ("authorization", *one)).collect();
+        operator.send(request(method, path, &shown, ""));
+        operator.read()
+    };
+    let (right, next) = (format!("Bearer {TOKEN}"), format!("Bearer {NEXT}"));
+    for path in ["/metrics", "/targets", "/other"] {
+        for shown in [
+            &[][..],
+            &[TOKEN],
+            &["Bearer "],
+            &["Basic 9f86d081884c7d659a2feaa0c55ad015"],
+            &[&right[..right.len() - 1]],
+            &[&next],
+            &[&right, &right],
+        ] {
+            let answer = ask("GET", path, shown);
+            assert_eq!(answer.status, 401, "{path} {shown:?}");
+            assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+            assert!(!answer.text().contains("completions_"));
+        }
+    }
+    assert_eq!(ask("POST", "/reload", &[]).status, 401);
+    for (path, status) in [("/metrics", 200), ("/targets", 200), ("/other", 404)] {
+        assert_eq!(ask("GET", path, &[&right]).status, status);
+    }
+    // Probes know no secrets.
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(ask("GET", path, &[]).status, 200);
+    }
+    gateway.rewrite(&lines(NEXT));
+    assert_eq!(ask("POST", "/reload", &[&right]).status, 200);
+    assert_eq!(ask("GET", "/metrics", &[&right]).status, 401);
+    assert_eq!(ask("GET", "/metrics", &[&next]).status, 200);
+    // A weak one changes nothing.
+    gateway.rewrite(&lines("changeme"));
+    let refused = ask("POST", "/reload", &[&next]);
+    assert_eq!(refused.status, 422);
+    assert!(!refused.text().contains("changeme"), "{}", refused.text());
+    assert_eq!(ask("GET", "/metrics", &[&next]).status, 200);
+    for token in [TOKEN, NEXT, "changeme"] {
+        assert!(!gateway.logged().contains(token));
     }
 }
 

@@ -11,6 +11,7 @@ use crate::support::{
     client::{Answer, Client, ROADS, STREAMED, ask, post, request},
     providers_at, scratch,
     upstream::{After, DONE, LAST_CHUNK, STREAM, TEXT, Upstream, chunk, event, json},
+    wait_for,
 };
 
 /// Answers every call with a model's name.
@@ -49,6 +50,12 @@ fn a_hangup_puts_the_conf_to_use_as_it_stands_now() {
     assert_eq!(text(&gateway), "new");
 }
 
+fn metrics(gateway: &Gateway) -> String {
+    let mut operator = Client::connect(&gateway.admin);
+    operator.send(request("GET", "/metrics", &[], ""));
+    operator.read().text().to_owned()
+}
+
 #[test]
 fn the_operator_reloads_and_a_broken_conf_changes_nothing() {
     let (old, new) = (named("old"), named("new"));
@@ -85,16 +92,15 @@ fn the_operator_reloads_and_a_broken_conf_changes_nothing() {
     fs::remove_file(&gateway.conf).unwrap();
     assert_eq!(reload(&gateway).status, 422);
     assert_eq!(text(&gateway), "new");
-    let mut operator = Client::connect(&gateway.admin);
-    operator.send(request("GET", "/metrics", &[], ""));
-    let metrics = operator.read();
     for line in [
         r#"completions_reloads_total{result="applied"} 1"#,
         r#"completions_reloads_total{result="refused"} 2"#,
         // What was counted before is not forgotten.
         r#"completions_requests_total{kind="whole",provider="openai",status="200"} 3"#,
     ] {
-        assert!(metrics.text().contains(line), "{}", metrics.text());
+        // A request is counted once its answer is out.
+        let counted = wait_for(|| metrics(&gateway).contains(line).then_some(()));
+        assert!(counted.is_some(), "{line}: {}", metrics(&gateway));
     }
 }
 

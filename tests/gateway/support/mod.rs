@@ -9,7 +9,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
@@ -42,7 +42,21 @@ impl Gateway {
         Self::launch(&[], lines, variables)
     }
 
+    /// One whose output goes to a file of the system's.
+    pub fn logging_to(lines: &str, file: &str) -> Self {
+        Self::launch_to(&[], lines, &[], Some(file))
+    }
+
     pub fn launch(entries: &[&str], lines: &str, variables: &[(&str, &str)]) -> Self {
+        Self::launch_to(entries, lines, variables, None)
+    }
+
+    fn launch_to(
+        entries: &[&str],
+        lines: &str,
+        variables: &[(&str, &str)],
+        output: Option<&str>,
+    ) -> Self {
         // A port that was free a moment ago may be taken by a neighbour: then the binary says so and stops.
         for _ in 0..10 {
             let (address, admin) = (free_address(), free_address());
@@ -50,7 +64,8 @@ impl Gateway {
             let conf = conf_text(&listen, &admin, lines);
             let file = scratch("conf.yaml");
             fs::write(&file, conf).unwrap();
-            let (child, log) = spawn(&["-c", file.to_str().unwrap()], variables);
+            let log = output.map_or_else(|| scratch("log"), PathBuf::from);
+            let child = spawn(&["-c", file.to_str().unwrap()], variables, &log);
             let mut gateway = Self {
                 child,
                 address,
@@ -72,7 +87,8 @@ impl Gateway {
 
     /// Another process that takes over the listeners, as soon as this one is told to give them away.
     pub fn successor(&self) -> Self {
-        let (child, log) = spawn(&["-u", "-c", self.conf.to_str().unwrap()], &[]);
+        let log = scratch("log");
+        let child = spawn(&["-u", "-c", self.conf.to_str().unwrap()], &[], &log);
         Self {
             child,
             log,
@@ -118,28 +134,29 @@ impl Gateway {
     }
 }
 
-/// The binary's process, and where it logs.
-fn spawn(arguments: &[&str], variables: &[(&str, &str)]) -> (Child, PathBuf) {
-    let log = scratch("log");
-    let output = fs::File::create(&log).unwrap();
-    let child = Command::new(BINARY)
+/// The binary's process, which logs to `log`.
+fn spawn(arguments: &[&str], variables: &[(&str, &str)], log: &Path) -> Child {
+    let output = fs::File::create(log).unwrap();
+    Command::new(BINARY)
         .args(arguments)
         .envs(variables.iter().copied())
         .stdout(output.try_clone().unwrap())
         .stderr(output)
         .stdin(Stdio::null())
         .spawn()
-        .unwrap();
-    (child, log)
+        .unwrap()
 }
 
-/// A conf with `gateway:` lines beside the addresses.
+/// A conf with `gateway:` lines beside the addresses. An `admin:` of theirs has `ADMIN` in the address's place.
 pub fn conf_text(listen: &[&str], admin: &str, lines: &str) -> String {
     let socket = std::env::temp_dir().join(format!("completions-{admin}.sock"));
     let (socket, listen) = (socket.display(), listen.join("\n    - "));
-    format!(
-        "threads: 2\nupgrade_sock: {socket}\ngateway:\n  listen:\n    - {listen}\n  admin: {{ listen: \"{admin}\" }}\n{lines}"
-    )
+    let own = match lines.contains("  admin: ") {
+        true => String::new(),
+        false => format!("  admin: {{ listen: \"{admin}\" }}\n"),
+    };
+    let lines = lines.replace("ADMIN", admin);
+    format!("threads: 2\nupgrade_sock: {socket}\ngateway:\n  listen:\n    - {listen}\n{own}{lines}")
 }
 
 impl Drop for Gateway {

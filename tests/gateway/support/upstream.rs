@@ -107,16 +107,21 @@ pub fn serve(stream: TcpStream, connection: usize, script: &Script, log: &Mutex<
     }
 }
 
+/// A line of a head, which need not be UTF-8.
+fn read_line(reader: &mut impl BufRead) -> Option<String> {
+    let mut line = Vec::new();
+    reader.read_until(b'\n', &mut line).ok()?;
+    Some(String::from_utf8_lossy(&line).into_owned())
+}
+
 fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Request> {
     let mut request = Request::default();
-    let mut line = String::new();
-    reader.read_line(&mut line).ok()?;
+    let line = read_line(reader)?;
     let mut words = line.split_whitespace();
     request.method = words.next()?.to_owned();
     request.path = words.next()?.to_owned();
     loop {
-        line.clear();
-        reader.read_line(&mut line).ok()?;
+        let line = read_line(reader)?;
         let Some((name, value)) = line.trim_end().split_once(':') else {
             break;
         };

@@ -1,0 +1,269 @@
+//! A client's connection of HTTP/1 as Pingora reads it: one request at a time, each with a head that was checked.
+//!
+//! Pingora gives a head no time as a whole, rewrites targets before anybody can see them, and drops one of two framings that
+//! contradict each other. So each head is read here, within one deadline, and checked; Pingora is handed those very bytes. What
+//! follows reaches it no further than the request's own end, so that the next head comes here too.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    Stream, TimingDigest, UniqueID, UniqueIDType, raw_connect::ProxyDigest, tls::SslDigest,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    time::{Instant, timeout, timeout_at},
+};
+
+use crate::{
+    config::Limits,
+    error::{Error, Kind},
+    head::{self, Extent},
+};
+
+/// A client's connection of HTTP/1.
+#[derive(Debug)]
+pub struct Intake {
+    stream: Stream,
+    /// What was read and nobody was given: the beginning of the next request.
+    held: BytesMut,
+    /// What of the present request is still to come. While there is something, `held` is empty.
+    left: Extent,
+}
+
+impl Intake {
+    pub fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            held: BytesMut::new(),
+            left: Extent::Bytes(0),
+        }
+    }
+
+    /// The next request's head, and what came of its body. `since`: when its first byte came, if it has; else it may take
+    /// `idle`. `None`: the client has gone, or has nothing to say.
+    pub async fn next(
+        &mut self,
+        limits: &Limits,
+        since: Option<Instant>,
+        idle: Duration,
+    ) -> Result<Option<BytesMut>, Error> {
+        if self.held.is_empty() && since.is_none() {
+            match timeout(idle, self.fill()).await {
+                Ok(Ok(1..)) => {}
+                Ok(Ok(0) | Err(_)) | Err(_) => return Ok(None),
+            }
+        }
+        let deadline = since.unwrap_or_else(Instant::now) + limits.header;
+        let read = timeout_at(deadline, self.head(limits.head()));
+        let Some(end) = read.await.map_err(|_| slow())?? else {
+            return Ok(None);
+        };
+        let (head, behind) = self.held.split_at_checked(end).unwrap_or_default();
+        let framing = head::check(head, limits.head()).map_err(head::Refusal::error)?;
+        self.left = Extent::from(framing);
+        let own = end.saturating_add(self.left.take(behind));
+        Ok(Some(match own < self.held.len() {
+            true => self.held.split_to(own),
+            false => std::mem::take(&mut self.held),
+        }))
+    }
+
+    /// Reads until the head is whole, and says how long it is.
+    async fn head(&mut self, limits: head::Limits) -> Result<Option<usize>, Error> {
+        let (mut seen, mut first) = (0, true);
+        loop {
+            // "a server […] SHOULD ignore at least one empty line (CRLF) received prior to the request-line." RFC 9112, 2.2.
+            if first && self.held.starts_with(b"\r\n") {
+                self.held.advance(2);
+                (seen, first) = (0, false);
+            }
+            if let Some(end) = head::end(&self.held, seen) {
+                return Ok(Some(end));
+            }
+            if self.held.len() > limits.bytes {
+                return Err(head::TOO_LARGE.error());
+            }
+            seen = self.held.len();
+            match self.fill().await {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return Ok(None),
+            }
+        }
+    }
+
+    async fn fill(&mut self) -> io::Result<usize> {
+        if self.held.capacity().saturating_sub(self.held.len()) < LEAST_READ_BYTES {
+            self.held.reserve(READ_BYTES);
+        }
+        self.stream.read_buf(&mut self.held).await
+    }
+
+    /// Whether the request that was read last is over, so that another may follow.
+    pub fn is_over(&self) -> bool {
+        self.left.is_over()
+    }
+
+    /// Says why a head is refused, and closes. Closing on unread bytes would reset the connection, and the client would lose
+    /// the very answer that explains it: they are read for a while, and thrown away.
+    pub async fn refuse(&mut self, answer: &[u8]) {
+        let telling = async {
+            self.stream.write_all(answer).await?;
+            self.stream.flush().await?;
+            AsyncWriteExt::shutdown(&mut self.stream).await?;
+            let mut left = LINGER_BYTES;
+            while left > 0 {
+                self.held.clear();
+                match self.fill().await? {
+                    0 => break,
+                    read => left = left.saturating_sub(read),
+                }
+            }
+            io::Result::Ok(())
+        };
+        let _ = timeout(LINGER, telling).await;
+    }
+
+    /// Behind a request's end nothing is read but its client's leaving; what comes is the next request.
+    fn poll_leaving(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.held.is_empty() {
+            return Poll::Pending;
+        }
+        let mut space = [0; PROBE_BYTES];
+        let mut probe = ReadBuf::new(&mut space);
+        ready!(Pin::new(&mut self.stream).poll_read(context, &mut probe))?;
+        match probe.filled() {
+            [] => Poll::Ready(Ok(())),
+            next => {
+                self.held.extend_from_slice(next);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+fn slow() -> Error {
+    Error::new(
+        Kind::RequestTimeout,
+        "The request's head did not arrive in time.",
+    )
+}
+
+impl AsyncRead for Intake {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        space: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.left.is_over() {
+            return this.poll_leaving(context);
+        }
+        let before = space.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(context, space))?;
+        let new = space.filled().get(before..).unwrap_or_default();
+        let own = this.left.take(new);
+        this.held
+            .extend_from_slice(new.get(own..).unwrap_or_default());
+        space.set_filled(before.saturating_add(own));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Intake {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[async_trait]
+impl Shutdown for Intake {
+    async fn shutdown(&mut self) {
+        Shutdown::shutdown(&mut *self.stream).await;
+    }
+}
+
+impl UniqueID for Intake {
+    fn id(&self) -> UniqueIDType {
+        self.stream.id()
+    }
+}
+
+impl Ssl for Intake {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.stream.get_ssl_digest()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.stream.selected_alpn_proto()
+    }
+}
+
+impl GetTimingDigest for Intake {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.stream.get_timing_digest()
+    }
+
+    fn get_read_pending_time(&self) -> Duration {
+        self.stream.get_read_pending_time()
+    }
+
+    fn get_write_pending_time(&self) -> Duration {
+        self.stream.get_write_pending_time()
+    }
+}
+
+impl GetProxyDigest for Intake {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.stream.get_proxy_digest()
+    }
+}
+
+impl GetSocketDigest for Intake {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.stream.get_socket_digest()
+    }
+}
+
+impl Peek for Intake {}
+
+/// Of one read: most heads are shorter.
+const READ_BYTES: usize = 4 << 10;
+const LEAST_READ_BYTES: usize = 512;
+/// Of a look for a client's leaving. What is more than a part of the next request's first line stays on the socket.
+const PROBE_BYTES: usize = 64;
+/// Bounds of reading what will not be used.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 64 << 20;

@@ -1,0 +1,40 @@
+//! A fault of the gateway's own in the middle of a request: that one is answered with 500, and nobody else hears of it.
+
+use std::{panic::AssertUnwindSafe, pin::pin};
+
+use futures_util::FutureExt;
+
+use crate::error::{Error, Kind};
+
+/// `work`; what panics in it is an error of this request's. What it had in its hands is dropped, as for a client that leaves:
+/// every lock is taken over from whoever broke off in it.
+pub async fn contain<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    // Pinned here: moving it into the wrapper would copy kilobytes for each request.
+    let work = pin!(work);
+    let done = AssertUnwindSafe(work).catch_unwind().await;
+    done.unwrap_or_else(|_| Err(broken()))
+}
+
+fn broken() -> Error {
+    Error::new(Kind::Internal, "The gateway failed on this request.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_one_request_s_500() {
+        let out_of_place: Vec<u8> = Vec::new();
+        let failing = async {
+            tokio::task::yield_now().await;
+            Ok(out_of_place[out_of_place.len()])
+        };
+        let error = contain(failing).await.unwrap_err();
+        assert_eq!(
+            (error.status().as_u16(), error.kind()),
+            (500, Kind::Internal)
+        );
+        assert_eq!(contain(async { Ok(7) }).await.unwrap(), 7);
+    }
+}
