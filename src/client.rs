@@ -1,7 +1,9 @@
 //! The client of a completion that is carried from inside `request_filter`: waited with, written to, told of failures.
 
 use std::{
+    future::poll_fn,
     pin::Pin,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -12,6 +14,7 @@ use tokio::time::Sleep;
 
 use crate::{
     downstream::{self, End, Framing, answer_head},
+    drain::{Leaving, Vigil},
     error::{self, Error},
     pulse::Pulse,
     ticket::Ticket,
@@ -24,6 +27,7 @@ pub struct Client<'c> {
     pub ticket: &'c mut Ticket,
     /// Its stream's head is out.
     opened: bool,
+    vigil: Vigil,
 }
 
 /// The end of the time that an answer has, and what it is called.
@@ -55,15 +59,16 @@ impl Limit {
 }
 
 impl<'c> Client<'c> {
-    pub fn new(session: &'c mut Session, ticket: &'c mut Ticket) -> Self {
+    pub fn new(session: &'c mut Session, ticket: &'c mut Ticket, leaving: &Arc<Leaving>) -> Self {
         Self {
             session,
             ticket,
             opened: false,
+            vigil: leaving.vigil(),
         }
     }
 
-    /// `work`, unless the time is over or the client leaves first.
+    /// `work`, unless the time is over, the process's is, or the client leaves first.
     ///
     /// It is boxed: a future is moved whole into each that wraps it, and those of calls have kilobytes.
     pub async fn wait<T>(
@@ -85,6 +90,7 @@ impl<'c> Client<'c> {
             () = &mut limit.sleep => Err(limit.error()),
             done = work => Ok(done),
             _ = self.session.downstream_session.read_body_or_idle(true) => Err(Error::gone()),
+            stopping = poll_fn(|context| self.vigil.poll(context)) => Err(stopping),
         }
     }
 

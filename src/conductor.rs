@@ -5,15 +5,32 @@
 
 use std::{pin::pin, sync::Arc};
 
+use bytes::Bytes;
+
 use crate::{
     client::{Client, Limit},
     downstream::End,
     error::Kind,
-    exchange::{Exchange, ReplyForm},
+    exchange::{Deadlines, Exchange, ReplyForm},
     leg::{Failed, Leg},
-    pulse::Pulse,
     upstream::Upstream,
 };
+
+/// A call that has brought something for the client.
+pub enum Answering<'e> {
+    /// A whole answer, understood.
+    Whole(Leg<'e>, Bytes),
+    /// A stream, and what its client gets first.
+    Stream(Leg<'e>, Bytes, End),
+}
+
+impl Answering<'_> {
+    pub fn deadlines(&self) -> &Deadlines {
+        match self {
+            Self::Whole(leg, _) | Self::Stream(leg, ..) => leg.deadlines(),
+        }
+    }
+}
 
 /// Makes the call and writes its answer. `Err`: what went wrong before a byte of an answer was written.
 pub async fn carry(
@@ -22,42 +39,56 @@ pub async fn carry(
     upstream: &Arc<Upstream>,
     limit: &mut Limit,
 ) -> Result<(), Failed> {
+    let begun = Box::pin(begin(exchange, upstream));
+    let answering = client.wait(limit, begun).await??;
+    answer(client, answering, limit).await
+}
+
+/// Makes the call, and waits for what its answer begins with.
+pub async fn begin<'e>(
+    exchange: &'e mut Exchange,
+    upstream: &'e Arc<Upstream>,
+) -> Result<Answering<'e>, Failed> {
     match exchange.reply() {
-        ReplyForm::Whole => whole(client, exchange, upstream, limit).await,
-        ReplyForm::Stream => stream(client, exchange, upstream, limit).await,
+        ReplyForm::Whole => {
+            let mut leg = Leg::whole(exchange, upstream).await?;
+            match leg.relay()?.finish() {
+                Ok(body) => Ok(Answering::Whole(leg, body)),
+                Err(error) => Err(leg.with_head(error)),
+            }
+        }
+        ReplyForm::Stream => {
+            let (leg, out, end) = Leg::begun(exchange, upstream).await?;
+            Ok(Answering::Stream(leg, out, end))
+        }
     }
 }
 
-async fn whole(
+/// Writes an answer to its end.
+pub async fn answer(
     client: &mut Client<'_>,
-    exchange: &mut Exchange,
-    upstream: &Arc<Upstream>,
+    answering: Answering<'_>,
     limit: &mut Limit,
 ) -> Result<(), Failed> {
-    let mut leg = client
-        .wait(limit, Box::pin(Leg::whole(exchange, upstream)))
-        .await??;
-    let body = match leg.relay()?.finish() {
-        Ok(body) => body,
-        Err(error) => return Err(leg.with_head(error)),
-    };
-    client.write_whole(leg.head(), body).await?;
-    leg.close().await;
-    Ok(())
+    match answering {
+        Answering::Whole(leg, body) => {
+            client.write_whole(leg.head(), body).await?;
+            leg.close().await;
+            Ok(())
+        }
+        Answering::Stream(leg, out, end) => stream(client, leg, (out, end), limit).await,
+    }
 }
 
 /// Writes a stream to its end, whichever that is: what goes wrong once it is open is told inside it.
 async fn stream(
     client: &mut Client<'_>,
-    exchange: &mut Exchange,
-    upstream: &Arc<Upstream>,
+    mut leg: Leg<'_>,
+    (mut out, mut end): (Bytes, End),
     limit: &mut Limit,
 ) -> Result<(), Failed> {
-    let idle = exchange.deadlines().idle;
-    let begun = Box::pin(Leg::begun(exchange, upstream));
-    let (mut leg, mut out, mut end) = client.wait(limit, begun).await??;
     client.open(leg.head()).await?;
-    let mut pulse = Pulse::new(upstream.timeouts().heartbeat, idle);
+    let mut pulse = leg.pulse();
     loop {
         client.write(out.clone(), end, limit).await?;
         if end == End::Complete {

@@ -15,12 +15,12 @@ use crate::{
     completion::Parameter,
     downstream::{self, is_answered},
     edition::Edition,
-    error::{CLIENT_GONE, Deadline, Error, Kind},
+    error::{CLIENT_GONE, Error, Kind},
     exchange::{Exchange, ReplyForm, Report, fan_out::FanOut},
     metrics::Ended,
     passage::Passage,
     provider::Target,
-    ticket::{Ticket, Tried},
+    ticket::{Ticket, Tries},
     upstream::{broke_off, total_timeout},
 };
 
@@ -158,7 +158,7 @@ impl Context {
 
     /// The present try failed, and another follows: what it left does not count.
     pub(crate) fn note_failed(&mut self, error: &Error) {
-        self.ticket.failed(error);
+        self.ticket.passed(Some(error));
         self.call = Call::Own;
     }
 
@@ -186,7 +186,7 @@ impl Context {
     /// broke off an error of the provider's own.
     pub(crate) fn failed(&mut self, session: &Session, error: Error) -> Error {
         let over = self.left().is_some_and(|left| left.is_zero());
-        if over && error.kind() == Kind::Timeout(Deadline::Read) {
+        if over && matches!(error.kind(), Kind::Timeout(_)) {
             return total_timeout();
         }
         match &mut self.call {
@@ -340,22 +340,6 @@ impl fmt::Display for Entry<'_> {
             ),
             None => Ok(()),
         }
-    }
-}
-
-/// The tries before the last one.
-struct Tries<'a>(&'a [Tried]);
-
-impl fmt::Display for Tries<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, tried) in self.0.iter().enumerate() {
-            let separator = if at == 0 { "" } else { "; " };
-            let (status, failure) = (tried.status, tried.failure);
-            let ms = tried.elapsed.as_millis();
-            let (place, provider) = (&tried.place, &tried.provider);
-            write!(f, "{separator}{place} {provider} {status} {failure} {ms}ms")?;
-        }
-        Ok(())
     }
 }
 

@@ -11,12 +11,14 @@
 //! request is answered, and only that ends it.
 
 use std::{
+    collections::HashMap,
     io::ErrorKind,
     os::unix::net::UnixDatagram,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -41,6 +43,46 @@ pub struct Leaving {
     retiring: AtomicBool,
     over: AtomicBool,
     guests: AtomicUsize,
+    /// Who is to be woken when it is over, by a number of its own.
+    waiting: Mutex<HashMap<u64, Waker>>,
+    numbers: AtomicU64,
+}
+
+/// A request's wait for the end of the time that it has on the way out. It does nothing until it is polled.
+///
+/// Its task is woken once, at that end. A shared notification would take its lock each time that a stream waits for an event.
+pub struct Vigil {
+    leaving: Arc<Leaving>,
+    known: Option<(u64, Waker)>,
+}
+
+impl Vigil {
+    /// Why the request has to end, once it has.
+    pub fn poll(&mut self, context: &Context<'_>) -> Poll<Error> {
+        let is_known = |(_, waker): &(u64, Waker)| waker.will_wake(context.waker());
+        if !self.known.as_ref().is_some_and(is_known) {
+            let number = match self.known {
+                Some((number, _)) => number,
+                None => self.leaving.numbers.fetch_add(1, Ordering::Relaxed),
+            };
+            let waker = context.waker().clone();
+            self.leaving.waiting().insert(number, waker.clone());
+            self.known = Some((number, waker));
+        }
+        // Behind it: who comes too late to be woken sees it here.
+        match self.leaving.check() {
+            Err(stopping) => Poll::Ready(stopping),
+            Ok(()) => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Vigil {
+    fn drop(&mut self) {
+        if let Some((number, _)) = &self.known {
+            self.leaving.waiting().remove(number);
+        }
+    }
 }
 
 /// Something that is waited for beside the requests in flight, until it is dropped.
@@ -58,6 +100,24 @@ impl Leaving {
             false => Ok(()),
             true => Err(Error::new(Kind::Stopping, "The gateway is being stopped.")),
         }
+    }
+
+    pub fn vigil(self: &Arc<Self>) -> Vigil {
+        Vigil {
+            leaving: self.clone(),
+            known: None,
+        }
+    }
+
+    /// What is in flight has to end.
+    fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+        let waiting = std::mem::take(&mut *self.waiting());
+        waiting.into_values().for_each(Waker::wake);
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Waker>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn guest(self: &Arc<Self>) -> Guest {
@@ -200,7 +260,7 @@ impl Drain {
     async fn cut(&self) {
         let in_flight = self.metrics.in_flight.get();
         log::warn!("the time to drain is up, {in_flight} in flight are cut");
-        self.leaving.over.store(true, Ordering::Relaxed);
+        self.leaving.end();
         sleep(LINGER).await;
     }
 }
@@ -233,6 +293,24 @@ mod tests {
         // A file that was left behind.
         assert!(!waits_at(path));
         std::fs::remove_file(path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_woken_at_the_end_and_who_comes_later_told() {
+        let leaving = Arc::new(Leaving::default());
+        let wait = |leaving: &Arc<Leaving>| {
+            let mut vigil = leaving.vigil();
+            async move { std::future::poll_fn(|context| vigil.poll(context)).await }
+        };
+        let waiting = tokio::spawn(wait(&leaving));
+        drop(leaving.vigil());
+        while leaving.waiting().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        leaving.end();
+        assert_eq!(waiting.await.unwrap().kind(), Kind::Stopping);
+        assert_eq!(wait(&leaving).await.kind(), Kind::Stopping);
+        assert!(leaving.waiting().is_empty(), "who has gone is forgotten");
     }
 
     #[test]

@@ -204,12 +204,15 @@ impl State {
     }
 
     fn deadlines(&self, word: Word<'_>) -> Deadlines {
-        let asked = word.directives.asked.within(&self.config.timeouts);
+        let conf = &self.config.timeouts;
+        let asked = word.directives.asked.within(conf);
         Deadlines {
             connect: asked.connect,
             first_token: asked.first_token,
             idle: asked.idle,
             call: word.timeout(),
+            total: asked.total,
+            heartbeat: conf.heartbeat.filter(|_| conf.heartbeat_for_all),
         }
     }
 

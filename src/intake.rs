@@ -267,3 +267,64 @@ const PROBE_BYTES: usize = 64;
 /// Bounds of reading what will not be used.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 64 << 20;
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+
+    fn pair() -> (DuplexStream, Intake) {
+        let (client, server) = duplex(1 << 16);
+        (client, Intake::new(Box::new(server)))
+    }
+
+    async fn next(intake: &mut Intake) -> String {
+        let read = intake.next(&Limits::default(), None, LINGER).await;
+        String::from_utf8(read.unwrap().unwrap().to_vec()).unwrap()
+    }
+
+    fn head(fields: &str) -> String {
+        format!("POST /a HTTP/1.1\r\nhost: x\r\n{fields}\r\n\r\n")
+    }
+
+    #[tokio::test]
+    async fn nothing_of_the_next_request_is_read_with_the_one_before_it() {
+        for (fields, body) in [
+            ("content-length: 5", "hello"),
+            ("transfer-encoding: chunked", "5\r\nhello\r\n0\r\n\r\n"),
+        ] {
+            let head = head(fields);
+            let (mut client, mut intake) = pair();
+            client.write_all(head.as_bytes()).await.unwrap();
+            assert_eq!(next(&mut intake).await, head);
+            let behind = [body, &head, body].concat();
+            client.write_all(behind.as_bytes()).await.unwrap();
+            let mut space = vec![0; 4096];
+            let read = intake.read(&mut space).await.unwrap();
+            assert_eq!(&space[..read], body.as_bytes());
+            assert!(intake.is_over());
+            assert!(intake.read(&mut space).now_or_never().is_none());
+            assert_eq!(next(&mut intake).await, [&head, body].concat());
+            assert!(intake.is_over());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_is_seen_to_leave_and_its_next_request_is_no_leaving() {
+        let get = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+        let (mut client, mut intake) = pair();
+        client.write_all(get.as_bytes()).await.unwrap();
+        next(&mut intake).await;
+        let mut space = [0; 1];
+        assert!(intake.read(&mut space).now_or_never().is_none());
+        client.write_all(get.as_bytes()).await.unwrap();
+        assert!(intake.read(&mut space).now_or_never().is_none());
+        assert_eq!(next(&mut intake).await, get);
+        drop(client);
+        assert_eq!(intake.read(&mut space).await.unwrap(), 0);
+        let read = intake.next(&Limits::default(), None, LINGER).await;
+        assert!(read.unwrap().is_none());
+    }
+}

@@ -11,9 +11,9 @@ use pingora::http::ResponseHeader;
 use crate::{
     downstream::End,
     error::{Deadline, Error, Kind},
-    exchange::{Exchange, relay::Relay},
+    exchange::{Deadlines, Exchange, relay::Relay},
     opening::{self, Opened, Unopened},
-    pulse::is_comment,
+    pulse::{Pulse, is_comment},
     upstream::{Upstream, broke_off, failure},
 };
 
@@ -106,6 +106,15 @@ impl<'e> Leg<'e> {
     /// The answer's head.
     pub fn head(&self) -> Option<&ResponseHeader> {
         self.opened.call.head()
+    }
+
+    pub fn deadlines(&self) -> &Deadlines {
+        self.exchange.deadlines()
+    }
+
+    /// The pauses of its stream.
+    pub fn pulse(&self) -> Pulse {
+        Pulse::new(self.upstream.timeouts().heartbeat, self.deadlines().idle)
     }
 
     pub fn relay(&mut self) -> Result<&mut Relay, Failed> {

@@ -51,20 +51,24 @@ impl Places {
     /// Takes one of the `most` places of the target `id`. Err: [`Kind::Full`], as none was free in time.
     pub async fn enter(&self, id: u64, most: u32, queue: Queue) -> Result<Place, Error> {
         let room = self.of(id, most);
-        let places = Arc::clone(&room.places);
-        if let Ok(permit) = Arc::clone(&places).try_acquire_owned() {
-            return Ok(Place { _permit: permit });
+        if let Some(place) = room.enter() {
+            return Ok(place);
         }
         let waiting = Waiting(&room.waiting);
         if room.waiting.fetch_add(1, Ordering::Relaxed) >= queue.size {
             drop(waiting);
             return Err(full("its queue is full"));
         }
-        match timeout(queue.wait, places.acquire_owned()).await {
+        match timeout(queue.wait, Arc::clone(&room.places).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(Place { _permit: permit }),
             // Nobody closes it: only the time ran out.
             Ok(Err(_)) | Err(_) => Err(full("none became free in time")),
         }
+    }
+
+    /// The same, if one is free.
+    pub fn enter_now(&self, id: u64, most: u32) -> Option<Place> {
+        self.of(id, most).enter()
     }
 
     fn of(&self, id: u64, most: u32) -> Arc<Room> {
@@ -83,6 +87,13 @@ impl Places {
             })
         });
         Arc::clone(room)
+    }
+}
+
+impl Room {
+    fn enter(&self) -> Option<Place> {
+        let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        Some(Place { _permit: permit })
     }
 }
 

@@ -144,11 +144,7 @@ impl ProxyHttp for Gateway {
             make_fresh(&mut peer);
         }
         if let Some(left) = context.left() {
-            let read = peer
-                .options
-                .read_timeout
-                .map_or(left, |read| read.min(left));
-            peer.options.read_timeout = Some(read);
+            limit(&mut peer, left);
         }
         Ok(peer)
     }
@@ -379,6 +375,19 @@ impl ProxyHttp for Gateway {
     fn request_summary(&self, session: &Session, _: &Context) -> String {
         let head = downstream::head(session);
         format!("{} {}", head.method, head.path)
+    }
+}
+
+/// Lets no step of a call take longer than `left`.
+fn limit(peer: &mut HttpPeer, left: Duration) {
+    let options = &mut peer.options;
+    for step in [
+        &mut options.connection_timeout,
+        &mut options.total_connection_timeout,
+        &mut options.write_timeout,
+        &mut options.read_timeout,
+    ] {
+        *step = Some(step.map_or(left, |own| own.min(left)));
     }
 }
 

@@ -116,7 +116,7 @@ mod tests {
         for _ in 0..4 {
             let beat = tokio::time::timeout(3 * SECOND / 2, pulse.beat()).await;
             assert!(beat.is_err(), "no pause of 2 s yet");
-            pulse.wrote(b"data: 1\n\n");
+            pulse.wrote(b"data: {}\n\n");
         }
         assert!(pulse.beat().await.is_ok());
         assert_eq!(begun.elapsed(), 8 * SECOND);
@@ -125,15 +125,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_provider_s_comment_puts_off_the_heartbeat_alone() {
+    async fn a_providers_comments_are_no_events_but_a_sign_of_life() {
         let mut pulse = Pulse::new(Some(2 * SECOND), Some(5 * SECOND));
         let begun = Instant::now();
         for _ in 0..3 {
             let beat = tokio::time::timeout(3 * SECOND / 2, pulse.beat()).await;
-            assert!(beat.is_err(), "no pause of 2 s yet");
-            pulse.wrote(b":\n\n");
+            assert!(beat.is_err(), "it was written to 1.5 s ago");
+            pulse.wrote(b": ping\n\n");
         }
-        assert!(pulse.beat().await.is_err());
+        assert_eq!(pulse.beat().await.unwrap_err().label(), "idle_timeout");
         assert_eq!(begun.elapsed(), 5 * SECOND);
     }
 

@@ -15,25 +15,20 @@ use crate::{
     config::{Limits, headers::Directives},
     context::{Call, Context},
     downstream::{self, unless_gone},
-    error::{Error, Kind},
+    error::Error,
     exchange::{Deadlines, Exchange, Replay, Road, Seed, Work, fan_out::FanOut},
     gateway::{Admission, Completing},
     gather,
-    health::{
-        Health,
-        circuit::{Admits, Verdict},
-        label,
-        standing::{Begun, Standing},
-    },
+    health::circuit::Verdict,
     leg::Failed,
     passing,
     places::Place,
     proxy::Gateway,
-    pursuit::{Pursuit, Step, outcome},
+    pursuit::{Means, Pursuit, Step, outcome},
+    regard::{self, Held, Turn},
     route::{
         Balanced,
-        plan::{Attempt, Facts, no_target},
-        retry::Allowance,
+        plan::{Facts, no_target},
     },
     tunnel,
     upstream::{total_timeout, unix_now},
@@ -129,24 +124,20 @@ impl Gateway {
         let backoff = resilience.backoff;
         let mut pursuit = Pursuit::new(directives, plan, (body, replay), backoff);
         loop {
-            pass_over(health, &mut pursuit);
-            let (tried, begun) = self.call(session, context, &mut pursuit, roads).await;
+            regard::pass_over(health, &mut pursuit);
+            let (tried, held) = self.call(session, context, &mut pursuit, roads).await;
             let failed = match tried {
                 Ok(next) => return Ok(next),
                 Err(failed) => failed,
             };
             let outcome = outcome(&failed, unix_now());
-            let mut step = pursuit.after(&failed, &outcome, fastrand::f64());
-            if let Some(begun) = begun.filter(|_| speaks_of_target(&failed.error)) {
-                begun.ended(Verdict::from(&outcome), Instant::now());
-            }
-            if let Step::Again(wait) = step {
-                // What comes after the deadline would hide what came before it.
-                let in_time = context.left().is_none_or(|left| wait < left);
-                if !in_time || !may_retry(health, &pursuit, resilience.allowance) {
-                    step = pursuit.forgo(&outcome);
-                }
-            }
+            let means = Means {
+                draw: fastrand::f64(),
+                left: context.left(),
+                budget: &|attempt| regard::may_retry(health, attempt, resilience.allowance),
+            };
+            let step = pursuit.after(&failed.error, &outcome, means);
+            held.failed(&failed.error, &outcome);
             context.ticket.retries = pursuit.retries();
             if step == Step::End {
                 context.refused = failed.head;
@@ -159,39 +150,54 @@ impl Gateway {
         }
     }
 
-    /// Calls the present target, in its place and in what is remembered of it. A failure comes with the latter: what it says of
-    /// the target is yet to be told there.
+    /// Calls the present target, in its place and in what is remembered of it. A failure comes with these: what it says of the
+    /// target is yet to be told there.
     async fn call(
         &self,
         session: &mut Session,
         context: &mut Context,
         pursuit: &mut Pursuit,
         roads: Roads,
-    ) -> (Result<Next, Failed>, Option<Begun>) {
-        let place = match limited(pursuit) {
-            None => Ok(None),
-            // Boxed: few requests need it.
-            Some(limited) => Box::pin(context.place(session, limited)).await.map(Some),
-        };
-        let _place = match place {
-            Ok(place) => place,
+    ) -> (Result<Next, Failed>, Held) {
+        let mut held = match self.hold(session, context, pursuit).await {
+            Ok(held) => held,
             // One that got no place was no call.
-            Err(error) => return (Err(error.into()), None),
+            Err(error) => return (Err(error.into()), Held::default()),
         };
-        let begun = begin(&context.edition.state.health, pursuit);
         // Phases end elsewhere.
-        let roads = begun.as_ref().map_or(roads, |_| Roads::Inside);
-        let tried = self.attempt(session, context, pursuit, roads).await;
-        match (tried, begun) {
-            (Ok(next), Some(mut begun)) => {
-                if let Some(took) = context.ticket.first_token() {
-                    begun.first_token(took);
-                }
-                begun.ended(context.verdict(), Instant::now());
-                (Ok(next), None)
+        let roads = held.begun.as_ref().map_or(roads, |_| Roads::Inside);
+        let tried = self.attempt(session, context, pursuit, (roads, &mut held));
+        let tried = tried.await;
+        if tried.is_ok()
+            && let Some(mut begun) = held.begun.take()
+        {
+            if let Some(took) = context.ticket.first_token() {
+                begun.first_token(took);
             }
-            other => other,
+            begun.ended(context.verdict(), Instant::now());
         }
+        (tried, held)
+    }
+
+    /// Takes what a call of the present target needs there.
+    async fn hold(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        pursuit: &Pursuit,
+    ) -> Result<Held, Error> {
+        let attempt = pursuit.attempt().ok_or_else(no_target)?;
+        let place = match regard::limited(attempt) {
+            None => None,
+            // Boxed: few requests need it.
+            Some(limited) => Some(Box::pin(context.place(session, limited)).await?),
+        };
+        let turn = match pursuit.is_again() {
+            true => Turn::Again,
+            false => Turn::First,
+        };
+        let begun = regard::begin(&context.edition.state.health, attempt, turn);
+        Ok(Held::new(place, begun))
     }
 
     /// Calls the present target. `Err`: nothing of an answer was written.
@@ -200,7 +206,7 @@ impl Gateway {
         session: &mut Session,
         context: &mut Context,
         pursuit: &mut Pursuit,
-        roads: Roads,
+        (roads, held): (Roads, &mut Held),
     ) -> Result<Next, Failed> {
         let edition = context.edition.clone();
         let may_go_on = pursuit.may_go_on();
@@ -227,7 +233,14 @@ impl Gateway {
                 return Ok(Next::Proxy);
             }
             Work::One(mut exchange) => {
-                let carried = context.conduct(session, &mut exchange).await;
+                let (carried, exchange) = match pursuit.spare() {
+                    None => (context.conduct(session, &mut exchange).await, exchange),
+                    Some(spare) => {
+                        let race = (&*pursuit, spare);
+                        // Boxed: few requests need it.
+                        Box::pin(self.race(session, context, race, held, exchange)).await
+                    }
+                };
                 (carried, Call::Complete(exchange))
             }
             Work::Many(mut fan_out) => {
@@ -266,7 +279,7 @@ impl Context {
     ) -> Result<(), Failed> {
         let mut limit = self.limit(exchange.deadlines());
         let upstream = &self.edition.upstream;
-        let mut client = Client::new(session, &mut self.ticket);
+        let mut client = Client::new(session, &mut self.ticket, self.edition.upstream.leaving());
         conductor::carry(&mut client, exchange, upstream, &mut limit).await
     }
 
@@ -274,7 +287,7 @@ impl Context {
     async fn gather(&mut self, session: &mut Session, fan_out: &mut FanOut) -> Result<(), Failed> {
         let mut limit = self.limit(fan_out.deadlines());
         let upstream = &self.edition.upstream;
-        let mut client = Client::new(session, &mut self.ticket);
+        let mut client = Client::new(session, &mut self.ticket, self.edition.upstream.leaving());
         // Boxed: few requests need it, and its state would be a part of all of them.
         Box::pin(gather::carry(&mut client, fan_out, upstream, &mut limit)).await
     }
@@ -288,7 +301,7 @@ impl Context {
         }
     }
 
-    fn limit(&self, deadlines: &Deadlines) -> Limit {
+    pub(crate) fn limit(&self, deadlines: &Deadlines) -> Limit {
         let began = self.ticket.attempted;
         Limit::new((self.ticket.called, self.total), (began, deadlines.call))
     }
@@ -302,7 +315,7 @@ impl Context {
         let edition = self.edition.clone();
         let queue = edition.state.config.resilience.queue;
         let mut limit = self.limit(&Deadlines::default());
-        let mut client = Client::new(session, &mut self.ticket);
+        let mut client = Client::new(session, &mut self.ticket, self.edition.upstream.leaving());
         let entering = Box::pin(edition.places.enter(id, most, queue));
         client.wait(&mut limit, entering).await?
     }
@@ -310,57 +323,10 @@ impl Context {
     /// Waits before the next try.
     async fn pause(&mut self, session: &mut Session, wait: Duration) -> Result<(), Error> {
         let mut limit = self.limit(&Deadlines::default());
-        let mut client = Client::new(session, &mut self.ticket);
+        let mut client = Client::new(session, &mut self.ticket, self.edition.upstream.leaving());
         let waiting = Box::pin(tokio::time::sleep(wait));
         client.wait(&mut limit, waiting).await
     }
-}
-
-/// Goes on to the first target that is not left alone.
-fn pass_over(health: &Health, pursuit: &mut Pursuit) {
-    let now = Instant::now();
-    pursuit.pass_over(|attempt| {
-        let admits = || known(health, attempt).admits(now);
-        attempt.breaker.is_some() && matches!(admits(), Admits::Open(_))
-    });
-}
-
-/// The present target, if the number of its calls is limited, and to how many.
-fn limited(pursuit: &Pursuit) -> Option<(u64, u32)> {
-    let attempt = pursuit.attempt()?;
-    Some((attempt.id, attempt.leaf.max_concurrent?))
-}
-
-/// Begins a call of the present target in what is remembered of it. Nothing is remembered where it would change nothing.
-fn begin(health: &Health, pursuit: &mut Pursuit) -> Option<Begun> {
-    let now = Instant::now();
-    let attempt = pursuit.attempt().filter(|attempt| attempt.id != 0)?;
-    let standing = known(health, attempt);
-    if !pursuit.is_again() {
-        health.first_call(&standing, now);
-    }
-    Some(standing.begin(attempt.breaker.as_ref(), now))
-}
-
-fn known(health: &Health, attempt: &Attempt) -> Arc<Standing> {
-    health.of(attempt.id, &label(&attempt.leaf))
-}
-
-/// Whether a failure is the target's: not if the client left, or the call was refused before it was made.
-fn speaks_of_target(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        Kind::Dns | Kind::Connect | Kind::Tls | Kind::Timeout(_) | Kind::Broken | Kind::Upstream(_)
-    )
-}
-
-/// Whether the budget has a retry left: storms must die.
-fn may_retry(health: &Health, pursuit: &Pursuit, allowance: Allowance) -> bool {
-    let Some(attempt) = pursuit.attempt().filter(|attempt| attempt.id != 0) else {
-        return true;
-    };
-    let standing = known(health, attempt);
-    health.may_retry(&standing, allowance, Instant::now())
 }
 
 /// Reads the body of a passage that is signed: the signature covers it, and stands before it.
@@ -374,7 +340,7 @@ async fn hold(session: &mut Session, limits: &Limits) -> Result<Bytes, Error> {
     }
 }
 
-fn seed() -> Seed {
+pub fn seed() -> Seed {
     Seed {
         now: unix_now(),
         draw: fastrand::u128(..),

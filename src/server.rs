@@ -157,10 +157,6 @@ fn check_server(conf: &ServerConf, source: &Source<'_>) -> Result<(), ConfigErro
     if conf.threads == 0 {
         return Err(source.error(&["threads"], "at least 1 is needed".to_owned()));
     }
-    if conf.upstream_debug_ssl_keylog {
-        let message = "the keys of TLS connections are not written to a file; leave it out";
-        return Err(source.error(&["upstream_debug_ssl_keylog"], message.to_owned()));
-    }
     if let Some(file) = &conf.ca_file {
         let unread = |why| source.error(&["ca_file"], format!("`{file}` cannot be read: {why}"));
         source.surroundings.file(file).map_err(unread)?;

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -40,16 +41,40 @@ pub struct Ticket {
     pub first_byte: Option<Duration>,
 }
 
-/// A try that failed.
+/// A try that is not the answer.
 #[derive(Debug)]
 pub struct Tried {
     /// Where its target stands in its config.
     pub place: String,
     pub provider: String,
-    /// [`Error::label`].
-    pub failure: &'static str,
-    pub status: u16,
+    /// Until the request went on without it: beside another call, until that one had ended too.
     pub elapsed: Duration,
+    /// [`Error::label`], and the status. `None`: it was cancelled, as another one answered before it.
+    pub failure: Option<(&'static str, u16)>,
+}
+
+/// The tries that are not the answer, as the access log has them.
+pub struct Tries<'a>(pub &'a [Tried]);
+
+impl fmt::Display for Tries<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, tried) in self.0.iter().enumerate() {
+            let separator = if at == 0 { "" } else { "; " };
+            let ms = tried.elapsed.as_millis();
+            let (place, provider) = (&tried.place, &tried.provider);
+            write!(f, "{separator}{place} {provider} ")?;
+            match tried.failure {
+                Some((failure, status)) => write!(f, "{status} {failure} {ms}ms")?,
+                None => write!(f, "- cancelled {ms}ms")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How a try failed, as [`Tried`] tells it.
+pub fn told(error: &Error) -> (&'static str, u16) {
+    (error.label(), error.status().as_u16())
 }
 
 impl Ticket {
@@ -103,15 +128,14 @@ impl Ticket {
         }
     }
 
-    /// The present try failed, and another follows.
-    pub fn failed(&mut self, error: &Error) {
+    /// The present try failed, or was cancelled (`None`), and another takes its place.
+    pub fn passed(&mut self, failure: Option<&Error>) {
         let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
         self.tried.push(Tried {
             place: text(&self.option),
             provider: self.provider.as_ref().map(text).unwrap_or_default(),
-            failure: error.label(),
-            status: error.status().as_u16(),
             elapsed: self.attempted.elapsed(),
+            failure: failure.map(told),
         });
         // What the next one is about to say of itself.
         (self.provider, self.sent_as) = (None, None);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy passing reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator intake refusal mishap      the only IO
+//! L8  proxy passing reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator intake refusal mishap race regard      the only IO
 //!     fuzzing: in no release
 //! L7  gateway
 //! L6  exchange passage
@@ -47,6 +47,8 @@ const LAYERS: &[(&str, u8)] = &[
     ("leg", 8),
     ("pulse", 8),
     ("pursuit", 8),
+    ("race", 8),
+    ("regard", 8),
     ("opening", 8),
     ("gather", 8),
     ("lanes", 8),

@@ -1,6 +1,6 @@
 //! `gateway.admin` as a conf file writes it: where the operator's port listens, and the token that it asks for.
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 use serde::Deserialize;
 

@@ -6,7 +6,7 @@
 //! | `retry`, `cb_config`, `forward_headers`, `unsupported`, `prompt_as`, `max_concurrent` | the nearest, whole |
 //! | `request_timeout`, `custom_host` | the nearest that is not 0 or empty |
 //! | `strict_open_ai_compliance` | the nearest |
-//! | all others | its own alone |
+//! | all others, `hedge` among them | its own alone |
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

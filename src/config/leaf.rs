@@ -47,6 +47,7 @@ impl Tree<'_> {
             unsupported: here.unsupported,
             prompt_as: here.prompt_as,
             retry: here.retry,
+            hedge: self.hedge(node),
             breaker: here.breaker,
             max_concurrent: here.max_concurrent,
             client_key: if self.several {
@@ -324,6 +325,7 @@ const FIELDS: &[&str] = &[
     "override_params",
     "strict_open_ai_compliance",
     "retry",
+    "hedge",
     "cache",
     "cb_config",
     "unsupported",
@@ -396,7 +398,7 @@ mod tests {
                     .step_by(2)
             })
             .collect();
-        let refused = ["on_status_codes", "hedge"];
+        let refused = ["on_status_codes"];
         let fields: BTreeSet<&str> = FIELDS.iter().chain(HOOKS).copied().chain(refused).collect();
         let options: Vec<&&str> = named.difference(&fields).collect();
         assert!(

@@ -14,7 +14,7 @@ pub struct Asked {
     pub connect: Option<Duration>,
     pub first_token: Option<Duration>,
     pub idle: Option<Duration>,
-    total: Option<Duration>,
+    pub total: Option<Duration>,
 }
 
 impl Asked {

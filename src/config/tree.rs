@@ -148,9 +148,18 @@ impl Tree<'_> {
         let routes: Vec<Option<Route>> =
             self.each(targets, |tree, target| tree.node(target, &here));
         let routes: Vec<Route> = routes.into_iter().collect::<Option<_>>()?;
-        match strategy.get("mode").and_then(Node::text)? {
-            "fallback" => Some(self.fallback(strategy, routes)),
-            "loadbalance" => Some(self.balance(strategy, targets, routes)),
+        let mode = strategy.get("mode").and_then(Node::text)?;
+        let hedge = self.hedge_among(node, mode, targets.len());
+        match mode {
+            "fallback" => Some(Route::Fallback {
+                on: self.trigger(strategy),
+                targets: routes,
+                hedge,
+            }),
+            "loadbalance" => {
+                let balanced = self.balance(strategy, targets, routes);
+                Some(Route::Balance(Balanced { hedge, ..balanced }))
+            }
             "conditional" => Some(self.conditional(strategy, targets, routes)),
             _ => routes.into_iter().next(),
         }
@@ -191,20 +200,17 @@ impl Tree<'_> {
         self.leave();
     }
 
-    fn fallback(&mut self, strategy: &Node, targets: Vec<Route>) -> Route {
+    fn trigger(&mut self, strategy: &Node) -> Trigger {
         let on = strategy.get("on_status_codes").map(|codes| {
             self.enter(Step::Field("strategy".to_owned()));
             let statuses = self.statuses("on_status_codes", codes);
             self.leave();
             statuses
         });
-        Route::Fallback {
-            on: on.map_or(Trigger::Failure, Trigger::Statuses),
-            targets,
-        }
+        on.map_or(Trigger::Failure, Trigger::Statuses)
     }
 
-    fn balance(&mut self, strategy: &Node, targets: &[Node], routes: Vec<Route>) -> Route {
+    fn balance(&mut self, strategy: &Node, targets: &[Node], routes: Vec<Route>) -> Balanced {
         let weights = self.each(targets, |tree, target| {
             let weight = target.get("weight").and_then(Node::number).unwrap_or(1.0);
             if weight < 0.0 {
@@ -228,11 +234,12 @@ impl Tree<'_> {
         };
         let targets: Vec<Weighed> = weights.into_iter().zip(routes).map(weighed).collect();
         let ids: Vec<u64> = targets.iter().map(|target| target.id).collect();
-        Route::Balance(Balanced {
+        Balanced {
             mode: self.mode(strategy),
             id: identity(&(self.place(), ids)),
             targets,
-        })
+            hedge: None,
+        }
     }
 
     fn mode(&mut self, strategy: &Node) -> Balance {

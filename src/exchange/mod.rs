@@ -164,7 +164,8 @@ impl Exchange {
     /// The carrier that can do what this exchange needs. Pingora's phases carry streams, unless
     /// * the request body is past what they can send again,
     /// * it is so large that their one deadline for all of it would end an upload that moves,
-    /// * a deadline was set that they do not have, or
+    /// * a deadline was set that they do not have, or a heartbeat for all streams: they look at the clock only when the
+    ///   upstream says something, or is silent for `timeouts.read`, or
     /// * its texts may be ended here, which has to end the upstream's call too, or
     /// * the answer is the second of two calls.
     ///

@@ -25,6 +25,10 @@ pub struct Deadlines {
     pub idle: Option<Duration>,
     /// The whole call with its answer.
     pub call: Option<Duration>,
+    /// The whole request, where its client set that.
+    pub total: Option<Duration>,
+    /// A silent stream's client is shown so often that somebody is there, where no stream may go without.
+    pub heartbeat: Option<Duration>,
 }
 
 /// What a client said of the call, beside its body.

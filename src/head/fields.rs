@@ -246,25 +246,13 @@ fn is_disguised(name: &[u8]) -> bool {
 }
 
 /// RFC 9110, section 5.6.2.
-pub fn is_token(byte: u8) -> bool {
-    TOKEN[usize::from(byte)]
+pub const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~'
+        )
 }
-
-const TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let marks = b"!#$%&'*+-.^_`|~";
-    let mut at = 0;
-    while at < table.len() {
-        table[at] = (at as u8).is_ascii_alphanumeric();
-        at += 1;
-    }
-    at = 0;
-    while at < marks.len() {
-        table[marks[at] as usize] = true;
-        at += 1;
-    }
-    table
-};
 
 /// What framing, routing, credentials and the connection hang on, of those with a `-` in it.
 const DECIDING: &[&[u8]] = &[

@@ -309,6 +309,7 @@ mod tests {
             id: at as u64 + 1,
         };
         Balanced {
+            hedge: None,
             mode,
             targets: weights.iter().enumerate().map(weighed).collect(),
             id: 99,
@@ -633,10 +634,12 @@ mod tests {
     fn a_nested_strategy_is_open_when_all_its_targets_are() {
         let mut bench = Bench::new();
         let nested = Route::Fallback {
+            hedge: None,
             on: Trigger::Failure,
             targets: vec![leaf(1), leaf(2)],
         };
         let node = Balanced {
+            hedge: None,
             mode: Balance::Weighted,
             targets: vec![
                 Weighed {

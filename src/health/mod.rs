@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `circuit` | when a target is left alone; the essay and the diagram |
 //! | `standing` | all that is known of one target, and a call under way |
-//! | `pace` | its first-token times: their average |
+//! | `pace`, `spread` | its first-token times: their average, and how they are spread |
 //! | `budget` | what retries may add to the load |
 //! | `choice`, `prefixes` | which of several targets is called |
 //! | `window`, `hash` | counts over ten seconds; numbers that look like chance |
@@ -17,6 +17,7 @@ pub mod circuit;
 mod hash;
 mod pace;
 mod prefixes;
+pub mod spread;
 pub mod standing;
 mod window;
 

@@ -12,6 +12,7 @@ use super::{
     budget::Budget,
     circuit::{Admits, Circuit, Part, Passed, Verdict},
     pace::Pace,
+    spread::{Awaited, Spread},
 };
 use serde::{Serialize, Serializer};
 
@@ -36,6 +37,18 @@ pub struct Standing {
 struct Memory {
     circuit: Circuit,
     pace: Pace,
+    /// Where a hedge asks for them.
+    tokens: Spread,
+    wholes: Spread,
+}
+
+impl Memory {
+    fn spread(&mut self, awaited: Awaited) -> &mut Spread {
+        match awaited {
+            Awaited::Token => &mut self.tokens,
+            Awaited::Whole => &mut self.wholes,
+        }
+    }
 }
 
 /// What the operator is shown.
@@ -120,6 +133,11 @@ impl Standing {
         self.memory().pace.cost(self.outstanding(), now)
     }
 
+    /// The time that a share of its calls stay below; `None`: too few are known.
+    pub fn within(&self, awaited: Awaited, quantile: f64) -> Option<Duration> {
+        self.memory().spread(awaited).within(quantile)
+    }
+
     pub fn view(&self, now: Instant) -> View {
         let (admits, figure) = {
             let memory = self.memory();
@@ -160,13 +178,30 @@ pub struct Begun {
 impl Begun {
     /// The first token is there, `elapsed` after the call began. A target that was probed is back: its stream may last.
     pub fn first_token(&mut self, elapsed: Duration) {
-        let since = self.call.since;
-        let now = since.checked_add(elapsed).unwrap_or(since);
+        let now = self.at(elapsed);
         let mut memory = self.standing.memory();
         memory.pace.sample(elapsed, now);
         if self.breaker.is_some() {
             memory.circuit.works(self.call);
         }
+    }
+
+    /// How long it took, for hedges that ask how long calls take.
+    pub fn took(&self, awaited: Awaited, elapsed: Duration) {
+        let now = self.at(elapsed);
+        self.standing.memory().spread(awaited).add(elapsed, now);
+    }
+
+    /// Another call of its request answered before it had said anything. That it took longer than `elapsed` is known all the
+    /// same, and nothing else.
+    pub fn outrun(self, elapsed: Duration) {
+        let now = self.at(elapsed);
+        self.standing.memory().pace.sample(elapsed, now);
+    }
+
+    fn at(&self, elapsed: Duration) -> Instant {
+        let since = self.call.since;
+        since.checked_add(elapsed).unwrap_or(since)
     }
 
     pub fn ended(mut self, verdict: Verdict, now: Instant) {
@@ -288,6 +323,26 @@ mod tests {
         // The stream that it was breaks later: a failure like any other.
         probe.ended(Verdict::NoAnswer, until + Duration::from_secs(20));
         assert_eq!(standing.admits(until), Admits::Closed);
+    }
+
+    #[test]
+    fn who_was_outrun_is_known_to_be_slow_and_has_not_failed() {
+        let (standing, now) = (standing(), Instant::now());
+        let breaker = breaker();
+        let second = Duration::from_secs(1);
+        for _ in 0..40 {
+            let call = standing.enter(Some(&breaker), now).unwrap();
+            call.took(Awaited::Token, second);
+            call.outrun(second);
+        }
+        let view = standing.view(now);
+        assert_eq!(
+            (view.state, view.calls, view.failures, view.outstanding),
+            (CLOSED, 0, 0, 0)
+        );
+        assert_eq!(view.first_token, Some(second));
+        assert!(standing.within(Awaited::Token, 0.9) >= Some(second));
+        assert_eq!(standing.within(Awaited::Whole, 0.9), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::{
     completion::PromptAs,
     dialect::settle::Unsupported,
     provider::{Provider, Secret},
-    route::{plan::Breaker, retry::Retry},
+    route::{hedge::Hedge, plan::Breaker, retry::Retry},
 };
 
 /// A target's own word on its calls. A request's headers beat `custom_host`, `forward` and `timeout`.
@@ -37,6 +37,8 @@ pub struct Leaf {
     pub unsupported: Option<Unsupported>,
     pub prompt_as: Option<PromptAs>,
     pub retry: Retry,
+    /// When it is called once more beside a call that keeps silent.
+    pub hedge: Option<Hedge>,
     pub breaker: Option<Breaker>,
     /// Calls to it at a time.
     pub max_concurrent: Option<u32>,
@@ -76,6 +78,7 @@ impl Default for Leaf {
             unsupported: None,
             prompt_as: None,
             retry: Retry::default(),
+            hedge: None,
             breaker: None,
             max_concurrent: None,
             client_key: ClientKey::Sent,

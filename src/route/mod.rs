@@ -1,6 +1,7 @@
 //! Who is called: the conf's model map, and the tree of a config's strategies.
 
 pub mod condition;
+pub mod hedge;
 pub mod leaf;
 pub mod plan;
 pub mod retry;
@@ -12,7 +13,7 @@ use http::HeaderName;
 
 use crate::{
     pattern,
-    route::{condition::Query, leaf::Leaf, plan::Trigger},
+    route::{condition::Query, hedge::Hedge, leaf::Leaf, plan::Trigger},
 };
 
 /// A config: a tree whose leaves are targets.
@@ -23,6 +24,8 @@ pub enum Route {
     Fallback {
         on: Trigger,
         targets: Vec<Route>,
+        /// When the next one is called beside one that keeps silent.
+        hedge: Option<Hedge>,
     },
     /// One of several.
     Balance(Balanced),
@@ -55,6 +58,8 @@ pub struct Balanced {
     pub targets: Vec<Weighed>,
     /// What is remembered of the choice, such as whose turn it is.
     pub id: u64,
+    /// When another one is called beside one that keeps silent.
+    pub hedge: Option<Hedge>,
 }
 
 #[derive(Clone, Debug)]

@@ -25,7 +25,8 @@ use serde_json::{Value, value::RawValue};
 use crate::{
     error::Error,
     route::{
-        Balanced, Route, Weighed,
+        Balance, Balanced, Route, Weighed,
+        hedge::Hedge,
         leaf::{ClientKey, Leaf, ROOT},
         retry::{Outcome, Retry},
     },
@@ -44,13 +45,47 @@ pub struct Attempt {
     /// What is remembered of the target is remembered under this; 0: nothing is.
     pub id: u64,
     pub breaker: Option<Breaker>,
+    /// The call that is made beside it if it keeps silent.
+    pub spare: Option<Box<Spare>>,
+}
+
+/// A second call, and when it is made.
+#[derive(Clone, Debug)]
+pub struct Spare {
+    pub hedge: Hedge,
+    /// Whom it goes to: without retries, nor anything that follows it.
+    pub attempt: Attempt,
 }
 
 impl Attempt {
+    /// The same target without anything that follows its call.
+    fn alone(&self) -> Self {
+        Self {
+            leaf: Arc::clone(&self.leaf),
+            place: self.place.clone(),
+            retry: Retry::default(),
+            jumps: Vec::new(),
+            id: self.id,
+            breaker: self.breaker.clone(),
+            spare: None,
+        }
+    }
+
+    /// Has `other` called beside it, unless the target itself, or a strategy that stands nearer to it, says who is.
+    fn hedge(&mut self, hedge: Hedge, other: &Self) {
+        if self.spare.is_none() {
+            let attempt = other.alone();
+            self.spare = Some(Box::new(Spare { hedge, attempt }));
+        }
+    }
+
     /// Nothing that could be remembered of the only target of a request would change what is done with it.
     fn needs_no_memory(&self) -> bool {
         let Leaf { max_concurrent, .. } = *self.leaf;
-        self.breaker.is_none() && self.retry.attempts == 0 && max_concurrent.is_none()
+        self.breaker.is_none()
+            && self.retry.attempts == 0
+            && max_concurrent.is_none()
+            && self.spare.is_none()
     }
 }
 
@@ -111,6 +146,7 @@ impl Plan {
             jumps: Vec::new(),
             id: 0,
             breaker: None,
+            spare: None,
         })
     }
 
@@ -210,9 +246,17 @@ fn flatten(
         Route::Leaf(leaf) => attempts.push(attempt(leaf, facts.traits)),
         Route::Balance(balanced) => {
             let balanced = balanced.told(facts.traits);
-            let chosen = balanced.targets.get(choose(&balanced, facts));
+            let at = choose(&balanced, facts);
+            let chosen = balanced.targets.get(at);
             let chosen = chosen.or(balanced.targets.first()).ok_or_else(no_target)?;
+            let start = attempts.len();
             flatten(&chosen.route, facts, choose, attempts)?;
+            if let Some(hedge) = balanced.hedge
+                && let Some(other) = another(&balanced, at, facts, choose)
+            {
+                let below = attempts.iter_mut().skip(start);
+                below.for_each(|attempt| attempt.hedge(hedge, &other));
+            }
         }
         Route::Conditional {
             conditions,
@@ -224,7 +268,7 @@ fn flatten(
             let chosen = chosen.and_then(|target| targets.get(target));
             flatten(chosen.ok_or_else(unresolved)?, facts, choose, attempts)?;
         }
-        Route::Fallback { on, targets } => {
+        Route::Fallback { on, targets, hedge } => {
             let (mut behind, mut failure) = (None, None);
             for target in targets {
                 let start = attempts.len();
@@ -233,15 +277,15 @@ fn flatten(
                     failure = failure.or(Some(error));
                     continue;
                 }
-                for before in attempts
-                    .get_mut(behind.unwrap_or(start)..start)
-                    .into_iter()
-                    .flatten()
-                {
+                let (before, added) = attempts.split_at_mut(start);
+                for before in before.iter_mut().skip(behind.unwrap_or(start)) {
                     before.jumps.push(Jump {
                         on: on.clone(),
                         to: start,
                     });
+                    if let (Some(hedge), Some(next)) = (hedge, added.first()) {
+                        before.hedge(*hedge, next);
+                    }
                 }
                 behind = Some(start);
             }
@@ -251,6 +295,26 @@ fn flatten(
         }
     }
     Ok(())
+}
+
+/// A target beside the one at `but`, chosen among the others by chance: whatever the choice was made by, it made that one.
+fn another(
+    balanced: &Balanced,
+    but: usize,
+    facts: &Facts<'_>,
+    choose: Choose<'_>,
+) -> Option<Attempt> {
+    let all = balanced.targets.iter().enumerate();
+    let others = all.filter(|(at, target)| *at != but && target.weight > 0.0);
+    let others = Balanced {
+        mode: Balance::Weighted,
+        targets: others.map(|(_, target)| target.clone()).collect(),
+        ..*balanced
+    };
+    let chosen = others.targets.get(choose(&others, facts))?;
+    let mut attempts = Vec::new();
+    flatten(&chosen.route, facts, choose, &mut attempts).ok()?;
+    attempts.into_iter().next()
 }
 
 impl Balanced {
@@ -300,14 +364,20 @@ fn unresolved() -> Error {
 }
 
 fn attempt(leaf: &Arc<Leaf>, traits: Traits) -> Attempt {
-    Attempt {
+    let mut attempt = Attempt {
         leaf: Arc::clone(leaf),
         place: leaf.place.clone(),
         retry: leaf.retry.clone(),
         jumps: Vec::new(),
         id: id_of(leaf, traits),
         breaker: leaf.breaker.clone(),
+        spare: None,
+    };
+    if let Some(hedge) = leaf.hedge {
+        let again = attempt.alone();
+        attempt.hedge(hedge, &again);
     }
+    attempt
 }
 
 /// What a tree without a leaf comes to.

@@ -384,16 +384,19 @@ fn surplus_bytes_are_never_the_next_client_s_answer() {
     let evil = whole(200, &TEXT.replace(" hello", " stolen"));
     for late in [false, true] {
         let surplus = evil.clone();
+        let (done, written) = mpsc::channel();
+        let done = Mutex::new(done);
         let upstream = Upstream::start(move |request, stream| {
             let answer = good(request.text());
             if late {
                 stream.write_all(&answer).unwrap();
-                // On a connection that lies in the pool by then.
+                // On a connection that lies in the pool by then, or on its way there.
                 thread::sleep(Duration::from_millis(50));
                 let _ = stream.write_all(&surplus);
             } else {
                 stream.write_all(&[&answer[..], &surplus].concat()).unwrap();
             }
+            done.lock().unwrap().send(()).unwrap();
             After::Keep
         });
         let gateway = Gateway::before(&upstream.address);
@@ -407,7 +410,7 @@ fn surplus_bytes_are_never_the_next_client_s_answer() {
                     "{post}: {}",
                     answer.text()
                 );
-                thread::sleep(Duration::from_millis(100));
+                written.recv_timeout(PATIENCE).unwrap();
             }
             let seen = upstream.seen().split_off(before);
             let connections: Vec<_> = seen.iter().map(|request| request.connection).collect();

@@ -21,7 +21,7 @@ use crate::support::{
     Gateway, PATIENCE,
     client::{self, Client, PLAIN, ROADS, STREAMED, post},
     providers_at,
-    upstream::{After, DONE, LAST_CHUNK, STREAM, TEXT, Upstream, chunk, event, json},
+    upstream::{After, DONE, LAST_CHUNK, STREAM, TEXT, Upstream, chunk, event, json, watching},
     wait_for,
 };
 
@@ -99,6 +99,42 @@ fn a_stream_that_outlasts_the_drain_is_told_so() {
         let status = wait_for(|| gateway.child.try_wait().unwrap()).expect("it goes on");
         assert!(status.success());
         assert!(gateway.logged().contains("1 in flight are cut"));
+    }
+}
+
+#[test]
+fn what_is_silent_at_the_end_of_the_drain_is_told_so() {
+    let (silent, _closing) = watching([STREAM, &chunk(event(" a", None))].concat());
+    let (mute, _closing) = watching([]);
+    for (upstream, road, body, lines) in [
+        (&silent, ROADS[1], STREAMED, ""),
+        (
+            &silent,
+            ROADS[0],
+            STREAMED,
+            "  timeouts: { heartbeat: 15s }\n",
+        ),
+        (&mute, ROADS[1], STREAMED, ""),
+        (&mute, ROADS[0], PLAIN, ""),
+    ] {
+        let lines = providers_at(&upstream.address) + lines + "grace_period_seconds: 1\n";
+        let mut gateway = Gateway::start(&lines);
+        let mut client = Client::connect(&gateway.address);
+        let before = upstream.seen().len();
+        client.send(post(road, body));
+        upstream.wait_for_requests(before + 1);
+        gateway.signal("TERM");
+        let answer = client.read();
+        assert!(answer.complete, "{answer:?}");
+        assert!(answer.text().contains("gateway_stopping"), "{answer:?}");
+        let status = if upstream.address == mute.address {
+            503
+        } else {
+            200
+        };
+        assert_eq!(answer.status, status);
+        let status = wait_for(|| gateway.child.try_wait().unwrap()).expect("it goes on");
+        assert!(status.success());
     }
 }
 

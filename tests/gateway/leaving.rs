@@ -9,24 +9,8 @@ use std::{
 use crate::support::{
     Gateway, PATIENCE,
     client::{CONDUCTED, Client, PLAIN, ROADS, STREAMED, post, request},
-    upstream::{
-        After, LAST_CHUNK, STREAM, TEXT, Upstream, chunk, event, events, json, wait_for_close,
-    },
+    upstream::{After, LAST_CHUNK, STREAM, TEXT, Upstream, chunk, event, events, json, watching},
 };
-
-/// An upstream that sends `sent` and then reports when its connection was closed.
-fn watching(sent: Vec<u8>) -> (Upstream, mpsc::Receiver<Instant>) {
-    let (closed, closing) = mpsc::channel();
-    let closed = Mutex::new(closed);
-    let upstream = Upstream::start(move |_, stream| {
-        stream.write_all(&sent).unwrap();
-        if wait_for_close(stream).is_some() {
-            closed.lock().unwrap().send(Instant::now()).unwrap();
-        }
-        After::Close
-    });
-    (upstream, closing)
-}
 
 const AT_ONCE: Duration = Duration::from_millis(100);
 

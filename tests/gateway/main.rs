@@ -7,6 +7,7 @@ mod chaos;
 mod completions;
 mod counts;
 mod credentials;
+mod deadlines;
 mod embedding;
 mod fallback;
 mod fan_out;
@@ -20,6 +21,7 @@ mod headers;
 #[path = "../fixtures/heads.rs"]
 mod heads;
 mod health;
+mod hedge;
 mod http2;
 mod identities;
 mod leaving;

@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -210,5 +210,47 @@ pub fn wait_for_close(stream: &mut TcpStream) -> Option<Duration> {
             Some(started.elapsed())
         }
         _ => None,
+    }
+}
+
+/// An upstream that sends `sent` and then reports when its connection was closed.
+pub fn watching(sent: impl Into<Vec<u8>>) -> (Upstream, mpsc::Receiver<Instant>) {
+    let (closed, closing) = mpsc::channel();
+    let (closed, sent) = (Mutex::new(closed), sent.into());
+    let upstream = Upstream::start(move |_, stream| {
+        stream.write_all(&sent).unwrap();
+        if wait_for_close(stream).is_some() {
+            let _ = closed.lock().unwrap().send(Instant::now());
+        }
+        After::Close
+    });
+    (upstream, closing)
+}
+
+/// An address whose connections do not come to stand: the queue of those that wait to be accepted is full.
+pub struct Unaccepting {
+    pub address: String,
+    _listener: TcpListener,
+    _queued: TcpStream,
+}
+
+impl Unaccepting {
+    pub fn start() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .unwrap();
+        let listener = runtime.block_on(async {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            // The standard library's queue takes thousands.
+            socket.listen(0).unwrap().into_std().unwrap()
+        });
+        let address = listener.local_addr().unwrap().to_string();
+        Self {
+            _queued: TcpStream::connect(&address).unwrap(),
+            _listener: listener,
+            address,
+        }
     }
 }
