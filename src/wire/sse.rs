@@ -75,6 +75,7 @@ impl Events {
     }
 
     fn take(&mut self, length: usize) -> Bytes {
+        self.begun = true;
         self.scan = Scan::default();
         self.unread.take(length)
     }
@@ -316,6 +317,18 @@ mod tests {
             assert!(events.unread.bytes().len() <= 64 + 16);
         }
         assert!(failed);
+    }
+
+    // Found by fuzzing: behind blank lines that had come alone, a byte order mark was taken for the stream's first.
+    #[test]
+    fn a_byte_order_mark_counts_at_the_start_alone() {
+        let stream = "\r\n\u{FEFF}data: 1\n\ndata: 2\n\n".as_bytes();
+        for at in 0..=stream.len() {
+            let (first, rest) = stream.split_at(at);
+            let seen = cut(&[first, rest]);
+            let told: Vec<_> = seen.iter().map(|(_, data)| data.as_str()).collect();
+            assert_eq!(told, ["2"], "cut at {at}");
+        }
     }
 
     // Found by fuzzing.
