@@ -24,6 +24,7 @@ impl fmt::Display for Quoted<'_> {
 }
 
 /// Bytes that stand for themselves between quotes.
+#[expect(clippy::indexing_slicing, reason = "computed while compiling")]
 static PLAIN: [bool; 256] = {
     let mut plain = [false; 256];
     let mut byte = b' ';

@@ -6,7 +6,7 @@
 //! * the test in `replay`, in every run of the tests: each line of `fuzz/corpus`, all fixtures, and a fixed number of mutations of both;
 //! * `fuzz/`, which is not part of a release: under libFuzzer, led by coverage, for as long as one likes (`fuzz/README.md`).
 //!
-//! A new target is one function and one row of [`TARGETS`]. The check of a client's raw head belongs beside `head`.
+//! A new target is one function and one row of [`TARGETS`].
 
 mod addresses;
 mod answers;
@@ -16,6 +16,7 @@ mod conf;
 pub mod corpus;
 mod fan_out;
 mod frames;
+mod heads;
 mod input;
 mod relays;
 #[cfg(test)]
@@ -62,6 +63,7 @@ targets! {
     frames: sse json_lines event_stream message;
     answers: frame failure reply stream;
     requests: request head config;
+    heads: raw_head;
     fan_out: fan_out;
     conf: conf pause;
     addresses: base place follow reach json stars;

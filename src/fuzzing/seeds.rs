@@ -141,6 +141,18 @@ pub fn head(path: &str, text: &[u8]) -> Cases {
     cases
 }
 
+pub fn raw_head(path: &str, _: &[u8]) -> Cases {
+    let heads = [
+        "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nabcdGET / HTTP/1.1\r\n",
+        "POST /a?b HTTP/1.1\r\nhost: a:1\r\ntransfer-encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n0\r\nx: y\r\n\r\nGET",
+        "GET / HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        "GET http://a/b HTTP/1.0\r\n\r\n",
+        "POST / HTTP/1.1\nhost: a\ncontent-length: 0\n\n",
+        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    ];
+    listed(path, &heads, &[3])
+}
+
 pub fn config(path: &str, text: &[u8]) -> Cases {
     let cases = recorded(path, text);
     let configs = cases.iter().filter_map(|case| case.get("config"));
