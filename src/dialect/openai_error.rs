@@ -15,6 +15,7 @@ use crate::{
         unreadable_error,
     },
     error::{Error, Kind},
+    surrogates::has_half,
     wire::sse::Events,
 };
 
@@ -139,7 +140,9 @@ fn read_error_value(status: StatusCode, value: &str) -> Option<Error> {
         error = error.with_param(param.into_owned());
     }
     let inner = object.innererror.object();
-    if let Some(inner) = inner.filter(|inner| !is_too_deep(inner.get().as_bytes())) {
+    // It passes as it stands, to readers of every kind.
+    let passes = |json: &[u8]| !is_too_deep(json) && !has_half(json);
+    if let Some(inner) = inner.filter(|inner| passes(inner.get().as_bytes())) {
         error = error.with_inner(inner);
     }
     match (object.code.word(), object.code.figure::<i64>()) {

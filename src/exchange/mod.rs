@@ -163,12 +163,10 @@ impl Exchange {
     }
 
     /// The carrier that can do what this exchange needs. Pingora's phases carry streams, unless
-    /// * the request body is past what they can send again,
-    /// * it is so large that their one deadline for all of it would end an upload that moves,
+    /// * the request body is past what they can send again, or their one deadline for all of it would end an upload that moves,
     /// * a deadline was set that they do not have, or a heartbeat for all streams: they look at the clock only when the
-    ///   upstream says something, or is silent for `timeouts.read`, or
-    /// * its texts may be ended here, which has to end the upstream's call too, or
-    /// * the answer is the second of two calls.
+    ///   upstream says something, or is silent for `timeouts.read`,
+    /// * its texts may be ended here, which has to end the upstream's call too, or the answer is the second of two calls.
     ///
     /// A whole reply is the conductor's: its status line cannot be known before its last byte, since a 200 that turns out
     /// to hold an error or half an object has to reach the client as that error.
