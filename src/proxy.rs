@@ -37,8 +37,8 @@ use crate::{
     reception::{Next, Roads},
     tokens::Tokens,
     upstream::{
-        MAX_INTERIM, failure, interim_flood, is_interim, is_unanswered, make_fresh, request_head,
-        sign_passage,
+        MAX_INTERIM, failure, interim_flood, is_interim, is_unanswered, limit, make_fresh,
+        request_head, sign_passage,
     },
 };
 
@@ -375,19 +375,6 @@ impl ProxyHttp for Gateway {
     fn request_summary(&self, session: &Session, _: &Context) -> String {
         let head = downstream::head(session);
         format!("{} {}", head.method, head.path)
-    }
-}
-
-/// Lets no step of a call take longer than `left`.
-fn limit(peer: &mut HttpPeer, left: Duration) {
-    let options = &mut peer.options;
-    for step in [
-        &mut options.connection_timeout,
-        &mut options.total_connection_timeout,
-        &mut options.write_timeout,
-        &mut options.read_timeout,
-    ] {
-        *step = Some(step.map_or(left, |own| own.min(left)));
     }
 }
 

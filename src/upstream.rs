@@ -253,6 +253,19 @@ pub fn interim_flood() -> Error {
     Error::broken("The provider sent no final head.")
 }
 
+/// Lets no step of a call take longer than `left`.
+pub fn limit(peer: &mut HttpPeer, left: Duration) {
+    let options = &mut peer.options;
+    for step in [
+        &mut options.connection_timeout,
+        &mut options.total_connection_timeout,
+        &mut options.write_timeout,
+        &mut options.read_timeout,
+    ] {
+        *step = Some(step.map_or(left, |own| own.min(left)));
+    }
+}
+
 /// Makes `peer` one that the pool holds no connection of: Pingora's phases cannot be told to open a new one.
 pub fn make_fresh(peer: &mut HttpPeer) {
     peer.group_key = fastrand::u64(..);

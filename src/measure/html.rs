@@ -231,17 +231,13 @@ fn distribution(report: &Report) -> (&'static str, String) {
         .targets
         .iter()
         .any(|target| target.tally.first_token.count() > 0);
-    let title = if streams {
-        "Time to first token"
-    } else {
-        "Latency"
+    let title = match streams {
+        true => "Time to first token",
+        false => "Latency",
     };
-    let of = |target: &'_ Figures| {
-        if streams {
-            target.tally.first_token.clone()
-        } else {
-            target.tally.total.clone()
-        }
+    let of = |target: &'_ Figures| match streams {
+        true => target.tally.first_token.clone(),
+        false => target.tally.total.clone(),
     };
     let all: Vec<Times> = report.targets.iter().map(of).collect();
     let counted = || all.iter().filter(|times| times.count() > 0);
@@ -274,18 +270,14 @@ fn distribution(report: &Report) -> (&'static str, String) {
         .map(|point| point.1)
         .fold(0.0, f64::max);
     let y = Axis::linear("% of the requests", most);
-    (
-        title,
-        svg(
-            &Plot {
-                x,
-                y,
-                series,
-                shape: Shape::Area,
-            },
-            title,
-        ),
-    )
+    let shape = Shape::Area;
+    let plot = Plot {
+        x,
+        y,
+        series,
+        shape,
+    };
+    (title, svg(&plot, title))
 }
 
 /// Of a logarithm of milliseconds.
