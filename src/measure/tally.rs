@@ -99,7 +99,7 @@ pub struct Tally {
     pub bytes_sent: u64,
     pub bytes_received: u64,
     pub connections: u64,
-    /// Ended requests in each [`SLOT`] since the start.
+    /// Ended requests in each `SLOT` since the start.
     pub ended: Vec<u32>,
     /// From the first request to the last answer.
     pub elapsed: Duration,

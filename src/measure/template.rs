@@ -17,7 +17,7 @@ pub struct Question {
     pub stream: bool,
     /// Asks a stream for its count of tokens.
     pub usage: bool,
-    /// Puts a number of [`DIGITS`] digits and a space before each prompt, so that no cache of a server knows it.
+    /// Puts a number of `DIGITS` digits and a space before each prompt, so that no cache of a server knows it.
     pub unique: bool,
     /// Fields of the body beside these, or in their place.
     pub more: Map<String, Value>,
