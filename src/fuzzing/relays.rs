@@ -242,3 +242,18 @@ const VERBATIM: usize = 0;
 /// An answer may be this much larger than what the upstream sent: `{}` in a list of choices becomes a whole choice.
 const MOST_TIMES: usize = 64;
 const MOST_MORE: usize = 8 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::ALL;
+    use crate::dialect::DIALECTS;
+
+    /// Its order is the corpus's, so that it is written down; what it lacks would never be tried.
+    #[test]
+    fn every_dialect_is_tried() {
+        let tried = |name: &str| ALL.iter().any(|dialect| dialect.name() == name);
+        for dialect in DIALECTS {
+            assert!(tried(dialect.name()), "{}", dialect.name());
+        }
+    }
+}
