@@ -7,24 +7,12 @@ use serde_json::{Value, json};
 use crate::support::{
     Gateway,
     client::{Answer, Client, ask, request},
+    targets::{at, before},
     upstream::{After, TEXT, Upstream, json as answer},
     wait_for,
 };
 
 const BODY: &str = r#"{"model": "m", "prompt": "Say it.", "max_tokens": 5}"#;
-
-fn at(upstream: &Upstream) -> Value {
-    json!({
-        "provider": "openai", "api_key": "sk-x",
-        "custom_host": format!("http://{}/v1", upstream.address),
-    })
-}
-
-fn before(upstreams: &[&Upstream], lines: &str) -> Gateway {
-    let hosts = upstreams.iter().map(|one| format!("\"{}\"", one.address));
-    let hosts = hosts.collect::<Vec<_>>().join(", ");
-    Gateway::start(&format!("  allowed_hosts: [{hosts}]\n{lines}"))
-}
 
 fn ask_with(gateway: &Gateway, config: &Value) -> Answer {
     let config = config.to_string();

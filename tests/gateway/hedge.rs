@@ -19,6 +19,7 @@ use crate::support::{
     Gateway, PATIENCE,
     client::{Answer, Client, PLAIN, STREAMED, ask, request},
     free_address,
+    targets::{at, before},
     upstream::{
         After, LAST_CHUNK, Request, STREAM, TEXT, Upstream, chunk, event, events, json as answer,
         wait_for_close, watching,
@@ -29,19 +30,6 @@ use crate::support::{
 /// Above all waits of these tests, below the patience of their clients.
 const LONG: Duration = Duration::from_secs(10);
 const AT_ONCE: Duration = Duration::from_secs(2);
-
-fn at(upstream: &Upstream) -> Value {
-    json!({
-        "provider": "openai", "api_key": "sk-x",
-        "custom_host": format!("http://{}/v1", upstream.address),
-    })
-}
-
-fn before(upstreams: &[&Upstream], lines: &str) -> Gateway {
-    let hosts = upstreams.iter().map(|one| format!("\"{}\"", one.address));
-    let hosts = hosts.collect::<Vec<_>>().join(", ");
-    Gateway::start(&format!("  allowed_hosts: [{hosts}]\n{lines}"))
-}
 
 fn ask_with(gateway: &Gateway, config: &Value, body: &str) -> Answer {
     let config = config.to_string();

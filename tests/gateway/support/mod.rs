@@ -3,6 +3,7 @@
 
 pub mod app;
 pub mod client;
+pub mod targets;
 pub mod upstream;
 
 use std::{
