@@ -118,6 +118,36 @@ fn the_same_target_is_called_again_and_the_silent_call_is_hung_up_on() {
 }
 
 #[test]
+fn of_several_keys_the_second_call_takes_another() {
+    let upstream = Upstream::start(|request, stream| {
+        if request.connection == 0 {
+            wait_for_close(stream).unwrap();
+            return After::Close;
+        }
+        answer_well(request, stream)
+    });
+    let gateway = Gateway::start(&format!(
+        "  providers:\n    openai: {{ base_url: \"http://{}/v1\", api_keys: [sk-key-one, sk-key-two] }}\n",
+        upstream.address
+    ));
+    let config = json!({"provider": "openai", "hedge": {"after": 100}});
+    let answer = ask_with(&gateway, &config, PLAIN);
+    assert!(is_good(&answer), "{answer:?}");
+    let mut keys: Vec<String> = upstream
+        .seen()
+        .iter()
+        .map(|request| {
+            request
+                .header("authorization")
+                .unwrap_or_default()
+                .to_owned()
+        })
+        .collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["Bearer sk-key-one", "Bearer sk-key-two"]);
+}
+
+#[test]
 fn the_next_target_of_a_fallback_is_called_and_the_silent_one_has_not_failed() {
     for body in [PLAIN, STREAMED] {
         let ((silent, closing), next) = (watching([]), good());
