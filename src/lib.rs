@@ -47,7 +47,7 @@
 //! | `tokens`, `issuer` | the tokens that some credentials are exchanged for: kept and refreshed, fetched |
 //! | `proxy`, `passing`, `reception`, `conductor`, `gather`, `tunnel`, `client`, `leg`, `pulse`, `pursuit`, `lanes`, `places`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `intake`, `refusal`, `edition`, `drain`, `mishap`, `race`, `regard`, `quoted` | the IO around it |
 //! | `measure`, `bench` | a load on any server and what came of it; sending it |
-//! | [`server`], `reload`, `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
+//! | [`server`], `reload`, `admin`, `emulator`, `log_queue` | the process: listeners, the operator's port, the emulated providers, the log's lines |
 //! | `fuzzing` | what has to hold for any bytes; in no release |
 //!
 //! Imports point down this table; `tests/layers.rs` holds it.
@@ -125,6 +125,7 @@ mod keys;
 mod lanes;
 mod leg;
 mod measure;
+mod log_queue;
 mod metrics;
 mod mishap;
 mod opening;
@@ -161,3 +162,4 @@ pub use exchange::relay;
 pub use keys::{KeyHash, new_key};
 pub use proxy::Gateway;
 pub use reload::Reread;
+pub use log_queue::LogQueue;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::completion::Usage;
@@ -23,6 +23,8 @@ pub struct Metrics {
     key_requests: IntCounterVec,
     key_tokens: IntCounterVec,
     reloads: IntCounterVec,
+    /// Lines that the log lacks.
+    pub log_dropped: IntCounter,
 }
 
 /// One ended request.
@@ -95,6 +97,10 @@ impl Metrics {
                 "Times the conf was read again.",
                 &["result"],
             )?,
+            log_dropped: IntCounter::new(
+                "completions_log_lines_dropped_total",
+                "Lines that are not in the log, as it could not be written.",
+            )?,
         };
         metrics.register()?;
         Ok(metrics)
@@ -111,7 +117,8 @@ impl Metrics {
         self.registry
             .register(Box::new(self.key_requests.clone()))?;
         self.registry.register(Box::new(self.key_tokens.clone()))?;
-        self.registry.register(Box::new(self.reloads.clone()))
+        self.registry.register(Box::new(self.reloads.clone()))?;
+        self.registry.register(Box::new(self.log_dropped.clone()))
     }
 
     pub fn count(&self, ended: &Ended<'_>) {

@@ -4,6 +4,7 @@
 use std::{
     io::Write,
     net::{Shutdown, SocketAddr, TcpStream},
+    os::fd::AsRawFd,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -855,6 +856,38 @@ fn a_log_that_cannot_be_written_stops_nothing() {
             assert_eq!(ask(&gateway.address, road, PLAIN).status, 200);
         }
     }
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let upstream = Upstream::answering(whole(200, TEXT));
+    let (reader, writer) = std::io::pipe().unwrap();
+    let pipe = format!("/proc/self/fd/{}", writer.as_raw_fd());
+    let mut gateway = Gateway::logging_to(&providers_at(&upstream.address), &pipe);
+    drop(writer);
+    // Refused here, so that they are many: the pipe is full, and so is what waits for it.
+    let mut client = Client::connect(&gateway.address);
+    let long = "x".repeat(200);
+    let dropped = wait_for(|| {
+        for _ in 0..500 {
+            client.send(post(&[("x-portkey-trace-id", &long)], "no JSON"));
+            assert_eq!(client.read().status, 400);
+        }
+        let metrics = metrics(&gateway);
+        let mut lines = metrics.lines();
+        let count =
+            lines.find_map(|line| line.strip_prefix("completions_log_lines_dropped_total "));
+        count.filter(|count| *count != "0").map(str::to_owned)
+    });
+    assert!(dropped.is_some());
+    for road in ROADS {
+        assert_eq!(ask(&gateway.address, road, PLAIN).status, 200);
+    }
+    // Nor does it keep the process from ending.
+    gateway.signal("TERM");
+    let status = wait_for(|| gateway.child.try_wait().unwrap()).expect("the process goes on");
+    assert!(status.success());
+    drop(reader);
 }
 
 // Row 31: who was in a storm is served as soon as it is over.
