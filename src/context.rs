@@ -290,6 +290,11 @@ impl Entry<'_> {
             status: self.status,
             failure: self.failure().map(Error::label),
             usage: self.context.call.report().and_then(|report| report.usage),
+            unknown: self
+                .context
+                .call
+                .report()
+                .map_or(0, |report| report.unknown),
             total: self.context.ticket.started.elapsed(),
             first_byte: self.context.ticket.first_byte,
         }

@@ -23,6 +23,7 @@ pub struct Metrics {
     key_requests: IntCounterVec,
     key_tokens: IntCounterVec,
     reloads: IntCounterVec,
+    unknown: IntCounterVec,
     /// Lines that the log lacks.
     pub log_dropped: IntCounter,
 }
@@ -38,6 +39,8 @@ pub struct Ended<'a> {
     /// [`crate::Error::label`] of what went wrong.
     pub failure: Option<&'static str>,
     pub usage: Option<Usage>,
+    /// Events of its stream that were left out.
+    pub unknown: u64,
     pub total: Duration,
     /// From the request's first byte to the answer's.
     pub first_byte: Option<Duration>,
@@ -97,6 +100,11 @@ impl Metrics {
                 "Times the conf was read again.",
                 &["result"],
             )?,
+            unknown: counter(
+                "completions_unknown_events_total",
+                "Events of streams that were left out, as their kind is not known.",
+                &["provider"],
+            )?,
             log_dropped: IntCounter::new(
                 "completions_log_lines_dropped_total",
                 "Lines that are not in the log, as it could not be written.",
@@ -118,6 +126,7 @@ impl Metrics {
             .register(Box::new(self.key_requests.clone()))?;
         self.registry.register(Box::new(self.key_tokens.clone()))?;
         self.registry.register(Box::new(self.reloads.clone()))?;
+        self.registry.register(Box::new(self.unknown.clone()))?;
         self.registry.register(Box::new(self.log_dropped.clone()))
     }
 
@@ -143,6 +152,10 @@ impl Metrics {
             self.key_requests
                 .with_label_values(&[key, tenant, status])
                 .inc();
+        }
+        if ended.unknown > 0 {
+            let unknown = ended.unknown.min(MAX_COUNT);
+            self.unknown.with_label_values(&[provider]).inc_by(unknown);
         }
         let Some(usage) = ended.usage else { return };
         for (side, tokens) in [
@@ -213,6 +226,7 @@ mod tests {
                 status: 200,
                 failure: None,
                 usage: Some(Usage::new(tokens, 0)),
+                unknown: 0,
                 total: Duration::ZERO,
                 first_byte: None,
             });
@@ -235,6 +249,7 @@ mod tests {
             status: 200,
             failure: Some("broken_upstream"),
             usage: Some(Usage::new(3, 4)),
+            unknown: 2,
             total: Duration::from_millis(20),
             first_byte: Some(Duration::from_millis(2)),
         });
@@ -246,6 +261,7 @@ mod tests {
             r#"completions_key_tokens_total{key="ide",side="prompt",tenant="search"} 3"#,
             r#"completions_failures_total{provider="openai",reason="broken_upstream"} 1"#,
             r#"completions_first_byte_seconds_count{kind="stream",provider="openai"} 1"#,
+            r#"completions_unknown_events_total{provider="openai"} 2"#,
         ] {
             assert!(text.contains(line), "{line} not in {text}");
         }

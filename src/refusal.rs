@@ -44,6 +44,7 @@ pub fn ended(error: &Error) -> Ended<'_> {
         status: error.status().as_u16(),
         failure: Some(error.label()),
         usage: None,
+        unknown: 0,
         total: Duration::ZERO,
         first_byte: None,
     }

@@ -188,6 +188,8 @@ pub struct Partial {
     pub headed: bool,
     /// The client has been told the token counts.
     pub usage_told: bool,
+    /// Events of a kind that the dialect does not know.
+    pub unknown: u64,
     /// What an API that leaves stop sequences in its text has not let go yet.
     pub tail: Tail,
     /// Where the tokens of each choice stand in its text.

@@ -20,6 +20,7 @@ pub mod follow;
 mod output;
 pub mod relay;
 pub mod reply;
+mod report;
 pub mod split;
 mod terms;
 #[cfg(test)]
@@ -33,7 +34,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{
-    completion::{CompletionRequest, Partial, Tail, Usage, logprobs::Running},
+    completion::{CompletionRequest, Partial, Tail, logprobs::Running},
     dialect::UpstreamRequest,
     error::Error,
     exchange::{
@@ -46,6 +47,7 @@ use crate::{
 };
 
 pub use {
+    report::Report,
     terms::{Deadlines, Seed, Terms},
     work::Work,
 };
@@ -104,17 +106,6 @@ pub enum Road {
 pub struct UpstreamHead<'a> {
     pub status: StatusCode,
     pub headers: &'a HeaderMap,
-}
-
-/// What an exchange comes to, for the log and the metrics.
-#[derive(Clone, Copy, Debug)]
-pub struct Report<'a> {
-    pub model: &'a str,
-    pub reply: ReplyForm,
-    /// Calls of the provider.
-    pub calls: usize,
-    pub usage: Option<Usage>,
-    pub failure: Option<&'a Error>,
 }
 
 impl Exchange {
@@ -341,6 +332,7 @@ impl Exchange {
             reply: self.reply,
             calls: 1,
             usage: partial.usage,
+            unknown: partial.unknown,
             failure: self.relay.as_ref().and_then(Relay::failure),
         }
     }

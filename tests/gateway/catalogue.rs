@@ -925,6 +925,38 @@ fn a_target_that_was_down_under_retries_serves_as_soon_as_it_is_back() {
     }
 }
 
+// Row 14: what a vendor adds to its streams is left out, and somebody hears of it.
+#[test]
+fn events_of_unknown_kinds_are_counted() {
+    let events = concat!(
+        "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m\",\"model\":\"c\",\"usage\":{\"input_tokens\":1,\"output_tokens\":1}}}\n\n",
+        "event: brand_new\ndata: {\"type\":\"brand_new\"}\n\n",
+        "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"a\"}}\n\n",
+        "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":4}}\n\n",
+        "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+    );
+    let upstream = Upstream::answering([STREAM, &chunk(events), LAST_CHUNK].concat());
+    let address = &upstream.address;
+    let gateway = Gateway::start(&format!(
+        "  providers:\n    anthropic: {{ base_url: \"http://{address}\", api_key: sk-x }}\n  default: {{ provider: anthropic }}\n"
+    ));
+    for road in ROADS {
+        assert_eq!(
+            told(&ask(&gateway.address, road, STREAMED), "new"),
+            Told::Good
+        );
+    }
+    let line = "completions_unknown_events_total{provider=\"anthropic\"} 2\n";
+    let counted = wait_for(|| metrics(&gateway).contains(line).then_some(()));
+    assert!(counted.is_some(), "{}", metrics(&gateway));
+}
+
+fn metrics(gateway: &Gateway) -> String {
+    let mut operator = Client::connect(&gateway.admin);
+    operator.send(request("GET", "/metrics", &[], ""));
+    operator.read().text().to_owned()
+}
+
 // Row 14: bytes that are no text, and indices that nobody asked for.
 #[test]
 fn what_leaves_is_valid_whatever_came() {
