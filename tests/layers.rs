@@ -42,6 +42,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("gateway", 7),
     ("proxy", 8),
     ("passing", 8),
+    ("relaying", 8),
     ("reception", 8),
     ("context", 8),
     ("quoted", 8),
