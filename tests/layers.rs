@@ -69,6 +69,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("resolver", 8),
     ("door", 8),
     ("intake", 8),
+    ("h2_intake", 8),
     ("refusal", 8),
     ("edition", 8),
     ("drain", 8),
