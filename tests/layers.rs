@@ -78,9 +78,9 @@ const LAYERS: &[(&str, u8)] = &[
     ("reload", 8),
     ("admin", 8),
     ("emulator", 8),
+    ("log_queue", 8),
     ("bench", 8),
     ("fuzzing", 8),
-    ("log_queue", 8),
     ("main", 9),
     ("lib", 9),
 ];
@@ -271,6 +271,38 @@ fn io_stays_at_the_top() {
             }
         }
     }
+}
+
+// G2 of docs/faults.md: what opens a connection is in one place, which asks the guard. The operator's port looks at the
+// gateway's own listeners, and `bench` goes where its command says.
+#[test]
+fn connections_are_opened_in_one_place() {
+    let openers = [
+        "HttpPeer::new",
+        "new_stream",
+        "TcpStream::connect",
+        "TcpSocket",
+        "reused_stream",
+        "get_http_session",
+    ];
+    let mut found = Vec::new();
+    for source in sources() {
+        for line in code(&source.text) {
+            let opens = openers.iter().filter(|opener| line.contains(**opener));
+            found.extend(opens.map(|opener| (source.name.clone(), *opener)));
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    let known = [
+        ("admin.rs", "TcpStream::connect"),
+        ("bench/connection.rs", "TcpStream::connect"),
+        ("upstream.rs", "HttpPeer::new"),
+        ("upstream.rs", "new_stream"),
+        ("upstream.rs", "reused_stream"),
+    ];
+    let known: Vec<_> = known.map(|(file, opener)| (file.to_owned(), opener)).into();
+    assert_eq!(found, known);
 }
 
 #[test]
