@@ -17,7 +17,9 @@
 
 use std::{
     cell::Cell,
+    fs::File,
     io::{IsTerminal, Read, Write},
+    os::unix::fs::PermissionsExt,
     panic::PanicHookInfo,
     path::PathBuf,
     process::ExitCode,
@@ -236,6 +238,22 @@ impl Surroundings for Process {
         std::fs::read_to_string(self.folder.join(path)).map_err(|error| error.to_string())
     }
 
+    fn secret_file(&self, path: &str) -> Result<(String, u32), String> {
+        let told = |error: std::io::Error| error.to_string();
+        let mut file = File::open(self.folder.join(path)).map_err(told)?;
+        // Of what is open: whatever the name stands for by then.
+        let mode = file.metadata().map_err(told)?.permissions().mode() & 0o777;
+        let mut text = String::new();
+        // More than any secret is; what is longer is refused for that.
+        let read = (&mut file).take(MAX_SECRET_BYTES).read_to_string(&mut text);
+        read.map_err(told)?;
+        Ok((text, mode))
+    }
+
+    fn warn(&self, warning: &str) {
+        log::warn!("{warning}");
+    }
+
     fn reader(&self, path: &str) -> Option<Reader> {
         let path = self.folder.join(path);
         Some(Box::new(move || std::fs::read_to_string(&path).ok()))
@@ -320,6 +338,7 @@ const LINE_BYTES: usize = 512;
 /// What 128 random bits take in hexadecimal.
 const MIN_KEY_BYTES: usize = 32;
 const MAX_KEY_BYTES: u64 = 4 << 10;
+const MAX_SECRET_BYTES: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests {

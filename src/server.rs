@@ -56,6 +56,7 @@ impl Ready {
             text,
             server_keys: &server_keys(),
             surroundings,
+            secret_file_mode: 0,
         };
         let config = Config::read(&source)?;
         // Not `ServerConf::from_yaml`, whose error holds the whole file with its keys.
