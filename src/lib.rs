@@ -31,6 +31,7 @@
 //! | [`Error`] | the one error: whose fault, which status, what the client is told |
 //! | `depth`, `surrogates` | how deep JSON is nested; half of a character in it |
 //! | `pattern` | names with `*` in them |
+//! | `scan` | JSON read where it stands |
 //! | `head` | a request's head, checked byte by byte; how far its body reaches |
 //! | `wire` | bytes ⇄ frames: server-sent events, JSON lines, AWS event streams, cut anywhere |
 //! | [`completion`] | the request and the answer of the API page, and the set of its parameters |
@@ -144,6 +145,7 @@ mod regard;
 mod reload;
 mod resolver;
 mod route;
+mod scan;
 pub mod server;
 mod surrogates;
 mod ticket;

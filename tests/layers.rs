@@ -10,7 +10,7 @@
 //! L4  route front tls metrics keys
 //! L3  provider
 //! L2  dialect measure
-//! L1  head wire completion
+//! L1  head wire scan completion
 //! L0  error depth pattern surrogates
 //! ```
 
@@ -24,6 +24,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("depth", 0),
     ("surrogates", 0),
     ("pattern", 0),
+    ("scan", 1),
     ("head", 1),
     ("wire", 1),
     ("completion", 1),
