@@ -9,11 +9,17 @@ use crate::depth::MAX_DEPTH;
 pub struct Scan<'a> {
     text: &'a str,
     at: usize,
+    /// The objects and lists that it is in.
+    depth: usize,
 }
 
 impl<'a> Scan<'a> {
     pub fn new(text: &'a str) -> Self {
-        Self { text, at: 0 }
+        Self {
+            text,
+            at: 0,
+            depth: 0,
+        }
     }
 
     /// Whether nothing but blanks is left.
@@ -25,31 +31,31 @@ impl<'a> Scan<'a> {
     /// An object. `field` gets each name as it stands, and takes its value.
     pub fn object(
         &mut self,
-        mut field: impl FnMut(&'a str, &mut Self) -> Option<()>,
+        mut field: impl FnMut(&'a [u8], &mut Self) -> Option<()>,
     ) -> Option<()> {
-        self.token(b'{')?;
-        if self.token(b'}').is_some() {
+        self.enter(b'{')?;
+        if self.leave(b'}').is_some() {
             return Some(());
         }
         loop {
             let name = self.name()?;
             field(name, self)?;
             if self.token(b',').is_none() {
-                return self.token(b'}');
+                return self.leave(b'}');
             }
         }
     }
 
     /// A list. `item` takes each of its values.
     pub fn list(&mut self, mut item: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
-        self.token(b'[')?;
-        if self.token(b']').is_some() {
+        self.enter(b'[')?;
+        if self.leave(b']').is_some() {
             return Some(());
         }
         loop {
             item(self)?;
             if self.token(b',').is_none() {
-                return self.token(b']');
+                return self.leave(b']');
             }
         }
     }
@@ -64,25 +70,39 @@ impl<'a> Scan<'a> {
 
     /// A whole number that is not negative.
     pub fn whole(&mut self) -> Option<u64> {
-        let number = self.value()?;
-        let is_plain = number.bytes().all(|byte| byte.is_ascii_digit());
-        number.parse().ok().filter(|_| is_plain)
+        self.blanks();
+        let from = self.at;
+        let mut number = 0_u64;
+        while let Some(digit @ b'0'..=b'9') = self.peek() {
+            number = number.checked_mul(10)?;
+            number = number.checked_add(u64::from(digit - b'0'))?;
+            self.at += 1;
+        }
+        let digits = self.text.as_bytes().get(from..self.at)?;
+        let is_padded = digits.len() > 1 && digits.starts_with(b"0");
+        let goes_on = matches!(self.peek(), Some(b'.' | b'e' | b'E'));
+        (!digits.is_empty() && !is_padded && !goes_on).then_some(number)
     }
 
     /// Any value, as it stands.
     pub fn value(&mut self) -> Option<&'a str> {
         self.blanks();
         let from = self.at;
-        self.pass_value()?;
+        match self.peek()? {
+            b'{' | b'[' => self.pass_nested()?,
+            scalar => self.pass_scalar(scalar)?,
+        }
         self.text.get(from..self.at)
     }
 
     /// A field's name, without its quotes, and the colon behind it. One with an escape in it may be any name.
-    fn name(&mut self) -> Option<&'a str> {
-        let name = self.string()?;
+    fn name(&mut self) -> Option<&'a [u8]> {
+        self.blanks();
+        let from = self.at + 1;
+        let escapes = self.pass_string()?;
+        let name = self.text.as_bytes().get(from..self.at - 1)?;
         self.token(b':')?;
-        let name = name.strip_prefix('"')?.strip_suffix('"')?;
-        (!name.contains('\\')).then_some(name)
+        (escapes == 0).then_some(name)
     }
 
     fn peek(&self) -> Option<u8> {
@@ -108,35 +128,45 @@ impl<'a> Scan<'a> {
         self.byte(wanted)
     }
 
-    /// Goes past a value, and in it from scalar to scalar: what is nested is kept in the bits of `kinds`, and takes no stack.
-    fn pass_value(&mut self) -> Option<()> {
-        let (mut kinds, mut depth) = (0_u64, 0_usize);
+    fn enter(&mut self, open: u8) -> Option<()> {
+        self.token(open)?;
+        self.depth += 1;
+        (self.depth <= MAX_DEPTH).then_some(())
+    }
+
+    fn leave(&mut self, close: u8) -> Option<()> {
+        self.token(close)?;
+        self.depth -= 1;
+        Some(())
+    }
+
+    /// Goes past a list or an object, from scalar to scalar: what is nested is kept in the bits of `kinds`, and takes no stack.
+    fn pass_nested(&mut self) -> Option<()> {
+        let outside = self.depth;
+        let mut kinds = 0_u64;
         loop {
             self.blanks();
-            let opened = self.peek()?;
-            let close = match opened {
-                b'{' => b'}',
-                b'[' => b']',
-                _ => 0,
-            };
-            if close == 0 {
-                self.pass_scalar(opened)?;
-            } else if depth == MAX_DEPTH {
-                return None;
-            } else {
-                self.at += 1;
-                if self.token(close).is_none() {
-                    depth += 1;
-                    kinds = kinds << 1 | u64::from(opened == b'{');
-                    if opened == b'{' {
+            match self.peek()? {
+                b'{' => {
+                    self.enter(b'{')?;
+                    if self.leave(b'}').is_none() {
+                        kinds = kinds << 1 | 1;
                         self.pass_name()?;
+                        continue;
                     }
-                    continue;
                 }
+                b'[' => {
+                    self.enter(b'[')?;
+                    if self.leave(b']').is_none() {
+                        kinds <<= 1;
+                        continue;
+                    }
+                }
+                scalar => self.pass_scalar(scalar)?,
             }
             // Behind a value: the next one, or the ends of those that it is in.
             loop {
-                if depth == 0 {
+                if self.depth == outside {
                     return Some(());
                 }
                 let in_object = kinds & 1 == 1;
@@ -146,9 +176,8 @@ impl<'a> Scan<'a> {
                     }
                     break;
                 }
-                self.token(if in_object { b'}' } else { b']' })?;
+                self.leave(if in_object { b'}' } else { b']' })?;
                 kinds >>= 1;
-                depth -= 1;
             }
         }
     }
@@ -161,7 +190,7 @@ impl<'a> Scan<'a> {
 
     fn pass_scalar(&mut self, first: u8) -> Option<()> {
         match first {
-            b'"' => self.pass_string(),
+            b'"' => self.pass_string().map(drop),
             b'n' => self.pass_word(b"null"),
             b't' => self.pass_word(b"true"),
             b'f' => self.pass_word(b"false"),
@@ -173,16 +202,21 @@ impl<'a> Scan<'a> {
         self.rest().starts_with(word).then(|| self.at += word.len())
     }
 
-    fn pass_string(&mut self) -> Option<()> {
+    /// How many escapes are in it.
+    fn pass_string(&mut self) -> Option<usize> {
         self.byte(b'"')?;
+        let mut escapes = 0;
         loop {
             self.at += plain_len(self.rest());
             match self.peek()? {
                 b'"' => {
                     self.at += 1;
-                    return Some(());
+                    return Some(escapes);
                 }
-                b'\\' => self.pass_escape()?,
+                b'\\' => {
+                    escapes += 1;
+                    self.pass_escape()?;
+                }
                 // A control character.
                 _ => return None,
             }
@@ -387,6 +421,12 @@ mod tests {
         for text in [nested(65), objects(65), mixed(33), "[".repeat(1_000_000)] {
             assert_eq!(value(&text), None);
         }
+        let inside = |depth| {
+            let text = format!("[{{\"a\":{}}}]", nested(depth));
+            let mut scan = Scan::new(&text);
+            scan.list(|scan| scan.object(|_, scan| scan.value().map(drop)))
+        };
+        assert_eq!((inside(62), inside(63)), (Some(()), None));
     }
 
     #[test]
@@ -395,8 +435,8 @@ mod tests {
         let mut scan = Scan::new(r#" { "a" : 7 , "b" : [ "x" , "y\n" ] , "c" : { } } "#);
         let read = scan.object(|name, scan| {
             match name {
-                "a" => seen.push(scan.whole()?.to_string()),
-                "b" => scan.list(|scan| {
+                b"a" => seen.push(scan.whole()?.to_string()),
+                b"b" => scan.list(|scan| {
                     seen.push(scan.string()?.to_owned());
                     Some(())
                 })?,

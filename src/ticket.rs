@@ -12,6 +12,7 @@ use pingora::http::ResponseHeader;
 use uuid::Uuid;
 
 use crate::{
+    completion::drawn_id,
     config::headers,
     dialect::settle::Settled,
     error::Error,
@@ -89,15 +90,11 @@ pub fn told(error: &Error) -> (&'static str, u16) {
 impl Ticket {
     pub fn new(draw: u128) -> Self {
         let trace_id = uuid::Builder::from_random_bytes(draw.to_be_bytes()).into_uuid();
-        let (mut trace, mut id) = (Uuid::encode_buffer(), Uuid::encode_buffer());
+        let mut trace = Uuid::encode_buffer();
         let trace = trace_id.hyphenated().encode_lower(&mut trace);
-        let id = Uuid::from_u128(draw).simple().encode_lower(&mut id);
         let or_empty = |text: &str| {
             HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
         };
-        let mut request_id = String::with_capacity(REQUEST_ID_PREFIX.len() + id.len());
-        request_id.push_str(REQUEST_ID_PREFIX);
-        request_id.push_str(id);
         let now = Instant::now();
         Self {
             started: now,
@@ -106,7 +103,7 @@ impl Ticket {
             tried: Vec::new(),
             retries: 0,
             trace_id: or_empty(trace),
-            request_id: or_empty(&request_id),
+            request_id: or_empty(&drawn_id("req_", draw)),
             client: None,
             provider: None,
             target: None,
@@ -282,7 +279,6 @@ fn list<'f>(fields: impl Iterator<Item = &'f str>) -> Option<HeaderValue> {
 /// Bytes of a field's name in a header, and of all of them: clients take heads of 8 KiB, some of 4.
 const MAX_NAME: usize = 64;
 const MAX_LIST: usize = 1_024;
-const REQUEST_ID_PREFIX: &str = "req_";
 const TRACE_ID: HeaderName = HeaderName::from_static(headers::TRACE_ID);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const PROVIDER: HeaderName = HeaderName::from_static(headers::PROVIDER);

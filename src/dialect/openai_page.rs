@@ -74,16 +74,16 @@ fn read(json: &[u8]) -> Option<Page<'_>> {
     let (mut object, mut choices, mut usage) = (None, None, None);
     let mut error = None;
     scan.object(|name, scan| match name {
-        "id" => once(&mut id, scan.string()?),
-        "object" => once(
+        b"id" => once(&mut id, scan.string()?),
+        b"object" => once(
             &mut object,
             scan.value().filter(|it| *it == OBJECT_LITERAL)?,
         ),
-        "created" => once(&mut created, scan.whole()?),
-        "model" => once(&mut model, scan.string()?),
-        "choices" => once(&mut choices, read_choices(scan)?),
-        "usage" => once(&mut usage, scan.value()?),
-        "error" => once(&mut error, scan.value().filter(|it| *it == NULL)?),
+        b"created" => once(&mut created, scan.whole()?),
+        b"model" => once(&mut model, scan.string()?),
+        b"choices" => once(&mut choices, read_choices(scan)?),
+        b"usage" => once(&mut usage, scan.value()?),
+        b"error" => once(&mut error, scan.value().filter(|it| *it == NULL)?),
         _ => scan.value().map(drop),
     })?;
     object.filter(|_| scan.is_over())?;
@@ -125,9 +125,9 @@ impl Counts {
     fn read(json: &str) -> Self {
         let (mut prompt, mut completion, mut total) = (None, None, None);
         let read = Scan::new(json).object(|name, scan| match name {
-            "prompt_tokens" => once(&mut prompt, scan.whole()?),
-            "completion_tokens" => once(&mut completion, scan.whole()?),
-            "total_tokens" => once(&mut total, scan.whole()?),
+            b"prompt_tokens" => once(&mut prompt, scan.whole()?),
+            b"completion_tokens" => once(&mut completion, scan.whole()?),
+            b"total_tokens" => once(&mut total, scan.whole()?),
             _ => scan.value().map(drop),
         });
         let (Some(()), Some(prompt_tokens), Some(total_tokens)) = (read, prompt, total) else {
@@ -185,14 +185,14 @@ struct Choice {
 fn read_choice(scan: &mut Scan<'_>) -> Option<Choice> {
     let (mut text, mut index, mut is_silent, mut is_over) = (None, None, None, None);
     scan.object(|name, scan| match name {
-        "text" => once(&mut text, scan.string()?),
-        "index" => once(&mut index, u32::try_from(scan.whole()?).ok()?),
-        "logprobs" => match scan.value()? {
+        b"text" => once(&mut text, scan.string()?),
+        b"index" => once(&mut index, u32::try_from(scan.whole()?).ok()?),
+        b"logprobs" => match scan.value()? {
             NULL => once(&mut is_silent, true),
             told if told.starts_with('{') && told.contains(LEGACY) => once(&mut is_silent, false),
             _ => None,
         },
-        "finish_reason" => match scan.value()? {
+        b"finish_reason" => match scan.value()? {
             NULL => once(&mut is_over, false),
             "\"stop\"" | "\"length\"" | "\"content_filter\"" => once(&mut is_over, true),
             _ => None,
