@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy passing reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator intake refusal mishap race regard bench quoted      the only IO
+//! L8  proxy passing reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream idle guard resolver door edition drain server reload admin emulator intake refusal mishap race regard bench quoted      the only IO
 //!     fuzzing: in no release
 //! L7  gateway
 //! L6  exchange passage
@@ -65,6 +65,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("downstream", 8),
     ("arrival", 8),
     ("upstream", 8),
+    ("idle", 8),
     ("guard", 8),
     ("resolver", 8),
     ("door", 8),
