@@ -31,6 +31,7 @@
 //! | [`Error`] | the one error: whose fault, which status, what the client is told |
 //! | `depth`, `surrogates` | how deep JSON is nested; half of a character in it |
 //! | `pattern` | names with `*` in them |
+//! | `scan` | JSON read where it stands |
 //! | `head` | a request's head, checked byte by byte; how far its body reaches |
 //! | `wire` | bytes ⇄ frames: server-sent events, JSON lines, AWS event streams, cut anywhere |
 //! | [`completion`] | the request and the answer of the API page, and the set of its parameters |
@@ -45,7 +46,7 @@
 //! | `passage` | a request of the transparent proxy |
 //! | `gateway` | a request's head and body become an answer, a passage or an exchange |
 //! | `tokens`, `issuer` | the tokens that some credentials are exchanged for: kept and refreshed, fetched |
-//! | `proxy`, `passing`, `relaying`, `reception`, `conductor`, `gather`, `tunnel`, `client`, `leg`, `pulse`, `pursuit`, `lanes`, `places`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `intake`, `h2_intake`, `refusal`, `edition`, `drain`, `mishap`, `race`, `regard`, `quoted` | the IO around it |
+//! | `proxy`, `passing`, `relaying`, `reception`, `conductor`, `gather`, `tunnel`, `client`, `leg`, `pulse`, `pursuit`, `lanes`, `places`, `opening`, `call`, `upstream`, `idle`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `intake`, `h2_intake`, `refusal`, `edition`, `drain`, `mishap`, `race`, `regard`, `quoted` | the IO around it |
 //! | `measure`, `bench` | a load on any server and what came of it; sending it |
 //! | [`server`], `reload`, `admin`, `emulator`, `log_queue` | the process: listeners, the operator's port, the emulated providers, the log's lines |
 //! | `fuzzing` | what has to hold for any bytes; in no release |
@@ -120,6 +121,7 @@ mod guard;
 mod h2_intake;
 mod head;
 mod health;
+mod idle;
 mod intake;
 mod issuer;
 mod keys;
@@ -147,6 +149,7 @@ mod relaying;
 mod reload;
 mod resolver;
 mod route;
+mod scan;
 pub mod server;
 mod surrogates;
 mod ticket;

@@ -233,11 +233,12 @@ impl ProxyHttp for Gateway {
             // An app's answer is its own, as it is.
             return match context.call.is_for_app() {
                 true => Ok(()),
-                false => context.ticket.stamp(head),
+                false => context.ticket.stamp_passed(head),
             };
         };
-        *head = downstream::client_head(session, head, exchange)?;
-        context.ticket.stamp(head)?;
+        let mut own = downstream::client_head(session, head, exchange);
+        context.ticket.stamp(&mut own.headers);
+        *head = own.into();
         // Its status is not known before its first events are, or its error. Of an interim head nothing is written.
         let interim = ResponseHeader::build(StatusCode::EARLY_HINTS, None)?;
         context.held = Some(Box::new(std::mem::replace(head, interim)));

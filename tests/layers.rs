@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy passing relaying reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator log_queue intake h2_intake refusal mishap race regard bench quoted      the only IO
+//! L8  proxy passing relaying reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream idle guard resolver door edition drain server reload admin emulator log_queue intake h2_intake refusal mishap race regard bench quoted      the only IO
 //!     fuzzing: in no release
 //! L7  gateway
 //! L6  exchange passage
@@ -10,7 +10,7 @@
 //! L4  route front tls metrics keys
 //! L3  provider
 //! L2  dialect measure
-//! L1  head wire completion
+//! L1  head wire scan completion
 //! L0  error depth pattern surrogates
 //! ```
 
@@ -24,6 +24,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("depth", 0),
     ("surrogates", 0),
     ("pattern", 0),
+    ("scan", 1),
     ("head", 1),
     ("wire", 1),
     ("completion", 1),
@@ -65,6 +66,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("downstream", 8),
     ("arrival", 8),
     ("upstream", 8),
+    ("idle", 8),
     ("guard", 8),
     ("resolver", 8),
     ("door", 8),
@@ -299,7 +301,6 @@ fn connections_are_opened_in_one_place() {
         ("bench/connection.rs", "TcpStream::connect"),
         ("upstream.rs", "HttpPeer::new"),
         ("upstream.rs", "new_stream"),
-        ("upstream.rs", "reused_stream"),
     ];
     let known: Vec<_> = known.map(|(file, opener)| (file.to_owned(), opener)).into();
     assert_eq!(found, known);

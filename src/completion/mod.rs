@@ -20,6 +20,7 @@ pub mod tokenizer;
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 pub use self::{
     approach::{Approach, Mark, PromptAs},
@@ -133,6 +134,13 @@ impl<'a> Finish<'a> {
         };
         Self { reason, native }
     }
+}
+
+/// An id as the vendors write them: what it is of, and 128 bits in hexadecimal.
+pub fn drawn_id(prefix: &str, draw: u128) -> String {
+    let mut digits = Uuid::encode_buffer();
+    let digits = Uuid::from_u128(draw).simple().encode_lower(&mut digits);
+    [prefix, digits].concat()
 }
 
 /// Token counts. Sums saturate: a provider's absurd figure never wraps into a small one.

@@ -34,7 +34,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{
-    completion::{CompletionRequest, Partial, Tail, logprobs::Running},
+    completion::{CompletionRequest, Partial, Tail, drawn_id, logprobs::Running},
     dialect::UpstreamRequest,
     error::Error,
     exchange::{
@@ -192,8 +192,8 @@ impl Exchange {
 
     /// The upstream's path and query.
     pub fn path(&self) -> String {
-        let path = format!("{}{}", self.target.base.path, self.request.path);
-        self.target.with_query(path)
+        let path = [self.target.base.path.as_str(), &self.request.path];
+        self.target.with_query(path.concat())
     }
 
     /// Every header of the upstream request. An allow-list: what a client sent is not in it, but for what it asked to
@@ -354,7 +354,7 @@ pub fn is_for_client(name: &HeaderName) -> bool {
 /// What an answer starts from, before its provider has said a word.
 fn seeded(request: &CompletionRequest, seed: Seed) -> Partial {
     Partial {
-        id: format!("cmpl-{:032x}", seed.draw),
+        id: drawn_id("cmpl-", seed.draw),
         created: seed.now,
         model: request.model().to_owned(),
         tail: Tail::new(&request.stop),
