@@ -48,13 +48,6 @@ pub struct Ended<'a> {
 
 impl Metrics {
     pub fn try_new() -> Result<Self, prometheus::Error> {
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            IntCounterVec::new(Opts::new(name, help), labels)
-        };
-        let histogram = |name: &str, help: &str| {
-            let opts = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
-            HistogramVec::new(opts, &["provider", "kind"])
-        };
         let metrics = Self {
             registry: Registry::new(),
             requests: counter(
@@ -193,6 +186,15 @@ impl Metrics {
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         text
     }
+}
+
+fn counter(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    IntCounterVec::new(Opts::new(name, help), labels)
+}
+
+fn histogram(name: &str, help: &str) -> Result<HistogramVec, prometheus::Error> {
+    let opts = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+    HistogramVec::new(opts, &["provider", "kind"])
 }
 
 /// A status without an allocation; what is no status counts as 0.

@@ -79,8 +79,7 @@ fn the_operator_reloads_and_a_broken_conf_changes_nothing() {
             .contains("base_ulr")
     );
     assert_eq!(text(&gateway), "old");
-    let logged = gateway.logged();
-    assert!(logged.contains("the conf was not reloaded, the old one stays:"));
+    let logged = gateway.wait_for_log("the conf was not reloaded, the old one stays:");
     assert!(!(logged + refused.text()).contains("sk-secret-1"));
 
     gateway.rewrite(&providers_at(&new.address));
