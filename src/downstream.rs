@@ -317,7 +317,8 @@ pub const JSON: &str = "application/json";
 pub const EVENT_STREAM: &str = "text/event-stream";
 /// Bytes of a body that are written under one deadline.
 pub const SLICE: usize = 64 << 10;
-/// Bounds of reading what will not be used.
+/// Bounds of reading what will not be used. Clients that send all of a body before they look for an answer lose it to a reset
+/// where less is read: Node's `fetch` did in half of its uploads of 8 MB when this was 64 KiB, curl and httpx in none.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 64 << 20;
 /// What a client's write has when the call's time is over.
