@@ -3,9 +3,9 @@
 use std::{
     fs::{self, Permissions},
     io::Write,
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     os::unix::fs::{PermissionsExt, symlink},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output},
     sync::{Mutex, mpsc},
 };
@@ -13,7 +13,7 @@ use std::{
 use crate::support::{
     BINARY, Gateway, PATIENCE,
     client::{Client, ROADS, STREAMED, ask, post, request},
-    scratch, secret_file,
+    free_address, scratch, secret_file,
     upstream::{After, DONE, LAST_CHUNK, STREAM, Upstream, chunk, event},
     wait_for,
 };
@@ -246,6 +246,41 @@ fn sigterm_lets_streams_end_and_then_ends_the_process() {
         assert!(rest.ends_with(DONE.as_bytes()));
         let status = wait_for(|| gateway.child.try_wait().unwrap()).expect("the process goes on");
         assert!(status.success());
+    }
+}
+
+/// The thread that writes the log has to start behind the fork.
+#[test]
+fn a_daemon_writes_its_log_to_its_end() {
+    let (address, log, pid) = (free_address(), scratch("log"), scratch("pid"));
+    let conf = format!(
+        "pid_file: {}\nerror_log: {}\nupgrade_sock: {}\ngateway:\n  listen: {address}\n  admin: {{ listen: none }}\n",
+        pid.display(),
+        log.display(),
+        scratch("sock").display()
+    );
+    let file = scratch("conf.yaml");
+    fs::write(&file, conf).unwrap();
+    assert!(run(&["-d", "-c", file.to_str().unwrap()]).status.success());
+    let daemon = Daemon(pid);
+    wait_for(|| TcpStream::connect(&address).ok()).expect("it does not listen");
+    assert_eq!(ask(&address, &[], "no JSON").status, 400);
+    let logged = |text: &str| {
+        let read = || fs::read_to_string(&log).ok();
+        wait_for(|| read().filter(|logged| logged.contains(text)))
+    };
+    assert!(logged("failure=invalid_request").is_some());
+    drop(daemon);
+    assert!(logged("] drained\n").is_some());
+}
+
+/// A process of its own, by the file with its id; told to end when dropped.
+struct Daemon(PathBuf);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let id = fs::read_to_string(&self.0).unwrap_or_default();
+        let _ = Command::new("kill").arg(id.trim()).status();
     }
 }
 
