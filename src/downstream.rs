@@ -73,7 +73,7 @@ pub fn answer_head(
         if name != header::RETRY_AFTER {
             headers.append(name, value.clone());
         } else if let Some(seconds) = whole_seconds(value, unix_now()) {
-            headers.insert(name, seconds.into());
+            headers.insert(name, seconds);
         }
     }
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));

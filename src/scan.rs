@@ -283,8 +283,8 @@ fn marks(eight: u64) -> u64 {
     // Where a byte is 0, taking 1 from it borrows into its high bit, which it had not.
     let zeros = |bytes: u64| bytes.wrapping_sub(ONES) & !bytes;
     let controls = eight.wrapping_sub(ONES * 0x20) & !eight;
-    let quotes = zeros(eight ^ ONES * u64::from(b'"'));
-    let backslashes = zeros(eight ^ ONES * u64::from(b'\\'));
+    let quotes = zeros(eight ^ (ONES * u64::from(b'"')));
+    let backslashes = zeros(eight ^ (ONES * u64::from(b'\\')));
     (controls | quotes | backslashes) & (ONES << 7)
 }
 
