@@ -516,5 +516,6 @@ mod tests {
         ("4000::1", Class::Reserved),
         ("5f00::1", Class::Reserved),
         ("64:ff9b:2::1", Class::Reserved),
+        ("fe00::1", Class::Reserved),
     ];
 }
