@@ -116,14 +116,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_head_that_trickles_has_one_deadline() {
         let (mut client, server) = duplex(1 << 10);
-        let sending = async {
+        let sending = async move {
             client.write_all(&[PREFACE, OPEN].concat()).await?;
-            loop {
-                for byte in MORE {
-                    sleep(Duration::from_secs(1)).await;
-                    client.write_all(&[*byte]).await?;
-                }
+            for byte in MORE.iter().cycle().take(100) {
+                sleep(Duration::from_secs(1)).await;
+                client.write_all(&[*byte]).await?;
             }
+            Ok(())
         };
         let (read, sent): (_, io::Result<()>) = tokio::join!(read(server), sending);
         assert_eq!(read.0.unwrap_err().kind(), io::ErrorKind::TimedOut);
