@@ -190,8 +190,8 @@ fn round_step(step: f64) -> f64 {
     first.unwrap_or(10.0) * power
 }
 
-/// Classes `c0` to `c5` of the style sheet.
-pub const COLOURS: usize = 6;
+/// Classes `c0` to `c7` of the style sheet.
+pub const COLOURS: usize = 8;
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 300.0;
 const LEFT: f64 = 64.0;

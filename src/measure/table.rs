@@ -1,6 +1,6 @@
 //! A report as lines of text, and the rows that it shares with the HTML report.
 
-use super::summary::{Figures, Percentiles, Ratios, Report, Settings, Spread};
+use super::summary::{Figures, Percentiles, Process, Ratios, Report, Settings, Spread};
 
 /// A label and what each target has there.
 pub struct Row {
@@ -211,26 +211,32 @@ impl Rows<'_> {
         }
     }
 
+    /// Those that have a target's name are told beside it alone, in rows that they share.
     fn push_processes(&mut self) {
-        let names: Vec<&str> = match self.report.targets.first() {
-            Some(first) => first
-                .processes
-                .iter()
-                .map(|process| process.name.as_str())
-                .collect(),
-            None => Vec::new(),
-        };
-        for (at, name) in names.into_iter().enumerate() {
-            self.push(&format!("{name}: CPU, µs/request"), |target| {
-                let process = target.processes.get(at)?;
-                process
-                    .cpu_microseconds_per_request
-                    .map(|cpu| format!("{cpu:.1}"))
-            });
-            self.push(&format!("{name}: peak memory, MB"), |target| {
-                target.processes.get(at)?.peak_bytes.map(megabytes)
-            });
+        let targets = &self.report.targets;
+        let is_own = |name: &str| targets.iter().any(|target| target.name == name);
+        let names = targets.first().into_iter().flat_map(|first| {
+            let names = first.processes.iter().map(|process| process.name.as_str());
+            names.enumerate()
+        });
+        let others: Vec<(usize, &str)> = names.filter(|(_, name)| !is_own(name)).collect();
+        self.push_process("its process", |target| {
+            let mut all = target.processes.iter();
+            all.find(|process| process.name == target.name)
+        });
+        for (at, name) in others {
+            self.push_process(name, |target| target.processes.get(at));
         }
+    }
+
+    fn push_process(&mut self, name: &str, find: impl Fn(&Figures) -> Option<&Process>) {
+        self.push(&format!("{name}: CPU, µs/request"), |target| {
+            let cpu = find(target)?.cpu_microseconds_per_request?;
+            Some(format!("{cpu:.1}"))
+        });
+        self.push(&format!("{name}: peak memory, MB"), |target| {
+            find(target)?.peak_bytes.map(megabytes)
+        });
     }
 }
 
@@ -348,7 +354,14 @@ mod tests {
             line("gateway / direct"),
             "gateway / direct (median of rounds, min–max)"
         );
-        assert!(text.contains("gateway: peak memory, MB"));
+        assert_eq!(
+            line("its process: CPU"),
+            "its process: CPU, µs/request 295.6"
+        );
+        assert_eq!(
+            line("its process: peak"),
+            "its process: peak memory, MB 41.94"
+        );
         assert!(
             !text.contains("left on purpose")
                 && !text.contains("tokens/s")
@@ -361,6 +374,19 @@ mod tests {
             column(lines[3]),
             "columns end at one place"
         );
+    }
+
+    #[test]
+    fn a_process_of_another_name_has_rows_of_its_own() {
+        let mut report = report(["direct", "gateway"]);
+        for target in &mut report.targets {
+            target.processes[0].name = "upstream".to_owned();
+        }
+        let text = text(&report);
+        let row = text.lines().find(|line| line.starts_with("upstream: CPU"));
+        let cells: Vec<&str> = row.unwrap().split_whitespace().skip(3).collect();
+        assert_eq!(cells, ["85.3", "295.6"]);
+        assert!(!text.contains("its process"));
     }
 
     #[test]

@@ -459,7 +459,9 @@ fn servers_are_compared_round_by_round() {
         process["peak_bytes"].as_u64().unwrap() > 1 << 20,
         "{process}"
     );
-    assert!(process["cpu_seconds"].is_number() && run.table.contains("gateway: CPU, µs/request"));
+    assert!(
+        process["cpu_seconds"].is_number() && run.table.contains("its process: CPU, µs/request")
+    );
     // In turn: each round asks one after the other.
     assert_eq!(fast.seen().len(), 120);
     let page = fs::read_to_string(&html).unwrap();
