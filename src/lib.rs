@@ -48,7 +48,7 @@
 //! | `proxy`, `passing`, `reception`, `conductor`, `gather`, `tunnel`, `client`, `leg`, `pulse`, `pursuit`, `lanes`, `places`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `intake`, `refusal`, `edition`, `drain`, `mishap`, `race`, `regard`, `quoted` | the IO around it |
 //! | `measure`, `bench` | a load on any server and what came of it; sending it |
 //! | [`server`], `reload`, `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
-//! | `fuzzing` | what has to hold for any bytes; in no release |
+//! | `fuzzing`, `counting` | what has to hold for any bytes; steps whose instructions are counted; in no release |
 //!
 //! Imports point down this table; `tests/layers.rs` holds it.
 //!
@@ -97,6 +97,9 @@ pub mod completion;
 mod conductor;
 mod config;
 mod context;
+#[cfg(feature = "counting")]
+#[doc(hidden)]
+pub mod counting;
 mod depth;
 pub mod dialect;
 mod door;

@@ -3,7 +3,7 @@
 //! ```text
 //! L9  main                                          binary
 //! L8  proxy passing reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator intake refusal mishap race regard bench quoted      the only IO
-//!     fuzzing: in no release
+//!     fuzzing counting: in no release
 //! L7  gateway
 //! L6  exchange passage
 //! L5  config health
@@ -78,6 +78,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("emulator", 8),
     ("bench", 8),
     ("fuzzing", 8),
+    ("counting", 8),
     ("main", 9),
     ("lib", 9),
 ];
