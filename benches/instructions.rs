@@ -32,6 +32,8 @@ use samples::{relay, samples};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// The name of [`counted_case`] in the program.
+const MARK: &str = "instructions::counted_case";
 const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt");
 /// In percent: more than that, and `--check` fails.
 const TOLERANCE: f64 = 5.0;
@@ -265,10 +267,7 @@ impl Counts {
         let out = folder.join("out");
         let output = Command::new("valgrind")
             .args(["--tool=callgrind", "--quiet"])
-            .args([
-                "--toggle-collect=*counted_case*",
-                "--dump-after=*counted_case*",
-            ])
+            .args(["--toggle-collect", "--dump-after"].map(|option| format!("{option}={MARK}")))
             .arg(format!("--callgrind-out-file={}", out.display()))
             .arg(env::current_exe().unwrap())
             .arg("--under-valgrind")
