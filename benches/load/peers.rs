@@ -62,20 +62,16 @@ const PEERS: [Peer; 4] = [
     },
 ];
 
-/// Starts those that are there, before `upstream`; and the names of the others.
-pub fn start(upstream: &str) -> (Vec<Way>, Vec<&'static str>) {
-    let (mut ways, mut absent) = (Vec::new(), Vec::new());
-    for peer in &PEERS {
-        match find(peer.program) {
-            Some(program) => ways.push(peer.start(&program, upstream)),
-            None => absent.push(peer.name),
-        }
-    }
-    (ways, absent)
+/// Starts those that are there, before `upstream`. Err: which is not, or did not start.
+pub fn start(upstream: &str) -> impl Iterator<Item = Result<Way, String>> {
+    PEERS.iter().map(move |peer| match find(peer.program) {
+        Some(program) => peer.start(&program, upstream),
+        None => Err(format!("{} is absent: benches/peers/setup", peer.name)),
+    })
 }
 
 impl Peer {
-    fn start(&self, program: &Path, upstream: &str) -> Way {
+    fn start(&self, program: &Path, upstream: &str) -> Result<Way, String> {
         let listen = free_address();
         let folder = scratch().join(self.program);
         fs::create_dir_all(&folder).unwrap();

@@ -1,6 +1,7 @@
 //! The ways to the upstream: each a process of its own, and how it is asked.
 
 use std::{
+    cell::RefCell,
     env, fs,
     net::{TcpListener, TcpStream},
     ops::ControlFlow,
@@ -8,7 +9,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use pingora_completions::bench::{
@@ -31,44 +32,56 @@ pub struct Way {
     pub name: &'static str,
     pub kind: Kind,
     pub address: String,
-    process: Child,
+    process: RefCell<Child>,
 }
 
 impl Drop for Way {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.stop();
     }
 }
 
 impl Way {
-    /// Waits until it listens.
-    pub fn start(name: &'static str, kind: Kind, address: String, mut command: Command) -> Self {
+    /// Waits until it listens. Err: it does not.
+    pub fn start(
+        name: &'static str,
+        kind: Kind,
+        address: String,
+        mut command: Command,
+    ) -> Result<Self, String> {
         // The access log is on, as a user has it; only its reader is missing.
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        let process = command.spawn().unwrap();
-        let mut way = Self {
+        let process = command.spawn().map_err(|error| error.to_string())?;
+        let way = Self {
             name,
             kind,
             address,
-            process,
+            process: RefCell::new(process),
         };
-        let listens = (0..STARTS).any(|_| {
+        for _ in 0..STARTS {
             thread::sleep(LOOK);
-            let ended = way.process.try_wait().unwrap();
-            assert!(ended.is_none(), "{name} ended: {}", ended.unwrap());
-            TcpStream::connect(&way.address).is_ok()
-        });
-        assert!(listens, "{name} does not listen");
-        way
+            if let Ok(Some(status)) = way.process.borrow_mut().try_wait() {
+                return Err(format!("{name} ended at its start: {status}"));
+            }
+            if TcpStream::connect(&way.address).is_ok() {
+                return Ok(way);
+            }
+        }
+        Err(format!("{name} does not listen"))
+    }
+
+    pub fn stop(&self) {
+        let mut process = self.process.borrow_mut();
+        let _ = process.kill();
+        let _ = process.wait();
     }
 
     /// It is Linux that tells; elsewhere there is none.
     pub fn reading(&self) -> Option<Reading> {
-        reading(&self.process.id().to_string())
+        reading(&self.process.borrow().id().to_string())
     }
 }
 
@@ -78,8 +91,8 @@ pub fn reading(id: &str) -> Option<Reading> {
     Reading::of(&text("stat")?, &text("status")?)
 }
 
-/// The upstream itself first, then the bare proxy, those of others, and the gateway; and which others are absent.
-pub fn start() -> (Vec<Way>, Vec<&'static str>) {
+/// The upstream itself first, then the bare proxy, those of others, and the gateway. Says which of the others are missing.
+pub fn start() -> Vec<Way> {
     let this = env::current_exe().unwrap();
     let (upstream, bare) = (free_address(), free_address());
     let mut direct = Command::new(&this);
@@ -87,13 +100,17 @@ pub fn start() -> (Vec<Way>, Vec<&'static str>) {
     let mut bare_proxy = Command::new(&this);
     bare_proxy.args(["--bare", &bare, &upstream]);
     let mut ways = vec![
-        Way::start("direct", Kind::PassesOn, upstream.clone(), direct),
-        Way::start("bare Pingora", Kind::PassesOn, bare, bare_proxy),
+        Way::start("direct", Kind::PassesOn, upstream.clone(), direct).unwrap(),
+        Way::start("bare Pingora", Kind::PassesOn, bare, bare_proxy).unwrap(),
     ];
-    let (others, absent) = peers::start(&upstream);
-    ways.extend(others);
+    for other in peers::start(&upstream) {
+        match other {
+            Ok(other) => ways.push(other),
+            Err(missing) => println!("{missing}"),
+        }
+    }
     ways.push(gateway(&upstream));
-    (ways, absent)
+    ways
 }
 
 fn gateway(upstream: &str) -> Way {
@@ -117,7 +134,7 @@ fn gateway(upstream: &str) -> Way {
     fs::write(&conf, text).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_pingora-completions"));
     command.args(["-c", conf.to_str().unwrap()]);
-    Way::start("gateway", Kind::Gateway, listen, command)
+    Way::start("gateway", Kind::Gateway, listen, command).unwrap()
 }
 
 pub fn free_address() -> String {
@@ -161,23 +178,34 @@ impl<'a> Asking<'a> {
         })
     }
 
-    /// What fails at a way of others is told, not ours to mend.
-    pub async fn drive(&self, load: Load) -> Tally {
-        let tally = drive(&self.target, load, &mut |_| ControlFlow::Continue(())).await;
-        let is_ours = self.way.kind == Kind::Gateway;
-        assert!(!is_ours || tally.failed() == 0, "{:?}", tally.failures);
-        tally
-    }
-
-    pub async fn load(&self, time: Duration, connections: usize) -> Tally {
+    /// A closed loop. Err: what is under way takes far longer, and was left.
+    pub async fn load(&self, time: Duration, connections: usize) -> Result<Tally, Tally> {
         let load = Load {
             abort_after: self.abort_after,
             ..Load::closed(self.asked, connections, time)
         };
-        self.drive(load).await
+        self.drive(load, time + LONGER).await
+    }
+
+    /// What fails at a way of others is told, not ours to mend.
+    pub async fn drive(&self, load: Load, longest: Duration) -> Result<Tally, Tally> {
+        let (begun, mut left) = (Instant::now(), false);
+        let tally = drive(&self.target, load, &mut |_| {
+            left = begun.elapsed() > longest;
+            match left {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        })
+        .await;
+        let is_ours = self.way.kind == Kind::Gateway;
+        assert!(!is_ours || tally.failed() == 0, "{:?}", tally.failures);
+        if left { Err(tally) } else { Ok(tally) }
     }
 }
 
+/// What a request may take beyond its turn.
+const LONGER: Duration = Duration::from_secs(8);
 const LOOK: Duration = Duration::from_millis(10);
 /// A minute: LiteLLM takes its time.
 const STARTS: u32 = 6_000;

@@ -8,6 +8,20 @@ pub struct Row {
     pub cells: Vec<String>,
 }
 
+impl Row {
+    /// With a dash where a target has nothing; `None`: none has.
+    fn of(label: &str, cells: Vec<Option<String>>) -> Option<Self> {
+        let is_there = cells.iter().any(Option::is_some);
+        let cells = cells.into_iter();
+        is_there.then(|| Self {
+            label: label.to_owned(),
+            cells: cells
+                .map(|cell| cell.unwrap_or_else(|| "–".to_owned()))
+                .collect(),
+        })
+    }
+}
+
 /// The whole report.
 pub fn text(report: &Report) -> String {
     let mut lines = vec![load(&report.settings), String::new()];
@@ -27,14 +41,7 @@ pub fn text(report: &Report) -> String {
             "{} / {} (median of rounds, min–max)",
             ratios.name, ratios.to
         ));
-        let rows: Vec<Row> = ratio_rows(ratios)
-            .into_iter()
-            .map(|(label, spread)| Row {
-                label: label.to_owned(),
-                cells: vec![self::spread(&spread)],
-            })
-            .collect();
-        lines.extend(aligned(&rows));
+        lines.extend(aligned(&ratio_rows(std::slice::from_ref(ratios))));
     }
     if let Some(note) = note(report) {
         lines.extend([String::new(), note]);
@@ -126,18 +133,22 @@ pub fn rows(report: &Report) -> Vec<Row> {
     rows.rows
 }
 
-/// Ratios that there are.
-pub fn ratio_rows(ratios: &Ratios) -> Vec<(&'static str, Spread)> {
-    let all = [
-        ("requests/s", ratios.requests_per_second),
-        ("latency p50", ratios.latency_p50),
-        ("latency p99", ratios.latency_p99),
-        ("first token p50", ratios.first_token_p50),
-        ("between events p50", ratios.between_events_p50),
-        ("CPU per request", ratios.cpu_per_request),
+/// Ratios that any target has.
+pub fn ratio_rows(all: &[Ratios]) -> Vec<Row> {
+    let ratios: [(&str, fn(&Ratios) -> Option<Spread>); 6] = [
+        ("requests/s", |ratios| ratios.requests_per_second),
+        ("latency p50", |ratios| ratios.latency_p50),
+        ("latency p99", |ratios| ratios.latency_p99),
+        ("first token p50", |ratios| ratios.first_token_p50),
+        ("between events p50", |ratios| ratios.between_events_p50),
+        ("CPU per request", |ratios| ratios.cpu_per_request),
     ];
-    all.into_iter()
-        .filter_map(|(label, spread)| Some((label, spread?)))
+    ratios
+        .into_iter()
+        .filter_map(|(label, of)| {
+            let cells = all.iter().map(|ratios| of(ratios).as_ref().map(spread));
+            Row::of(label, cells.collect())
+        })
         .collect()
 }
 
@@ -167,13 +178,8 @@ struct Rows<'a> {
 impl Rows<'_> {
     /// A row, if any target has something there.
     fn push(&mut self, label: &str, cell: impl Fn(&Figures) -> Option<String>) {
-        let cells: Vec<Option<String>> = self.report.targets.iter().map(cell).collect();
-        if cells.iter().any(Option::is_some) {
-            self.rows.push(Row {
-                label: label.to_owned(),
-                cells: cells.into_iter().map(Option::unwrap_or_default).collect(),
-            });
-        }
+        let cells = self.report.targets.iter().map(cell);
+        self.rows.extend(Row::of(label, cells.collect()));
     }
 
     fn push_errors(&mut self) {
@@ -315,8 +321,18 @@ fn throughput(spread: &Spread) -> String {
     )
 }
 
-pub fn spread(spread: &Spread) -> String {
-    format!("{:.3} ({:.3}–{:.3})", spread.median, spread.min, spread.max)
+fn spread(spread: &Spread) -> String {
+    let [median, min, max] = [spread.median, spread.min, spread.max].map(ratio);
+    format!("{median} ({min}–{max})")
+}
+
+/// To about three digits.
+fn ratio(value: f64) -> String {
+    match value {
+        value if value < 10.0 => format!("{value:.3}"),
+        value if value < 100.0 => format!("{value:.1}"),
+        value => number(value.round() as u64),
+    }
 }
 
 /// Of a core.
@@ -356,11 +372,11 @@ mod tests {
         );
         assert_eq!(
             line("its process: CPU"),
-            "its process: CPU, µs/request 295.6"
+            "its process: CPU, µs/request – 295.6"
         );
         assert_eq!(
             line("its process: peak"),
-            "its process: peak memory, MB 41.94"
+            "its process: peak memory, MB – 41.94"
         );
         assert!(
             !text.contains("left on purpose")
@@ -410,6 +426,10 @@ mod tests {
         assert_eq!(
             [0.0421, 12.345, 123.45, 12_345.6].map(milliseconds),
             ["0.042", "12.35", "123.5", "12,346"].map(String::from)
+        );
+        assert_eq!(
+            [0.0421, 12.345, 1234.5].map(ratio),
+            ["0.042", "12.3", "1,235"].map(String::from)
         );
     }
 }
