@@ -103,6 +103,7 @@ pub fn rows(report: &Report) -> Vec<Row> {
     rows.push("requests", |target| Some(number(target.requests)));
     rows.push("  went well", |target| Some(number(target.succeeded)));
     rows.push("  left on purpose", |target| some(target.aborted));
+    rows.push("  sent again", |target| some(target.sent_again));
     rows.push("  failed", |target| Some(number(target.failed)));
     rows.push_errors();
     rows.push("seconds", |target| Some(format!("{:.2}", target.seconds)));
@@ -238,7 +239,10 @@ impl Rows<'_> {
     fn push_process(&mut self, name: &str, find: impl Fn(&Figures) -> Option<&Process>) {
         self.push(&format!("{name}: CPU, µs/request"), |target| {
             let cpu = find(target)?.cpu_microseconds_per_request?;
-            Some(format!("{cpu:.1}"))
+            Some(match cpu {
+                cpu if cpu < 1000.0 => format!("{cpu:.1}"),
+                cpu => number(cpu.round() as u64),
+            })
         });
         self.push(&format!("{name}: peak memory, MB"), |target| {
             find(target)?.peak_bytes.map(megabytes)
