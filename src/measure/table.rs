@@ -136,7 +136,8 @@ pub fn rows(report: &Report) -> Vec<Row> {
 
 /// Ratios that any target has.
 pub fn ratio_rows(all: &[Ratios]) -> Vec<Row> {
-    let ratios: [(&str, fn(&Ratios) -> Option<Spread>); 6] = [
+    type Of = fn(&Ratios) -> Option<Spread>;
+    let ratios: [(&str, Of); 6] = [
         ("requests/s", |ratios| ratios.requests_per_second),
         ("latency p50", |ratios| ratios.latency_p50),
         ("latency p99", |ratios| ratios.latency_p99),
