@@ -72,6 +72,7 @@ pub struct Figures {
     pub name: String,
     pub url: String,
     pub requests: u64,
+    pub sent_again: u64,
     pub succeeded: u64,
     pub aborted: u64,
     pub failed: u64,
@@ -215,6 +216,7 @@ impl Figures {
         });
         Self {
             requests: all.sent,
+            sent_again: all.sent_again,
             succeeded: all.succeeded,
             aborted: all.aborted,
             failed: all.failed(),
