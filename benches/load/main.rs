@@ -4,7 +4,7 @@
 //!
 //! `cargo bench --bench load`. Everything is on loopback: an upstream of canned answers, a proxy that does nothing, the
 //! [`peers`] and the gateway's binary run as processes of their own; this process is the client, with the engine of
-//! `pingora-completions bench`. Rounds alternate, so that a noisy neighbour meets all of them; figures are medians of
+//! `pingora-completions bench`. They take short turns, so that a noisy neighbour meets all of them; figures are medians of
 //! rounds. `cargo bench --bench load -- all`, or names of [`scenario::scenarios`], compares the ways at more than a plain
 //! request. `LOAD_SECONDS` is the length of a round; `LOAD_HTML` names a folder for a report of each scenario, with plots.
 
@@ -91,17 +91,19 @@ fn compare(ways: &[Way], scenario: &Scenario, runtime: &Runtime, round: Duration
         warm.is_ok()
     });
     println!(
-        "{}: {}; {} connections, 1 proxy thread, median of {ROUNDS} rounds of {} s",
+        "{}: {}; {} connections, 1 proxy thread, median of {ROUNDS} rounds of {} s, each in {} turns",
         scenario.name,
         scenario.told,
         scenario.connections,
-        round.as_secs()
+        round.as_secs(),
+        scenario.turns
     );
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let mut rounds: Vec<Vec<Round>> = asked.iter().map(|_| Vec::new()).collect();
     for _ in 0..ROUNDS {
-        for (asking, rounds) in asked.iter().zip(&mut rounds) {
-            rounds.push(turn(&asked, asking, scenario.connections, round, runtime));
+        let taken = take_turns(&asked, scenario, round, runtime);
+        for (rounds, round) in rounds.iter_mut().zip(taken) {
+            rounds.extend(round);
         }
     }
     let subjects = asked.iter().zip(rounds).map(|(asking, rounds)| Subject {
@@ -124,6 +126,35 @@ fn asked<'a>(ways: &'a [Way], scenario: &Scenario, runtime: &Runtime) -> Vec<Ask
     ways.iter()
         .filter_map(|way| runtime.block_on(Asking::new(way, scenario, upstream)))
         .collect()
+}
+
+/// A round of each, in short turns one after the other: how fast a machine is changes from one second to the next, and all of
+/// them have to meet the same one.
+fn take_turns(
+    all: &[Asking<'_>],
+    scenario: &Scenario,
+    round: Duration,
+    runtime: &Runtime,
+) -> Vec<Option<Round>> {
+    let mut rounds: Vec<Option<Round>> = all.iter().map(|_| None).collect();
+    for at in 0..scenario.turns {
+        for (asking, round_so_far) in all.iter().zip(&mut rounds) {
+            let turns = if asking.way.is_slow() {
+                1
+            } else {
+                scenario.turns
+            };
+            if at >= turns {
+                continue;
+            }
+            let taken = turn(all, asking, scenario.connections, round / turns, runtime);
+            match round_so_far {
+                Some(so_far) => so_far.merge(&taken),
+                None => *round_so_far = Some(taken),
+            }
+        }
+    }
+    rounds
 }
 
 /// One turn of one way, with the CPU time of all of them.

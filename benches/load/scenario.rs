@@ -17,6 +17,8 @@ pub struct Scenario {
     /// Whether it is one text completion for the gateway, too: then other AI gateways can be asked the same.
     pub is_one_completion: bool,
     pub abort_after: Option<u32>,
+    /// In how many turns a round is taken.
+    pub turns: u32,
 }
 
 impl Scenario {
@@ -45,6 +47,7 @@ pub fn scenarios() -> Vec<Scenario> {
         header: "x-portkey-provider: openai",
         is_one_completion: true,
         abort_after: None,
+        turns: TURNS,
     };
     let streamed = Question {
         stream: true,
@@ -63,6 +66,8 @@ pub fn scenarios() -> Vec<Scenario> {
                 ..streamed.clone()
             },
             path: "/paced",
+            // Its streams take a second.
+            turns: 1,
             header: "x-portkey-provider: paced",
             ..plain("paced", "streams of 50 tokens, one each 20 ms")
         },
@@ -131,4 +136,5 @@ fn question() -> Question {
 }
 
 const CONNECTIONS: usize = 32;
+const TURNS: u32 = 16;
 const FALLBACK: &str = r#"x-portkey-config: {"strategy":{"mode":"fallback"},"targets":[{"provider":"flaky"},{"provider":"openai"}]}"#;

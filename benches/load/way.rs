@@ -79,6 +79,11 @@ impl Way {
         let _ = process.wait();
     }
 
+    /// Whether a short turn would be over before its first answers.
+    pub fn is_slow(&self) -> bool {
+        matches!(self.kind, Kind::Portkey | Kind::LiteLlm)
+    }
+
     /// It is Linux that tells; elsewhere there is none.
     pub fn reading(&self) -> Option<Reading> {
         reading(&self.process.borrow().id().to_string())
