@@ -49,7 +49,7 @@
 //! | `proxy`, `passing`, `relaying`, `reception`, `conductor`, `gather`, `tunnel`, `client`, `leg`, `pulse`, `pursuit`, `lanes`, `places`, `opening`, `call`, `upstream`, `idle`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `intake`, `h2_intake`, `refusal`, `edition`, `drain`, `mishap`, `race`, `regard`, `quoted` | the IO around it |
 //! | `measure`, `bench` | a load on any server and what came of it; sending it |
 //! | [`server`], `reload`, `admin`, `emulator`, `log_queue` | the process: listeners, the operator's port, the emulated providers, the log's lines |
-//! | `fuzzing` | what has to hold for any bytes; in no release |
+//! | `fuzzing`, `counting` | what has to hold for any bytes; steps whose instructions are counted; in no release |
 //!
 //! Imports point down this table; `tests/layers.rs` holds it.
 //!
@@ -98,6 +98,9 @@ pub mod completion;
 mod conductor;
 mod config;
 mod context;
+#[cfg(feature = "counting")]
+#[doc(hidden)]
+pub mod counting;
 mod depth;
 pub mod dialect;
 mod door;
