@@ -40,6 +40,7 @@ impl Gateway {
             text: conf,
             server_keys: &[],
             surroundings,
+            secret_file_mode: 0,
         };
         let config = Config::read(&source).map_err(|error| error.to_string())?;
         let state = State::try_new(config).map_err(|error| error.to_string())?;

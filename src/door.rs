@@ -31,6 +31,7 @@ use crate::{
     drain::Leaving,
     edition::Edition,
     error::Error,
+    h2_intake::H2Intake,
     intake::Intake,
     proxy::{Gateway, Heads},
     refusal,
@@ -185,7 +186,9 @@ impl ServerApp for Door {
         }
         // Its answers are written by the connection's own task, after their requests have ended.
         let _guest = self.leaving.guest();
-        self.http2.process_new(stream, shutdown).await
+        let patience = self.edition.load().state.config.limits.header;
+        let intake = Box::new(H2Intake::new(stream, patience));
+        self.http2.process_new(intake, shutdown).await
     }
 
     /// Pingora would shut idle connections here, and with them those whose client is sending its next request. They end

@@ -1,6 +1,9 @@
 //! A fault of the gateway's own in the middle of a request: that one is answered with 500, and nobody else hears of it.
 
-use std::{panic::AssertUnwindSafe, pin::pin};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+};
 
 use futures_util::FutureExt;
 
@@ -13,6 +16,11 @@ pub async fn contain<T>(work: impl Future<Output = Result<T, Error>>) -> Result<
     let work = pin!(work);
     let done = AssertUnwindSafe(work).catch_unwind().await;
     done.unwrap_or_else(|_| Err(broken()))
+}
+
+/// The same of work that waits for nothing.
+pub fn contain_now<T>(work: impl FnOnce() -> T) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| broken())
 }
 
 fn broken() -> Error {
@@ -36,5 +44,8 @@ mod tests {
             (500, Kind::Internal)
         );
         assert_eq!(contain(async { Ok(7) }).await.unwrap(), 7);
+        let error = contain_now(|| out_of_place[out_of_place.len()]).unwrap_err();
+        assert_eq!(error.kind(), Kind::Internal);
+        assert_eq!(contain_now(|| 7).unwrap(), 7);
     }
 }
