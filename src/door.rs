@@ -32,6 +32,7 @@ use crate::{
     edition::Edition,
     error::Error,
     intake::Intake,
+    metrics::Counted,
     proxy::{Gateway, Heads},
     refusal,
     tls::{Renewal, Tls},
@@ -178,6 +179,7 @@ impl ServerApp for Door {
         stream: Stream,
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
+        let _open = Counted::new(&self.edition.load().state.metrics.connections);
         let (stream, version) = self.enter(stream).await?;
         if let Speaks::Http1(since) = version {
             self.serve_http1(stream, since, shutdown).await;
