@@ -27,6 +27,7 @@ mod http2;
 mod identities;
 mod keys;
 mod leaving;
+mod load;
 mod passing;
 mod portkey;
 mod process;
