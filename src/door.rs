@@ -69,6 +69,22 @@ impl Door {
         }
     }
 
+    /// Serves a connection to its end.
+    async fn serve(&self, stream: Stream, shutdown: &ShutdownWatch) {
+        let _open = Counted::new(&self.edition.load().state.metrics.connections);
+        match self.enter(stream).await {
+            None => {}
+            Some((stream, Speaks::Http1(since))) => {
+                self.serve_http1(stream, since, shutdown).await;
+            }
+            Some((stream, Speaks::Http2)) => {
+                // Its answers are written by the connection's own task, after their requests have ended.
+                let _guest = self.leaving.guest();
+                self.http2.process_new(stream, shutdown).await;
+            }
+        }
+    }
+
     /// The connection as its requests are read from it, and how they are; `None`: it has ended.
     async fn enter(&self, mut stream: Stream) -> Option<(Stream, Speaks)> {
         if let Some((tls, port)) = self.tls(&stream) {
@@ -174,20 +190,16 @@ async fn handshake(acceptor: Acceptor, stream: Stream, port: u16) -> Option<Stre
 
 #[async_trait]
 impl ServerApp for Door {
+    /// Hands the connection to a task of its own. Pingora's has room for a TLS handshake of Pingora's, 8 KiB that would be held
+    /// for as long as the connection is open.
     async fn process_new(
         self: &Arc<Self>,
         stream: Stream,
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
-        let _open = Counted::new(&self.edition.load().state.metrics.connections);
-        let (stream, version) = self.enter(stream).await?;
-        if let Speaks::Http1(since) = version {
-            self.serve_http1(stream, since, shutdown).await;
-            return None;
-        }
-        // Its answers are written by the connection's own task, after their requests have ended.
-        let _guest = self.leaving.guest();
-        self.http2.process_new(stream, shutdown).await
+        let (door, shutdown) = (self.clone(), shutdown.clone());
+        tokio::spawn(async move { door.serve(stream, &shutdown).await });
+        None
     }
 
     /// Pingora would shut idle connections here, and with them those whose client is sending its next request. They end

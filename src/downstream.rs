@@ -61,7 +61,8 @@ pub fn answer_head(
     content_type: &'static str,
     framing: Framing,
 ) -> pingora::Result<ResponseHeader> {
-    let mut head = ResponseHeader::build_no_case(status, Some(16))?;
+    // For more than 12, it would have room for 24.
+    let mut head = ResponseHeader::build_no_case(status, Some(12))?;
     let passing = upstream.into_iter().flat_map(|head| head.headers.iter());
     let ends_here = upstream.map_or(Vec::new(), |head| nominated(&head.headers));
     let is_passed = |name: &HeaderName| is_for_client(name) && !ends_here.contains(name);
