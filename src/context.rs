@@ -8,7 +8,6 @@ use std::{
 
 use bytes::Bytes;
 use pingora::{ErrorType, http::ResponseHeader, proxy::Session};
-use prometheus::IntGauge;
 
 use crate::{
     completion::Parameter,
@@ -16,7 +15,7 @@ use crate::{
     edition::Edition,
     error::{CLIENT_GONE, Error, Kind},
     exchange::{Exchange, ReplyForm, Report, fan_out::FanOut},
-    metrics::Ended,
+    metrics::{Counted, Ended},
     passage::Passage,
     provider::Target,
     quoted::Line,
@@ -45,7 +44,7 @@ pub struct Context {
     pub(crate) total: Duration,
     /// The conf it met.
     pub(crate) edition: Arc<Edition>,
-    _in_flight: InFlight,
+    _in_flight: Counted,
 }
 
 /// What is done for a request.
@@ -116,22 +115,6 @@ impl Handed {
     }
 }
 
-/// One request in flight, from the head's arrival to the context's end.
-struct InFlight(IntGauge);
-
-impl InFlight {
-    fn new(gauge: &IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
 impl Context {
     pub(crate) fn new(draw: u128, edition: Arc<Edition>) -> Self {
         Self {
@@ -145,7 +128,7 @@ impl Context {
             heads: 0,
             repeated: false,
             total: edition.upstream.timeouts().total,
-            _in_flight: InFlight::new(&edition.state.metrics.in_flight),
+            _in_flight: Counted::new(&edition.state.metrics.in_flight),
             edition,
         }
     }

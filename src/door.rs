@@ -33,6 +33,7 @@ use crate::{
     error::Error,
     h2_intake::H2Intake,
     intake::Intake,
+    metrics::Counted,
     proxy::{Gateway, Heads},
     refusal,
     tls::{Renewal, Tls},
@@ -66,6 +67,24 @@ impl Door {
             http2: Arc::new(http2),
             leaving,
             edition,
+        }
+    }
+
+    /// Serves a connection to its end.
+    async fn serve(&self, stream: Stream, shutdown: &ShutdownWatch) {
+        let _open = Counted::new(&self.edition.load().state.metrics.connections);
+        match self.enter(stream).await {
+            None => {}
+            Some((stream, Speaks::Http1(since))) => {
+                self.serve_http1(stream, since, shutdown).await;
+            }
+            Some((stream, Speaks::Http2)) => {
+                // Its answers are written by the connection's own task, after their requests have ended.
+                let _guest = self.leaving.guest();
+                let patience = self.edition.load().state.config.limits.header;
+                let intake = Box::new(H2Intake::new(stream, patience));
+                self.http2.process_new(intake, shutdown).await;
+            }
         }
     }
 
@@ -174,21 +193,16 @@ async fn handshake(acceptor: Acceptor, stream: Stream, port: u16) -> Option<Stre
 
 #[async_trait]
 impl ServerApp for Door {
+    /// Hands the connection to a task of its own. Pingora's has room for a TLS handshake of Pingora's, 8 KiB that would be held
+    /// for as long as the connection is open.
     async fn process_new(
         self: &Arc<Self>,
         stream: Stream,
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
-        let (stream, version) = self.enter(stream).await?;
-        if let Speaks::Http1(since) = version {
-            self.serve_http1(stream, since, shutdown).await;
-            return None;
-        }
-        // Its answers are written by the connection's own task, after their requests have ended.
-        let _guest = self.leaving.guest();
-        let patience = self.edition.load().state.config.limits.header;
-        let intake = Box::new(H2Intake::new(stream, patience));
-        self.http2.process_new(intake, shutdown).await
+        let (door, shutdown) = (self.clone(), shutdown.clone());
+        tokio::spawn(async move { door.serve(stream, &shutdown).await });
+        None
     }
 
     /// Pingora would shut idle connections here, and with them those whose client is sending its next request. They end

@@ -286,8 +286,8 @@ passes_on!(Intake);
 
 impl Peek for Intake {}
 
-/// Of one read: most heads are shorter.
-const READ_BYTES: usize = 4 << 10;
+/// Of one read: most heads are shorter. A head's room is held until its request is over.
+const READ_BYTES: usize = 2 << 10;
 const LEAST_READ_BYTES: usize = 512;
 /// Of a look for a client's leaving. What is more than a part of the next request's first line stays on the socket.
 const PROBE_BYTES: usize = 64;

@@ -19,6 +19,7 @@ pub struct Metrics {
     seconds: HistogramVec,
     first_byte: HistogramVec,
     pub in_flight: IntGauge,
+    pub connections: IntGauge,
     targets: IntGaugeVec,
     key_requests: IntCounterVec,
     key_tokens: IntCounterVec,
@@ -26,6 +27,22 @@ pub struct Metrics {
     unknown: IntCounterVec,
     /// Lines that the log lacks.
     pub log_dropped: IntCounter,
+}
+
+/// One of what a gauge counts, for as long as it lives.
+pub struct Counted(IntGauge);
+
+impl Counted {
+    pub fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// One ended request.
@@ -78,6 +95,10 @@ impl Metrics {
                 &["state"],
             )?,
             in_flight: IntGauge::new("completions_in_flight", "Requests being served.")?,
+            connections: IntGauge::new(
+                "completions_connections",
+                "Connections of clients that are open.",
+            )?,
             key_requests: counter(
                 "completions_key_requests_total",
                 "Requests answered, by the client's key.",
@@ -114,6 +135,7 @@ impl Metrics {
         self.registry.register(Box::new(self.seconds.clone()))?;
         self.registry.register(Box::new(self.first_byte.clone()))?;
         self.registry.register(Box::new(self.in_flight.clone()))?;
+        self.registry.register(Box::new(self.connections.clone()))?;
         self.registry.register(Box::new(self.targets.clone()))?;
         self.registry
             .register(Box::new(self.key_requests.clone()))?;

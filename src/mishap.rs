@@ -1,9 +1,6 @@
 //! A fault of the gateway's own in the middle of a request: that one is answered with 500, and nobody else hears of it.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
-};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use futures_util::FutureExt;
 
@@ -11,11 +8,13 @@ use crate::error::{Error, Kind};
 
 /// `work`; what panics in it is an error of this request's. What it had in its hands is dropped, as for a client that leaves:
 /// every lock is taken over from whoever broke off in it.
-pub async fn contain<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    // Pinned here: moving it into the wrapper would copy kilobytes for each request.
-    let work = pin!(work);
-    let done = AssertUnwindSafe(work).catch_unwind().await;
-    done.unwrap_or_else(|_| Err(broken()))
+///
+/// No `async fn`, whose future would have room for `work` twice: kilobytes, for as long as a stream of the conductor's lasts.
+pub fn contain<T>(
+    work: impl Future<Output = Result<T, Error>>,
+) -> impl Future<Output = Result<T, Error>> {
+    let contained = AssertUnwindSafe(work).catch_unwind();
+    contained.map(|done| done.unwrap_or_else(|_| Err(broken())))
 }
 
 /// The same of work that waits for nothing.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use pingora::{
+    listeners::{L4BufferSettings, ListenerConfig},
     prelude::{Opt, Server},
     server::{RunArgs, configuration::ServerConf},
     services::{background::background_service, listening::Service},
@@ -197,7 +198,7 @@ fn add_services(server: &mut Server, gateway: Gateway, reloader: &Arc<Reloader>)
     let config = &edition.state.config;
     let mut proxy = Service::new("completions".to_owned(), Door::new(gateway.clone(), &conf));
     for address in &config.listen {
-        proxy.add_tcp(address);
+        proxy.add_listener(ListenerConfig::tcp(address).l4_buffer(buffers()));
     }
     server.add_service(proxy);
     if let Some(settings) = &config.emulator {
@@ -228,6 +229,12 @@ fn add_services(server: &mut Server, gateway: Gateway, reloader: &Arc<Reloader>)
     }
 }
 
+/// Of a client's connection. Pingora's own 64 KiB for reading would be held, and filled with zeros, for each that is open;
+/// what is larger than this is read past it.
+fn buffers() -> L4BufferSettings {
+    L4BufferSettings::default().read(READ_BUFFER_BYTES)
+}
+
 /// Pingora's own keys in a conf file.
 fn server_keys() -> Vec<String> {
     let keys: Result<BTreeMap<String, serde_yaml::Value>, _> =
@@ -236,6 +243,8 @@ fn server_keys() -> Vec<String> {
         .unwrap_or_default()
 }
 
+/// Most heads are shorter.
+const READ_BUFFER_BYTES: usize = 1 << 10;
 /// Longest wait for streams in flight; `grace_period_seconds` of the conf overrides it.
 const DRAIN_SECONDS: u64 = 300;
 /// How much later than `Drain` Pingora would end the process itself.

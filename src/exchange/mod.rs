@@ -205,7 +205,8 @@ impl Exchange {
             }
             ReplyForm::Stream | ReplyForm::Whole => "application/json",
         };
-        let mut headers = HeaderMap::with_capacity(16);
+        // For more than 12, it would have room for 24.
+        let mut headers = HeaderMap::with_capacity(12);
         for (name, value) in [
             (header::ACCEPT, accept),
             (header::ACCEPT_ENCODING, "identity"),

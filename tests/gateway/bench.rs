@@ -12,9 +12,7 @@ use std::{
 use serde_json::Value;
 
 use crate::support::{
-    BINARY, Gateway, PATIENCE,
-    client::{Client, request},
-    free_address, providers_at, scratch,
+    BINARY, Gateway, PATIENCE, free_address, providers_at, scratch,
     upstream::{
         After, DONE, LAST_CHUNK, STREAM, TEXT, Upstream, chunk, event, events, json, wait_for_close,
     },
@@ -77,20 +75,6 @@ fn emulated() -> (Gateway, String) {
     (gateway, emulator)
 }
 
-/// The sum of a counter's lines that have all of `labels`.
-fn metric(gateway: &Gateway, name: &str, labels: &[&str]) -> f64 {
-    let mut operator = Client::connect(&gateway.admin);
-    operator.send(request("GET", "/metrics", &[], ""));
-    let answer = operator.read();
-    let lines = answer
-        .text()
-        .lines()
-        .filter(|line| line.starts_with(name) && labels.iter().all(|label| line.contains(label)));
-    lines
-        .map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap())
-        .sum()
-}
-
 const KEY: &[&str] = &["--key", "env:BENCH_KEY"];
 
 fn upstream_of(whole: &'static str) -> Upstream {
@@ -145,13 +129,7 @@ fn what_a_new_connection_does_not_bring_either_is_cut() {
 fn counts_are_those_of_the_servers_own_metrics() {
     let (gateway, _) = emulated();
     let url = format!("http://{}", gateway.address);
-    let tokens = || {
-        metric(
-            &gateway,
-            "completions_tokens_total",
-            &["side=\"completion\""],
-        )
-    };
+    let tokens = || gateway.metric("completions_tokens_total", &["side=\"completion\""]);
     let mut counted = 0.0;
     for (stream, kind) in [
         (&["--stream"][..], "kind=\"stream\""),
@@ -173,7 +151,7 @@ fn counts_are_those_of_the_servers_own_metrics() {
         let labels = [kind, "status=\"200\""];
         // The line of a request's end may come a moment after its answer.
         let settled = wait_for(|| {
-            let served = metric(&gateway, "completions_requests_total", &labels);
+            let served = gateway.metric("completions_requests_total", &labels);
             (served == 44.0).then_some(())
         });
         assert!(settled.is_some(), "{kind}");
@@ -301,7 +279,7 @@ fn a_storm_of_aborts_ends_every_upstream_call() {
             }
         }
     }
-    let idle = wait_for(|| (metric(&gateway, "completions_in_flight", &[]) == 0.0).then_some(()));
+    let idle = wait_for(|| (gateway.metric("completions_in_flight", &[]) == 0.0).then_some(()));
     assert!(idle.is_some());
 }
 

@@ -258,31 +258,11 @@ fn a_target_that_takes_no_connection_is_given_up_in_time() {
     }
 }
 
-/// The descriptors that `gateway` has, and the limit under which it can open `more`.
+/// The limit under which `gateway` can open `more` descriptors.
 fn limit_for(gateway: &Gateway, more: usize) -> u64 {
-    let folder = format!("/proc/{}/fd", gateway.child.id());
-    let open: Vec<u64> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| {
-            entry
-                .unwrap()
-                .file_name()
-                .to_str()
-                .unwrap()
-                .parse()
-                .unwrap()
-        })
-        .collect();
+    let open = gateway.descriptors();
     let mut free = (0..).filter(|number| !open.contains(number));
     free.nth(more).unwrap()
-}
-
-/// Processor time that `gateway` has used, in clock ticks.
-fn ticks(gateway: &Gateway) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", gateway.child.id())).unwrap();
-    let (_, fields) = stat.rsplit_once(") ").unwrap();
-    let fields: Vec<&str> = fields.split(' ').collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
 // Row 2: the gateway itself is out of descriptors.
@@ -318,10 +298,10 @@ fn a_gateway_without_descriptors_says_so_does_not_spin_and_recovers() {
     let mut waiting = Client::connect(&gateway.address);
     waiting.send(post(&[], PLAIN));
     gateway.wait_for_log("Accept() failed");
-    let before = ticks(&gateway);
+    let before = gateway.reading().cpu;
     thread::sleep(Duration::from_secs(1));
-    let used = ticks(&gateway) - before;
-    assert!(used < 20, "{used} ticks of 100 in a second");
+    let used = gateway.reading().cpu - before;
+    assert!(used < Duration::from_millis(200), "{used:?} in a second");
     limit(1 << 10);
     assert_eq!(waiting.read().status, 200);
 }
@@ -457,17 +437,6 @@ fn a_stream_ends_once() {
 /// allocator gives nothing back at once; what is not bounded is past this in a second.
 const GROWN: usize = 64 << 20;
 
-/// Bytes of memory that `gateway` has.
-fn resident(gateway: &Gateway) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.child.id())).unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
-    let kilobytes: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kilobytes << 10
-}
-
 // Row 15: what a client does not read is not read from the upstream either, be it events or comments.
 #[test]
 fn a_flood_is_held_back_and_not_stored() {
@@ -493,13 +462,13 @@ fn a_flood_is_held_back_and_not_stored() {
             After::Close
         });
         let gateway = Gateway::before(&upstream.address);
-        let before = resident(&gateway);
+        let before = gateway.resident();
         for road in ROADS {
             let mut client = Client::connect(&gateway.address);
             client.send(post(road, STREAMED));
             client.read_head();
             let sent = written.recv_timeout(PATIENCE).unwrap();
-            let grown = resident(&gateway).saturating_sub(before);
+            let grown = gateway.resident().saturating_sub(before);
             assert!(grown < GROWN, "{grown} bytes for {sent}");
             // Comments are not kept for the client; events are what the kernel's buffers hold.
             let is_events = piece.starts_with("data");
@@ -528,7 +497,7 @@ fn a_million_events_pass() {
     });
     let gateway = Gateway::before(&upstream.address);
     for road in ROADS {
-        let before = resident(&gateway);
+        let before = gateway.resident();
         let answer = ask(&gateway.address, &[road, &[GROQ]].concat(), STREAMED);
         assert_eq!(
             answer.status,
@@ -538,7 +507,7 @@ fn a_million_events_pass() {
         );
         let answer = ask(&gateway.address, road, STREAMED);
         assert!(answer.complete && answer.text().ends_with(DONE));
-        assert!(resident(&gateway).saturating_sub(before) < GROWN);
+        assert!(gateway.resident().saturating_sub(before) < GROWN);
     }
 }
 
@@ -570,11 +539,11 @@ fn an_endless_line_is_an_error_event_in_every_framing() {
             "  providers:\n    own: {{ base_url: \"http://{}\", dialect: {dialect}, auth: none }}\n  default: {{ provider: own, model: m }}\n",
             upstream.address
         ));
-        let before = resident(&gateway);
+        let before = gateway.resident();
         for road in [ROADS, ROADS, ROADS].concat() {
             let answer = ask(&gateway.address, road, STREAMED);
             assert_eq!(told(&answer, dialect), Told::Status(502));
-            let grown = resident(&gateway).saturating_sub(before);
+            let grown = gateway.resident().saturating_sub(before);
             assert!(grown < GROWN, "{grown} bytes, {dialect}");
         }
     }

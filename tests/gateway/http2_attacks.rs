@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    http2::{GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, frame, next_frame, resident_kib},
+    http2::{GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, frame, next_frame},
     support::{
         Gateway, PATIENCE,
         client::{PLAIN, ROADS, ask},
@@ -159,7 +159,7 @@ fn attacks_on_http2_cost_nobody_else_anything() {
     for road in ROADS {
         assert_eq!(ask(&gateway.address, road, PLAIN).status, 200);
     }
-    let before = resident_kib(&gateway);
+    let before = gateway.resident();
     let mut held = Vec::new();
     for (name, turn, turns, reader) in ATTACKS {
         let (turn, turns, reader) = (*turn, *turns, *reader);
@@ -174,8 +174,8 @@ fn attacks_on_http2_cost_nobody_else_anything() {
             asked += 1;
         }
         held.push(attacking.join().unwrap().0);
-        let grown = resident_kib(&gateway).saturating_sub(before);
-        assert!(grown < 64 << 10, "{name}: {grown} KiB");
+        let grown = gateway.resident().saturating_sub(before);
+        assert!(grown < 64 << 20, "{name}: {grown} bytes");
     }
     assert!(!gateway.logged().contains("panic at"));
 }
@@ -186,7 +186,7 @@ fn who_attacks_by_resets_or_continuations_is_shut_out() {
     let upstream = Upstream::answering(json(200, TEXT));
     let gateway = Gateway::before(&upstream.address);
     for (name, turn, _, _) in ATTACKS.iter().filter(|(name, ..)| SHUT_OUT.contains(name)) {
-        let before = resident_kib(&gateway);
+        let before = gateway.resident();
         let mut stream = TcpStream::connect(&gateway.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut writing = stream.try_clone().unwrap();
@@ -203,8 +203,8 @@ fn who_attacks_by_resets_or_continuations_is_shut_out() {
         drop(stream);
         sending.join().unwrap();
         assert!(told < Duration::from_secs(5), "{name}: {told:?}");
-        let grown = resident_kib(&gateway).saturating_sub(before);
-        assert!(grown < 16 << 10, "{name}: {grown} KiB");
+        let grown = gateway.resident().saturating_sub(before);
+        assert!(grown < 16 << 20, "{name}: {grown} bytes");
     }
 }
 

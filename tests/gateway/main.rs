@@ -29,6 +29,7 @@ mod http2_attacks;
 mod identities;
 mod keys;
 mod leaving;
+mod load;
 mod passing;
 mod portkey;
 mod process;

@@ -50,12 +50,6 @@ fn a_hangup_puts_the_conf_to_use_as_it_stands_now() {
     assert_eq!(text(&gateway), "new");
 }
 
-fn metrics(gateway: &Gateway) -> String {
-    let mut operator = Client::connect(&gateway.admin);
-    operator.send(request("GET", "/metrics", &[], ""));
-    operator.read().text().to_owned()
-}
-
 #[test]
 fn the_operator_reloads_and_a_broken_conf_changes_nothing() {
     let (old, new) = (named("old"), named("new"));
@@ -98,8 +92,8 @@ fn the_operator_reloads_and_a_broken_conf_changes_nothing() {
         r#"completions_requests_total{kind="whole",provider="openai",status="200"} 3"#,
     ] {
         // A request is counted once its answer is out.
-        let counted = wait_for(|| metrics(&gateway).contains(line).then_some(()));
-        assert!(counted.is_some(), "{line}: {}", metrics(&gateway));
+        let counted = wait_for(|| gateway.metrics().contains(line).then_some(()));
+        assert!(counted.is_some(), "{line}: {}", gateway.metrics());
     }
 }
 

@@ -17,6 +17,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use pingora_completions::bench::Reading;
+
+use client::{Client, request};
+
 /// No wait in a test is longer.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -122,6 +126,51 @@ impl Gateway {
             conf_text(&[self.address.as_str()], &self.admin, lines),
         )
         .unwrap();
+    }
+
+    /// What Prometheus would scrape.
+    pub fn metrics(&self) -> String {
+        let mut operator = Client::connect(&self.admin);
+        operator.send(request("GET", "/metrics", &[("connection", "close")], ""));
+        operator.read().text().to_owned()
+    }
+
+    /// The sum of a metric's lines that have all of `labels`.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let metrics = self.metrics();
+        let lines = metrics.lines().filter(|line| {
+            line.starts_with(name) && labels.iter().all(|label| line.contains(label))
+        });
+        lines
+            .map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap())
+            .sum()
+    }
+
+    /// Bytes of memory that the process has.
+    pub fn resident(&self) -> usize {
+        let status = self.told("status");
+        let found = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = found.unwrap().split_whitespace().next().unwrap();
+        kilobytes.parse::<usize>().unwrap() << 10
+    }
+
+    /// The processor time that the process has used, and the most memory that it has had.
+    pub fn reading(&self) -> Reading {
+        Reading::of(&self.told("stat"), &self.told("status")).unwrap()
+    }
+
+    /// The descriptors that the process has. Its user alone cannot look into it: the tests' has to be root.
+    pub fn descriptors(&self) -> Vec<u64> {
+        let folder = format!("/proc/{}/fd", self.child.id());
+        let entries = fs::read_dir(folder).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name());
+        names
+            .map(|name| name.to_str().unwrap().parse().unwrap())
+            .collect()
+    }
+
+    fn told(&self, file: &str) -> String {
+        fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).unwrap()
     }
 
     pub fn signal(&self, name: &str) {
