@@ -5,7 +5,9 @@
 //! follows reaches it no further than the request's own end, so that the next head comes here too.
 
 use std::{
+    future::poll_fn,
     io,
+    mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -14,7 +16,7 @@ use std::{
 use bytes::{Buf, BytesMut};
 use pingora::protocols::{Peek, Stream};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncWriteExt, ReadBuf},
     time::{Instant, timeout, timeout_at},
 };
 
@@ -204,11 +206,16 @@ impl Intake {
         }
     }
 
+    /// Reads once. What comes is copied into a buffer of its own size, as that is held until the request is over.
     async fn fill(&mut self) -> io::Result<usize> {
-        if self.held.capacity().saturating_sub(self.held.len()) < LEAST_READ_BYTES {
-            self.held.reserve(READ_BYTES);
-        }
-        self.stream.read_buf(&mut self.held).await
+        poll_fn(|context| {
+            let mut space = [const { MaybeUninit::uninit() }; READ_BYTES];
+            let mut space = ReadBuf::uninit(&mut space);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut space))?;
+            self.held.extend_from_slice(space.filled());
+            Poll::Ready(Ok(space.filled().len()))
+        })
+        .await
     }
 
     /// Whether the request that was read last is over, so that another may follow.
@@ -286,9 +293,8 @@ passes_on!(Intake);
 
 impl Peek for Intake {}
 
-/// Of one read: most heads are shorter. A head's room is held until its request is over.
-const READ_BYTES: usize = 2 << 10;
-const LEAST_READ_BYTES: usize = 512;
+/// Of one read: most heads are shorter.
+const READ_BYTES: usize = 4 << 10;
 /// Of a look for a client's leaving. What is more than a part of the next request's first line stays on the socket.
 const PROBE_BYTES: usize = 64;
 /// Bounds of reading what will not be used.
@@ -298,7 +304,7 @@ const LINGER_BYTES: usize = 64 << 20;
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
-    use tokio::io::{DuplexStream, duplex};
+    use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 
     use super::*;
 

@@ -99,10 +99,12 @@ impl Gateway {
 
 #[async_trait]
 impl ProxyHttp for Gateway {
-    type CTX = Context;
+    /// Boxed: each of Pingora's futures for a request has room for it, some twice.
+    type CTX = Box<Context>;
 
-    fn new_ctx(&self) -> Context {
-        Context::new(fastrand::u128(..), self.edition.load_full())
+    fn new_ctx(&self) -> Box<Context> {
+        let draw = fastrand::u128(..);
+        Box::new(Context::new(draw, self.edition.load_full()))
     }
 
     /// No modules: the default one would hold a stream's events back to compress them.
@@ -111,7 +113,7 @@ impl ProxyHttp for Gateway {
     async fn request_filter(
         &self,
         session: &mut Session,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> pingora::Result<bool> {
         match contain(self.receive(session, context, Roads::All)).await {
             Ok(Next::Proxy) => Ok(false),
@@ -123,7 +125,7 @@ impl ProxyHttp for Gateway {
     async fn upstream_peer(
         &self,
         session: &mut Session,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> pingora::Result<Box<HttpPeer>> {
         let Some(target) = context.call.target() else {
             return pingora::Error::e_explain(ErrorType::InternalError, "nothing to call");
@@ -154,7 +156,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> pingora::Result<()> {
         match &context.call {
             Call::Complete(exchange) => {
@@ -175,7 +177,7 @@ impl ProxyHttp for Gateway {
         _: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> pingora::Result<()> {
         match &context.call {
             Call::Complete(exchange) => *body = end_of_stream.then(|| exchange.body().clone()),
@@ -189,7 +191,7 @@ impl ProxyHttp for Gateway {
         &self,
         _: &mut Session,
         head: &mut ResponseHeader,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> pingora::Result<()> {
         context.heads = context.heads.saturating_add(1);
         if is_interim(head.status) {
@@ -220,7 +222,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         head: &mut ResponseHeader,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> pingora::Result<()> {
         if let Call::Pass(passage) = &context.call {
             passing::clean(passage, head);
@@ -250,7 +252,7 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> pingora::Result<Option<Duration>> {
         if body.is_some() {
             context.ticket.mark_first_byte();
@@ -270,7 +272,7 @@ impl ProxyHttp for Gateway {
         _: &HttpPeer,
         session: &mut Session,
         mut error: Box<pingora::Error>,
-        context: &mut Context,
+        context: &mut Box<Context>,
         reused: bool,
     ) -> Box<pingora::Error> {
         let again = reused
@@ -288,7 +290,7 @@ impl ProxyHttp for Gateway {
         &self,
         _: &mut Session,
         _: &HttpPeer,
-        context: &mut Context,
+        context: &mut Box<Context>,
         mut error: Box<pingora::Error>,
     ) -> Box<pingora::Error> {
         if let Some(target) = context.call.target() {
@@ -302,7 +304,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         cause: &pingora::Error,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> FailToProxy {
         let error = match context.failure.take() {
             Some(told) => told,
@@ -332,18 +334,18 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         _: Option<&pingora::Error>,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) {
         context.log(session);
     }
 
     /// The access line tells it, without the peer's address.
-    fn suppress_error_log(&self, _: &Session, _: &Context, _: &pingora::Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, _: &Box<Context>, _: &pingora::Error) -> bool {
         true
     }
 
     /// Pingora's own would hold the query, in which some clients send keys.
-    fn request_summary(&self, session: &Session, _: &Context) -> String {
+    fn request_summary(&self, session: &Session, _: &Box<Context>) -> String {
         let head = downstream::head(session);
         format!("{} {}", head.method, head.path)
     }
