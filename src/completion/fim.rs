@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use crate::{
     completion::{
         Choice, CompletionRequest, Compliance, Finish, FinishReason, Parameter, Partial, Prompt,
-        Usage,
+        Usage, write_data,
     },
     error::Error,
 };
@@ -153,9 +153,7 @@ impl Partial {
     }
 
     fn write_event(&self, piece: Piece<'_>, usage: Option<Counts>, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"data: ");
-        self.write_fim(CHUNK, vec![piece], usage, out);
-        out.extend_from_slice(b"\n\n");
+        write_data(out, |out| self.write_fim(CHUNK, vec![piece], usage, out));
     }
 
     fn write_fim<C: Serialize>(

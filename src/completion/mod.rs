@@ -136,6 +136,19 @@ impl<'a> Finish<'a> {
     }
 }
 
+/// Appends an event whose data, a JSON object, `write` writes. Line ends in it, of a provider's own JSON, mean nothing and become
+/// blanks: one line is the one form that every client parses.
+pub fn write_data(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    out.extend_from_slice(b"data: ");
+    let start = out.len();
+    write(out);
+    let data = out.iter_mut().skip(start);
+    for byte in data.filter(|byte| matches!(**byte, b'\n' | b'\r')) {
+        *byte = b' ';
+    }
+    out.extend_from_slice(b"\n\n");
+}
+
 /// An id as the vendors write them: what it is of, and 128 bits in hexadecimal.
 pub fn drawn_id(prefix: &str, draw: u128) -> String {
     let mut digits = Uuid::encode_buffer();
@@ -260,18 +273,16 @@ impl Partial {
         if self.shape == Shape::Fim {
             return self.write_fim_chunk(&chunk.choices, how, out);
         }
-        out.extend_from_slice(b"data: ");
-        self.write(&chunk.choices, usage, how, out);
-        out.extend_from_slice(b"\n\n");
+        write_data(out, |out| self.write(&chunk.choices, usage, how, out));
     }
 
     /// Appends the usage event: `choices` is empty, as OpenAI sends it. Nothing if the provider did not count: a zero would
     /// be taken for a count. Nothing in the other shape either, whose last event has the counts.
     pub fn write_usage(&self, out: &mut Vec<u8>) {
         if self.usage.is_some() && self.shape == Shape::Text {
-            out.extend_from_slice(b"data: ");
-            self.write(&[], self.usage, Compliance::Strict, out);
-            out.extend_from_slice(b"\n\n");
+            write_data(out, |out| {
+                self.write(&[], self.usage, Compliance::Strict, out)
+            });
         }
     }
 

@@ -3,6 +3,8 @@
 
 use bytes::Bytes;
 
+use crate::completion::write_data;
+
 /// Client bytes in the making.
 #[derive(Debug)]
 pub struct Output {
@@ -33,17 +35,9 @@ impl Output {
         }
     }
 
-    /// Appends an event whose data, a JSON object, `write` writes. Its line ends mean nothing, and become blanks: one line is
-    /// the one form that every client parses.
+    /// See [`write_data`].
     pub fn write_data(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let buffer = self.buffer();
-        buffer.extend_from_slice(b"data: ");
-        let start = buffer.len();
-        write(buffer);
-        for byte in buffer.iter_mut().skip(start).filter(|byte| **byte == b'\n') {
-            *byte = b' ';
-        }
-        buffer.extend_from_slice(b"\n\n");
+        write_data(self.buffer(), write);
     }
 
     /// The buffer to write to; what passed so far is in it.

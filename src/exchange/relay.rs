@@ -781,6 +781,32 @@ mod tests {
         }
     }
 
+    // Found by fuzzing: a line end inside log-probabilities, which pass as they came, was one of the event's.
+    #[test]
+    fn line_ends_in_a_whole_answer_end_no_event() {
+        let reply = concat!(
+            "{\"id\":\"c\",\n\"object\":\"text_completion\",\"created\":1,\"model\":\"m\",\"choices\":[{\"text\":\"a\\n\",\"index\":0,",
+            "\"logprobs\":{\"tokens\":[\"a\"],\r\n\"token_logprobs\":[\r-1],\n\"top_logprobs\":null,\"text_offset\":[0]},\"finish_reason\":\"stop\"}]}"
+        );
+        for answer in [Answer::Stream, Answer::WholeAsStream] {
+            let mut relay = Relay::new(&openai::OPENAI, seeded(), WISHES, answer);
+            let mut out = relay.push(Bytes::from_static(reply.as_bytes())).to_vec();
+            out.extend(relay.finish().unwrap());
+            let text = String::from_utf8(out).unwrap();
+            let events: Vec<&str> = text.trim_end().split("\n\n").collect();
+            assert!(
+                events.len() > 1 && text.contains("token_logprobs"),
+                "{text}"
+            );
+            for event in events {
+                assert!(
+                    event.starts_with("data: ") && !event.contains(['\n', '\r']),
+                    "{text:?}"
+                );
+            }
+        }
+    }
+
     // Found by fuzzing: a blank in the same read as the first event was a part of its first line.
     #[test]
     fn blanks_before_a_stream_mean_nothing_wherever_they_are_cut() {

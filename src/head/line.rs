@@ -147,6 +147,7 @@ const VERSION: Refusal =
 const METHOD: Refusal = Refusal::line("The request's method is none.");
 const UNSERVED: Refusal =
     Refusal::line("The methods TRACE and CONNECT are not served.").with_status(405);
-const TARGET: Refusal = Refusal::line("The request's target is no path and no http URL.");
+pub(super) const TARGET: Refusal =
+    Refusal::line("The request's target is no path and no http URL.");
 pub const BAD_HOST: Refusal =
     Refusal::field("host", "The request's host is no name and no address.");

@@ -159,6 +159,10 @@ pub fn check_fields(
 ) -> Result<(), Refusal> {
     let mut bytes = method.len().saturating_add(target.len());
     line::check_method(method.as_bytes())?;
+    // `*` is for what a server is asked of itself alone.
+    if !target.starts_with('/') {
+        return Err(line::TARGET);
+    }
     line::check_path(target.as_bytes())?;
     if authority.is_some_and(|authority| !line::is_host(authority.as_bytes())) {
         return Err(line::BAD_HOST);
@@ -341,6 +345,9 @@ mod tests {
             Ok(())
         );
         assert_eq!(check("POST", "/a\\b", &[]), Err(400));
+        for target in ["*", "", "?a", "a/b"] {
+            assert_eq!(check("OPTIONS", target, &[]), Err(400), "{target}");
+        }
         assert_eq!(check("TRACE", "/", &[]), Err(405));
         assert_eq!(check("GET", "/", &[("content_length", "1")]), Err(400));
         assert_eq!(
