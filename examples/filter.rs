@@ -56,6 +56,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         text: &std::fs::read_to_string(file)?,
         server_keys: &["threads".to_owned(), "version".to_owned()],
         surroundings: &Process,
+        secret_file_mode: 0,
     })?;
     let mut server = Server::new(None)?;
     server.bootstrap();

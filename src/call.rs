@@ -110,12 +110,18 @@ async fn send(
     wire.put_slice(b"\r\n");
     if together {
         wire.put_slice(body);
+        return in_time(patience, write_out(stream, &wire)).await;
     }
     in_time(patience, stream.write_all(&wire)).await?;
-    for slice in body.chunks(SLICE).filter(|_| !together) {
+    for slice in body.chunks(SLICE) {
         in_time(patience, stream.write_all(slice)).await?;
     }
     in_time(patience, stream.flush()).await
+}
+
+async fn write_out(stream: &mut Stream, wire: &[u8]) -> io::Result<()> {
+    stream.write_all(wire).await?;
+    stream.flush().await
 }
 
 /// One write's deadline: the upstream's time to take some of a request, not all.

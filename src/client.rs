@@ -121,7 +121,6 @@ impl<'c> Client<'c> {
         let framing = Framing::Length(body.len());
         let (ok, json) = (StatusCode::OK, downstream::JSON);
         let head = answer_head(self.session, upstream, ok, json, framing);
-        let head = head.map_err(|_| Error::gone())?;
         downstream::write_whole(self.session, self.ticket, head, body).await
     }
 
@@ -129,12 +128,8 @@ impl<'c> Client<'c> {
     pub async fn open(&mut self, upstream: Option<&ResponseHeader>) -> Result<(), Error> {
         let (kind, framing) = (downstream::EVENT_STREAM, Framing::Open);
         let head = answer_head(self.session, upstream, StatusCode::OK, kind, framing);
-        let mut head = head.map_err(|_| Error::gone())?;
-        self.ticket.stamp(&mut head).map_err(|_| Error::gone())?;
         self.opened = true;
-        let client = self.session.as_downstream_mut();
-        let written = client.write_response_header(Box::new(head)).await;
-        written.map_err(|_| Error::gone())
+        downstream::write_head(self.session, self.ticket, head).await
     }
 
     pub fn is_open(&self) -> bool {

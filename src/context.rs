@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    fmt::{self, Write as _},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,7 +18,7 @@ use crate::{
     metrics::{Counted, Ended},
     passage::Passage,
     provider::Target,
-    quoted::Quoted,
+    quoted::Line,
     ticket::{Ticket, Tries},
     upstream::{broke_off, total_timeout},
 };
@@ -220,12 +219,10 @@ impl Context {
             bytes: session.body_bytes_sent(),
             head: downstream::head(session),
         };
-        self.edition.state.metrics.count(&entry.ended());
+        let ended = entry.ended();
+        self.edition.state.metrics.count(&ended);
         if log::log_enabled!(target: "access", log::Level::Info) {
-            // Written as a text first: a logger's own writer takes each of its forty pieces through more hands.
-            let mut line = String::with_capacity(LINE_BYTES);
-            let _ = write!(line, "{entry}");
-            log::info!(target: "access", "{line}");
+            log::info!(target: "access", "{}", entry.line(&ended).as_str());
         }
     }
 }
@@ -273,70 +270,64 @@ impl Entry<'_> {
             status: self.status,
             failure: self.failure().map(Error::label),
             usage: self.context.call.report().and_then(|report| report.usage),
+            unknown: self
+                .context
+                .call
+                .report()
+                .map_or(0, |report| report.unknown),
             total: self.context.ticket.started.elapsed(),
             first_byte: self.context.ticket.first_byte,
         }
     }
 }
 
-impl fmt::Display for Entry<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ended = self.ended();
-        let trace_id = self.context.ticket.trace_id.to_str().unwrap_or_default();
-        write!(
-            f,
-            "status={} method={} path={} provider={} kind={} ms={} bytes={} trace_id={} request_id={}",
-            ended.status,
-            Quoted(self.head.method.as_str()),
-            Quoted(self.head.path),
-            ended.provider,
-            ended.kind,
-            ended.total.as_millis(),
-            self.bytes,
-            Quoted(trace_id),
-            Quoted(self.request_id),
-        )?;
+impl Entry<'_> {
+    fn line(&self, ended: &Ended<'_>) -> Line {
+        let ticket = &self.context.ticket;
+        let mut line = Line::new();
+        line.number("status", ended.status);
+        line.quoted("method", self.head.method.as_str());
+        line.quoted("path", self.head.path);
+        line.word("provider", ended.provider);
+        line.word("kind", ended.kind);
+        line.number("ms", whole_millis(ended.total));
+        line.number("bytes", self.bytes);
+        line.quoted("trace_id", ticket.trace_id.to_str().unwrap_or_default());
+        line.quoted("request_id", self.request_id);
         if let Some((key, tenant)) = ended.client {
-            write!(f, " key={key}")?;
+            line.word("key", key);
             if !tenant.is_empty() {
-                write!(f, " tenant={tenant}")?;
+                line.word("tenant", tenant);
             }
         }
         if let Some(first_byte) = ended.first_byte {
-            write!(f, " first_byte_ms={}", first_byte.as_millis())?;
+            line.number("first_byte_ms", whole_millis(first_byte));
         }
         if let Some(report) = self.context.call.report() {
-            write!(f, " model={}", Quoted(report.model))?;
+            line.quoted("model", report.model);
             if report.calls > 1 {
-                write!(f, " calls={}", report.calls)?;
+                line.number("calls", report.calls);
             }
         }
-        let tried = &self.context.ticket.tried;
-        if !tried.is_empty() {
-            write!(
-                f,
-                " attempts={} tried=\"{}\"",
-                tried.len() + 1,
-                Tries(tried)
-            )?;
+        if !ticket.tried.is_empty() {
+            line.number("attempts", ticket.tried.len() + 1);
+            line.shown("tried", format_args!("\"{}\"", Tries(&ticket.tried)));
         }
         if let Some(usage) = ended.usage {
-            let (prompt, completion) = (usage.prompt_tokens, usage.completion_tokens);
-            write!(f, " prompt_tokens={prompt} completion_tokens={completion}")?;
+            line.number("prompt_tokens", usage.prompt_tokens);
+            line.number("completion_tokens", usage.completion_tokens);
         }
-        match self.failure() {
-            Some(error) => write!(
-                f,
-                " failure={} param={:?}",
-                error.label(),
-                error
-                    .param()
-                    .filter(|name| is_known(name))
-                    .unwrap_or_default()
-            ),
-            None => Ok(()),
+        if let Some(error) = self.failure() {
+            let param = error.param().filter(|name| is_known(name));
+            line.word("failure", error.label());
+            line.shown("param", format_args!("{:?}", param.unwrap_or_default()));
         }
+        line
     }
+}
+
+fn whole_millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Whether an error's `param` may stand in a log. The name of a field that nobody knows is the client's own text.
@@ -346,6 +337,3 @@ fn is_known(name: &str) -> bool {
         .any(|parameter| parameter.field() == name);
     of_body || name == "model" || name == "content-type" || name.starts_with("x-portkey-")
 }
-
-/// Of most lines.
-const LINE_BYTES: usize = 512;

@@ -31,6 +31,7 @@ use crate::{
     drain::Leaving,
     edition::Edition,
     error::Error,
+    h2_intake::H2Intake,
     intake::Intake,
     metrics::Counted,
     proxy::{Gateway, Heads},
@@ -80,7 +81,9 @@ impl Door {
             Some((stream, Speaks::Http2)) => {
                 // Its answers are written by the connection's own task, after their requests have ended.
                 let _guest = self.leaving.guest();
-                self.http2.process_new(stream, shutdown).await;
+                let patience = self.edition.load().state.config.limits.header;
+                let intake = Box::new(H2Intake::new(stream, patience));
+                self.http2.process_new(intake, shutdown).await;
             }
         }
     }

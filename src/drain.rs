@@ -235,6 +235,7 @@ impl BackgroundService for Drain {
             },
             () = interrupt.next() => log::warn!("told to end at once"),
         }
+        log::logger().flush();
         std::process::exit(0);
     }
 }

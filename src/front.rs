@@ -241,6 +241,7 @@ mod tests {
             text: &format!("gateway:\n  listen: \"127.0.0.1:9000\"\n  upstreams:\n{lines}"),
             server_keys: &[],
             surroundings: &Nothing,
+            secret_file_mode: 0,
         };
         Config::read(&source).unwrap().front
     }

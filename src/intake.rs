@@ -9,19 +9,14 @@ use std::{
     io,
     mem::MaybeUninit,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
-use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
-    Stream, TimingDigest, UniqueID, UniqueIDType, raw_connect::ProxyDigest, tls::SslDigest,
-};
+use pingora::protocols::{Peek, Stream};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncWriteExt, ReadBuf},
     time::{Instant, timeout, timeout_at},
 };
 
@@ -30,6 +25,115 @@ use crate::{
     error::{Error, Kind},
     head::{self, Extent},
 };
+
+/// All that a connection does beside reading, for one that is held as `stream`.
+macro_rules! passes_on {
+    ($name:ty) => {
+        const _: () = {
+            use std::{
+                io,
+                pin::Pin,
+                sync::Arc,
+                task::{Context, Poll},
+                time::Duration,
+            };
+
+            use async_trait::async_trait;
+            use pingora::protocols::{
+                ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Shutdown, SocketDigest,
+                Ssl, TimingDigest, UniqueID, UniqueIDType, raw_connect::ProxyDigest,
+                tls::SslDigest,
+            };
+            use tokio::io::AsyncWrite;
+
+            impl AsyncWrite for $name {
+                fn poll_write(
+                    mut self: Pin<&mut Self>,
+                    context: &mut Context<'_>,
+                    bytes: &[u8],
+                ) -> Poll<io::Result<usize>> {
+                    Pin::new(&mut self.stream).poll_write(context, bytes)
+                }
+
+                fn poll_write_vectored(
+                    mut self: Pin<&mut Self>,
+                    context: &mut Context<'_>,
+                    slices: &[io::IoSlice<'_>],
+                ) -> Poll<io::Result<usize>> {
+                    Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+                }
+
+                fn is_write_vectored(&self) -> bool {
+                    self.stream.is_write_vectored()
+                }
+
+                fn poll_flush(
+                    mut self: Pin<&mut Self>,
+                    context: &mut Context<'_>,
+                ) -> Poll<io::Result<()>> {
+                    Pin::new(&mut self.stream).poll_flush(context)
+                }
+
+                fn poll_shutdown(
+                    mut self: Pin<&mut Self>,
+                    context: &mut Context<'_>,
+                ) -> Poll<io::Result<()>> {
+                    Pin::new(&mut self.stream).poll_shutdown(context)
+                }
+            }
+
+            #[async_trait]
+            impl Shutdown for $name {
+                async fn shutdown(&mut self) {
+                    Shutdown::shutdown(&mut *self.stream).await;
+                }
+            }
+
+            impl UniqueID for $name {
+                fn id(&self) -> UniqueIDType {
+                    self.stream.id()
+                }
+            }
+
+            impl Ssl for $name {
+                fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+                    self.stream.get_ssl_digest()
+                }
+
+                fn selected_alpn_proto(&self) -> Option<ALPN> {
+                    self.stream.selected_alpn_proto()
+                }
+            }
+
+            impl GetTimingDigest for $name {
+                fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+                    self.stream.get_timing_digest()
+                }
+
+                fn get_read_pending_time(&self) -> Duration {
+                    self.stream.get_read_pending_time()
+                }
+
+                fn get_write_pending_time(&self) -> Duration {
+                    self.stream.get_write_pending_time()
+                }
+            }
+
+            impl GetProxyDigest for $name {
+                fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+                    self.stream.get_proxy_digest()
+                }
+            }
+
+            impl GetSocketDigest for $name {
+                fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+                    self.stream.get_socket_digest()
+                }
+            }
+        };
+    };
+}
+pub(crate) use passes_on;
 
 /// A client's connection of HTTP/1.
 #[derive(Debug)]
@@ -185,84 +289,7 @@ impl AsyncRead for Intake {
     }
 }
 
-impl AsyncWrite for Intake {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-#[async_trait]
-impl Shutdown for Intake {
-    async fn shutdown(&mut self) {
-        Shutdown::shutdown(&mut *self.stream).await;
-    }
-}
-
-impl UniqueID for Intake {
-    fn id(&self) -> UniqueIDType {
-        self.stream.id()
-    }
-}
-
-impl Ssl for Intake {
-    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.stream.get_ssl_digest()
-    }
-
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.stream.selected_alpn_proto()
-    }
-}
-
-impl GetTimingDigest for Intake {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.stream.get_timing_digest()
-    }
-
-    fn get_read_pending_time(&self) -> Duration {
-        self.stream.get_read_pending_time()
-    }
-
-    fn get_write_pending_time(&self) -> Duration {
-        self.stream.get_write_pending_time()
-    }
-}
-
-impl GetProxyDigest for Intake {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.stream.get_proxy_digest()
-    }
-}
-
-impl GetSocketDigest for Intake {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.stream.get_socket_digest()
-    }
-}
+passes_on!(Intake);
 
 impl Peek for Intake {}
 

@@ -31,6 +31,7 @@
 //! | [`Error`] | the one error: whose fault, which status, what the client is told |
 //! | `depth`, `surrogates` | how deep JSON is nested; half of a character in it |
 //! | `pattern` | names with `*` in them |
+//! | `scan` | JSON read where it stands |
 //! | `head` | a request's head, checked byte by byte; how far its body reaches |
 //! | `wire` | bytes ⇄ frames: server-sent events, JSON lines, AWS event streams, cut anywhere |
 //! | [`completion`] | the request and the answer of the API page, and the set of its parameters |
@@ -45,10 +46,10 @@
 //! | `passage` | a request of the transparent proxy |
 //! | `gateway` | a request's head and body become an answer, a passage or an exchange |
 //! | `tokens`, `issuer` | the tokens that some credentials are exchanged for: kept and refreshed, fetched |
-//! | `proxy`, `passing`, `reception`, `conductor`, `gather`, `tunnel`, `client`, `leg`, `pulse`, `pursuit`, `lanes`, `places`, `opening`, `call`, `upstream`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `intake`, `refusal`, `edition`, `drain`, `mishap`, `race`, `regard`, `quoted` | the IO around it |
+//! | `proxy`, `passing`, `relaying`, `reception`, `conductor`, `gather`, `tunnel`, `client`, `leg`, `pulse`, `pursuit`, `lanes`, `places`, `opening`, `call`, `upstream`, `idle`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `intake`, `h2_intake`, `refusal`, `edition`, `drain`, `mishap`, `race`, `regard`, `quoted` | the IO around it |
 //! | `measure`, `bench` | a load on any server and what came of it; sending it |
-//! | [`server`], `reload`, `admin`, `emulator` | the process: listeners, the operator's port, the emulated providers |
-//! | `fuzzing` | what has to hold for any bytes; in no release |
+//! | [`server`], `reload`, `admin`, `emulator`, `log_queue` | the process: listeners, the operator's port, the emulated providers, the log's lines |
+//! | `fuzzing`, `counting` | what has to hold for any bytes; steps whose instructions are counted; in no release |
 //!
 //! Imports point down this table; `tests/layers.rs` holds it.
 //!
@@ -97,6 +98,9 @@ pub mod completion;
 mod conductor;
 mod config;
 mod context;
+#[cfg(feature = "counting")]
+#[doc(hidden)]
+pub mod counting;
 mod depth;
 pub mod dialect;
 mod door;
@@ -117,13 +121,16 @@ pub mod fuzzing;
 mod gateway;
 mod gather;
 mod guard;
+mod h2_intake;
 mod head;
 mod health;
+mod idle;
 mod intake;
 mod issuer;
 mod keys;
 mod lanes;
 mod leg;
+mod log_queue;
 mod measure;
 mod metrics;
 mod mishap;
@@ -141,9 +148,11 @@ mod race;
 mod reception;
 mod refusal;
 mod regard;
+mod relaying;
 mod reload;
 mod resolver;
 mod route;
+mod scan;
 pub mod server;
 mod surrogates;
 mod ticket;
@@ -159,5 +168,6 @@ pub use error::Error;
 #[doc(hidden)]
 pub use exchange::relay;
 pub use keys::{KeyHash, new_key};
+pub use log_queue::LogQueue;
 pub use proxy::Gateway;
 pub use reload::Reread;

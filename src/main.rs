@@ -16,18 +16,23 @@
 )]
 
 use std::{
+    cell::Cell,
+    fs::File,
     io::{IsTerminal, Read, Write},
+    os::unix::fs::PermissionsExt,
     panic::PanicHookInfo,
     path::PathBuf,
     process::ExitCode,
+    time::SystemTime,
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
+use env_filter::Filter;
 use log::{Level, Log, Metadata, Record};
 use nix::sys::resource::{Resource, setrlimit};
 use pingora::prelude::Opt;
 use pingora_completions::{
-    ConfigError, KeyHash, Reader, Reread, Surroundings, bench,
+    ConfigError, KeyHash, LogQueue, Reader, Reread, Surroundings, bench,
     provider::listing,
     server::{Conf, Ready},
 };
@@ -104,7 +109,7 @@ fn run(arguments: Arguments) -> Result<(), String> {
     if arguments.hash_key {
         return print(&hash_key()?);
     }
-    init_logger()?;
+    let log = init_logger()?;
     keep_memory_inside();
     std::panic::set_hook(Box::new(tell_panic));
     let process = Process::here();
@@ -114,7 +119,7 @@ fn run(arguments: Arguments) -> Result<(), String> {
     if arguments.server.test {
         return print("The conf is valid.\n");
     }
-    ready.run(arguments.server, reread)
+    ready.run(arguments.server, reread, log)
 }
 
 /// Exits with 2 if the command was wrong, with 1 if a request failed or a report could not be written.
@@ -233,6 +238,22 @@ impl Surroundings for Process {
         std::fs::read_to_string(self.folder.join(path)).map_err(|error| error.to_string())
     }
 
+    fn secret_file(&self, path: &str) -> Result<(String, u32), String> {
+        let told = |error: std::io::Error| error.to_string();
+        let mut file = File::open(self.folder.join(path)).map_err(told)?;
+        // Of what is open: whatever the name stands for by then.
+        let mode = file.metadata().map_err(told)?.permissions().mode() & 0o777;
+        let mut text = String::new();
+        // More than any secret is; what is longer is refused for that.
+        let read = (&mut file).take(MAX_SECRET_BYTES).read_to_string(&mut text);
+        read.map_err(told)?;
+        Ok((text, mode))
+    }
+
+    fn warn(&self, warning: &str) {
+        log::warn!("{warning}");
+    }
+
     fn reader(&self, path: &str) -> Option<Reader> {
         let path = self.folder.join(path);
         Some(Box::new(move || std::fs::read_to_string(&path).ok()))
@@ -248,42 +269,76 @@ fn tell_panic(panic: &PanicHookInfo<'_>) {
 }
 
 /// Logs what `RUST_LOG` asks for, at `info` unless told otherwise.
-fn init_logger() -> Result<(), String> {
-    let asked = env_logger::Env::default().default_filter_or("info");
-    // A record is one line: the access log escapes what it quotes.
-    let logger = env_logger::Builder::from_env(asked)
-        .format_indent(None)
-        .build();
-    let level = logger.filter();
-    log::set_boxed_logger(Box::new(Discreet(logger))).map_err(|error| error.to_string())?;
-    log::set_max_level(level);
-    Ok(())
+fn init_logger() -> Result<LogQueue, String> {
+    let asked = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
+    let filter = env_filter::Builder::new().parse(&asked).build();
+    let lines = LogQueue::new(std::io::stderr());
+    log::set_max_level(filter.filter());
+    let logger = Discreet {
+        filter,
+        lines: lines.clone(),
+    };
+    log::set_boxed_logger(Box::new(logger)).map_err(|error| error.to_string())?;
+    Ok(lines)
 }
 
 /// Keeps other crates at `info`, whatever `RUST_LOG` says: below it, the proxy framework prints request heads with their
 /// keys, and its libraries print bodies.
-struct Discreet(env_logger::Logger);
+struct Discreet {
+    filter: Filter,
+    lines: LogQueue,
+}
 
 impl Log for Discreet {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let own = metadata.target().starts_with("pingora_completions");
-        (own || metadata.level() <= Level::Info) && self.0.enabled(metadata)
+        (own || metadata.level() <= Level::Info) && self.filter.enabled(metadata)
     }
 
+    /// A record is one line: the access log escapes what it quotes.
     fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) {
-            self.0.log(record);
+        if !self.enabled(record.metadata()) {
+            return;
         }
+        let mut line = Vec::with_capacity(LINE_BYTES);
+        line.push(b'[');
+        line.extend(now());
+        let (level, target) = (record.level(), record.target());
+        // Into memory: it cannot fail.
+        let _ = writeln!(line, " {level:<5} {target}] {}", record.args());
+        self.lines.push(&line);
     }
 
     fn flush(&self) {
-        self.0.flush();
+        self.lines.flush();
     }
 }
 
+/// The time of a line, to the second, as RFC 3339 has it. It is written once a second: that takes longer than all that stands
+/// before a line's text.
+fn now() -> [u8; 20] {
+    thread_local! {
+        static LAST: Cell<(u64, [u8; 20])> = const { Cell::new((0, *b"1970-01-01T00:00:00Z")) };
+    }
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let second = since.map_or(0, |since| since.as_secs());
+    let (last, text) = LAST.get();
+    if last == second {
+        return text;
+    }
+    let time = i64::try_from(second).map(jiff::Timestamp::from_second);
+    let time = time.ok().and_then(Result::ok).unwrap_or_default();
+    let text = time.to_string().as_bytes().try_into().unwrap_or(text);
+    LAST.set((second, text));
+    text
+}
+
+/// Of most lines.
+const LINE_BYTES: usize = 512;
 /// What 128 random bits take in hexadecimal.
 const MIN_KEY_BYTES: usize = 32;
 const MAX_KEY_BYTES: u64 = 4 << 10;
+const MAX_SECRET_BYTES: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests {

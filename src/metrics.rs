@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::completion::Usage;
@@ -24,6 +24,9 @@ pub struct Metrics {
     key_requests: IntCounterVec,
     key_tokens: IntCounterVec,
     reloads: IntCounterVec,
+    unknown: IntCounterVec,
+    /// Lines that the log lacks.
+    pub log_dropped: IntCounter,
 }
 
 /// One of what a gauge counts, for as long as it lives.
@@ -53,6 +56,8 @@ pub struct Ended<'a> {
     /// [`crate::Error::label`] of what went wrong.
     pub failure: Option<&'static str>,
     pub usage: Option<Usage>,
+    /// Events of its stream that were left out.
+    pub unknown: u64,
     pub total: Duration,
     /// From the request's first byte to the answer's.
     pub first_byte: Option<Duration>,
@@ -60,13 +65,6 @@ pub struct Ended<'a> {
 
 impl Metrics {
     pub fn try_new() -> Result<Self, prometheus::Error> {
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            IntCounterVec::new(Opts::new(name, help), labels)
-        };
-        let histogram = |name: &str, help: &str| {
-            let opts = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
-            HistogramVec::new(opts, &["provider", "kind"])
-        };
         let metrics = Self {
             registry: Registry::new(),
             requests: counter(
@@ -116,6 +114,15 @@ impl Metrics {
                 "Times the conf was read again.",
                 &["result"],
             )?,
+            unknown: counter(
+                "completions_unknown_events_total",
+                "Events of streams that were left out, as their kind is not known.",
+                &["provider"],
+            )?,
+            log_dropped: IntCounter::new(
+                "completions_log_lines_dropped_total",
+                "Lines that are not in the log, as it could not be written.",
+            )?,
         };
         metrics.register()?;
         Ok(metrics)
@@ -133,7 +140,9 @@ impl Metrics {
         self.registry
             .register(Box::new(self.key_requests.clone()))?;
         self.registry.register(Box::new(self.key_tokens.clone()))?;
-        self.registry.register(Box::new(self.reloads.clone()))
+        self.registry.register(Box::new(self.reloads.clone()))?;
+        self.registry.register(Box::new(self.unknown.clone()))?;
+        self.registry.register(Box::new(self.log_dropped.clone()))
     }
 
     pub fn count(&self, ended: &Ended<'_>) {
@@ -158,6 +167,10 @@ impl Metrics {
             self.key_requests
                 .with_label_values(&[key, tenant, status])
                 .inc();
+        }
+        if ended.unknown > 0 {
+            let unknown = ended.unknown.min(MAX_COUNT);
+            self.unknown.with_label_values(&[provider]).inc_by(unknown);
         }
         let Some(usage) = ended.usage else { return };
         for (side, tokens) in [
@@ -197,6 +210,15 @@ impl Metrics {
     }
 }
 
+fn counter(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    IntCounterVec::new(Opts::new(name, help), labels)
+}
+
+fn histogram(name: &str, help: &str) -> Result<HistogramVec, prometheus::Error> {
+    let opts = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+    HistogramVec::new(opts, &["provider", "kind"])
+}
+
 /// A status without an allocation; what is no status counts as 0.
 fn status_text(status: u16, digits: &mut [u8; 3]) -> &str {
     for (digit, unit) in digits.iter_mut().zip([100, 10, 1]) {
@@ -228,6 +250,7 @@ mod tests {
                 status: 200,
                 failure: None,
                 usage: Some(Usage::new(tokens, 0)),
+                unknown: 0,
                 total: Duration::ZERO,
                 first_byte: None,
             });
@@ -250,6 +273,7 @@ mod tests {
             status: 200,
             failure: Some("broken_upstream"),
             usage: Some(Usage::new(3, 4)),
+            unknown: 2,
             total: Duration::from_millis(20),
             first_byte: Some(Duration::from_millis(2)),
         });
@@ -261,6 +285,7 @@ mod tests {
             r#"completions_key_tokens_total{key="ide",side="prompt",tenant="search"} 3"#,
             r#"completions_failures_total{provider="openai",reason="broken_upstream"} 1"#,
             r#"completions_first_byte_seconds_count{kind="stream",provider="openai"} 1"#,
+            r#"completions_unknown_events_total{provider="openai"} 2"#,
         ] {
             assert!(text.contains(line), "{line} not in {text}");
         }

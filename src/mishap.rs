@@ -1,6 +1,6 @@
 //! A fault of the gateway's own in the middle of a request: that one is answered with 500, and nobody else hears of it.
 
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use futures_util::FutureExt;
 
@@ -15,6 +15,11 @@ pub fn contain<T>(
 ) -> impl Future<Output = Result<T, Error>> {
     let contained = AssertUnwindSafe(work).catch_unwind();
     contained.map(|done| done.unwrap_or_else(|_| Err(broken())))
+}
+
+/// The same of work that waits for nothing.
+pub fn contain_now<T>(work: impl FnOnce() -> T) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| broken())
 }
 
 fn broken() -> Error {
@@ -38,5 +43,8 @@ mod tests {
             (500, Kind::Internal)
         );
         assert_eq!(contain(async { Ok(7) }).await.unwrap(), 7);
+        let error = contain_now(|| out_of_place[out_of_place.len()]).unwrap_err();
+        assert_eq!(error.kind(), Kind::Internal);
+        assert_eq!(contain_now(|| 7).unwrap(), 7);
     }
 }

@@ -35,6 +35,7 @@ use crate::{
     mishap::contain,
     passing,
     reception::{Next, Roads},
+    relaying,
     tokens::Tokens,
     upstream::{
         MAX_INTERIM, failure, interim_flood, is_interim, is_unanswered, limit, make_fresh,
@@ -234,11 +235,12 @@ impl ProxyHttp for Gateway {
             // An app's answer is its own, as it is.
             return match context.call.is_for_app() {
                 true => Ok(()),
-                false => context.ticket.stamp(head),
+                false => context.ticket.stamp_passed(head),
             };
         };
-        *head = downstream::client_head(session, head, exchange)?;
-        context.ticket.stamp(head)?;
+        let mut own = downstream::client_head(session, head, exchange);
+        context.ticket.stamp(&mut own.headers);
+        *head = own.into();
         // Its status is not known before its first events are, or its error. Of an interim head nothing is written.
         let interim = ResponseHeader::build(StatusCode::EARLY_HINTS, None)?;
         context.held = Some(Box::new(std::mem::replace(head, interim)));
@@ -258,40 +260,9 @@ impl ProxyHttp for Gateway {
         if let Some(error) = context.overdue().filter(|_| !end_of_stream) {
             return Err(context.stop(error));
         }
-        let Call::Complete(exchange) = &mut context.call else {
-            return Ok(None);
-        };
-        let Some(relay) = exchange.relay_mut() else {
-            return Ok(None);
-        };
-        let out = relay.push(body.take().unwrap_or_default());
-        let failed = relay.failure().cloned().filter(|_| relay.is_stream());
-        if end_of_stream {
-            let rest = relay.finish().unwrap_or_else(|error| error.body().into());
-            let failed = relay.failure().cloned().filter(|_| relay.is_stream());
-            if let Some(error) = failed.filter(|_| !is_answered(session)) {
-                return Err(context.stop(error));
-            }
-            *body = Some(join(out, rest));
-        } else if let Some(error) = failed {
-            // The client has been told in `out`; going on would only read what nobody gets. Stopping throws away what was
-            // handed back and is not written yet.
-            context.last_words = Some(context.handed.rest(session.body_bytes_sent(), out));
-            return Err(context.stop(error));
-        } else {
-            *body = Some(out).filter(|out| !out.is_empty());
-        }
-        context
-            .handed
-            .note(session.body_bytes_sent(), body.as_ref());
-        let refusal = relay.failure().filter(|_| !relay.is_stream());
-        let refusal = refusal.map(Error::status);
-        match context.held.take_if(|_| body.is_some()) {
-            Some(head) => downstream::write_head_now(session, head, refusal)
-                .map(|()| None)
-                .map_err(|error| context.stop(error)),
-            None => Ok(None),
-        }
+        relaying::relay(session, body, end_of_stream, context)
+            .map(|()| None)
+            .map_err(|error| context.stop(error))
     }
 
     /// Replaces Pingora's policy, which never retries a POST. One case is safe, once: a pooled connection that its server had
@@ -377,14 +348,5 @@ impl ProxyHttp for Gateway {
     fn request_summary(&self, session: &Session, _: &Box<Context>) -> String {
         let head = downstream::head(session);
         format!("{} {}", head.method, head.path)
-    }
-}
-
-/// Two outputs as one; nearly always one of them is empty.
-fn join(first: Bytes, second: Bytes) -> Bytes {
-    match (first.is_empty(), second.is_empty()) {
-        (_, true) => first,
-        (true, false) => second,
-        (false, false) => [first, second].concat().into(),
     }
 }

@@ -25,7 +25,7 @@ pub fn answer(error: &Error) -> pingora::Result<Bytes> {
     if status == StatusCode::METHOD_NOT_ALLOWED {
         head.insert_header(header::ALLOW, HeaderValue::from_static(ALLOWED))?;
     }
-    Ticket::new(fastrand::u128(..)).stamp(&mut head)?;
+    Ticket::new(fastrand::u128(..)).stamp_passed(&mut head)?;
     let mut wire = BytesMut::with_capacity(512);
     let reason = status.canonical_reason().unwrap_or_default();
     wire.put_slice(format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).as_bytes());
@@ -44,6 +44,7 @@ pub fn ended(error: &Error) -> Ended<'_> {
         status: error.status().as_u16(),
         failure: Some(error.label()),
         usage: None,
+        unknown: 0,
         total: Duration::ZERO,
         first_byte: None,
     }

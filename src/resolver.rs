@@ -3,7 +3,7 @@
 //! Names are resolved here because Pingora's own way blocks a worker and panics on a name without an address. The names of the
 //! conf are looked up when it comes into use and again before their addresses grow old; any other is when a client first names
 //! it, which waits, and from then on in the background while it is used. A resolver that fails, or says nothing, changes
-//! nothing: the last good answer stays.
+//! nothing at first: the last good answer stays, for as long as [`stale`] says.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -24,7 +24,7 @@ use tokio::{runtime::Handle, sync::watch, time::timeout};
 
 use crate::{
     error::{Error, Kind},
-    provider::Base,
+    provider::{Base, base::Scheme},
     proxy::Gateway,
 };
 
@@ -49,6 +49,8 @@ struct Host {
     /// When to ask again, and when the last good answer came: milliseconds since the resolver's start.
     due: AtomicU64,
     answered: AtomicU64,
+    /// Since when no look-up has had an answer; [`NEVER`]: the last one had.
+    failing: AtomicU64,
     /// A look-up runs.
     asking: AtomicBool,
     /// The conf names it.
@@ -84,16 +86,17 @@ impl Resolver {
             return Ok(at(address));
         }
         let host = self.host(&base.host);
-        let (known, now) = (host.address(), self.now());
+        let (now, stale) = (self.now(), stale(base));
+        let known = host.usable(now, stale);
         let is_due = host.due.load(Relaxed) <= now;
         let is_old = now.saturating_sub(host.answered.load(Relaxed)) >= OLD;
         let address = match known {
-            Some(_) if is_due && is_old => self.wait(&host, patience).await.or(known),
+            Some(_) if is_due && is_old => self.wait(&host, patience, stale).await.or(known),
             Some(_) if is_due => {
                 self.ask(&host);
                 known
             }
-            None if is_due || host.asking.load(Relaxed) => self.wait(&host, patience).await,
+            None if is_due || host.asking.load(Relaxed) => self.wait(&host, patience, stale).await,
             // Nobody could say a moment ago.
             Some(_) | None => known,
         };
@@ -135,6 +138,7 @@ impl Resolver {
             turn: AtomicUsize::new(0),
             due: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            failing: AtomicU64::new(NEVER),
             asking: AtomicBool::new(false),
             kept: AtomicBool::new(false),
             rounds: watch::Sender::new(0),
@@ -167,12 +171,17 @@ impl Resolver {
         });
     }
 
-    async fn wait(self: &Arc<Self>, host: &Arc<Host>, patience: Duration) -> Option<IpAddr> {
+    async fn wait(
+        self: &Arc<Self>,
+        host: &Arc<Host>,
+        patience: Duration,
+        stale: Duration,
+    ) -> Option<IpAddr> {
         let mut rounds = host.rounds.subscribe();
         self.ask(host);
         // Whichever way it ends, what is known by then counts.
         let _ = timeout(patience, rounds.changed()).await;
-        host.address()
+        host.usable(self.now(), stale)
     }
 
     fn now(&self) -> u64 {
@@ -187,6 +196,12 @@ impl Host {
         addresses.get(turn).copied()
     }
 
+    /// The address in use, unless look-ups have failed for longer than `stale`.
+    fn usable(&self, now: u64, stale: Duration) -> Option<IpAddr> {
+        let failing = now.saturating_sub(self.failing.load(Relaxed));
+        self.address().filter(|_| failing <= millis(stale))
+    }
+
     /// Takes an answer. The address in use stays so if it is in there: its connections are warm, and the order of an answer
     /// means nothing.
     fn take(&self, addresses: Vec<IpAddr>, now: u64) {
@@ -194,12 +209,16 @@ impl Host {
             true => RETRY,
             false => FRESH,
         };
-        if !addresses.is_empty() {
+        if addresses.is_empty() {
+            let first = self.failing.load(Relaxed).min(now);
+            self.failing.store(first, Relaxed);
+        } else {
             let used = self.address();
             let turn = addresses.iter().position(|address| Some(*address) == used);
             self.addresses.store(Arc::new(addresses));
             self.turn.store(turn.unwrap_or_default(), Relaxed);
             self.answered.store(now, Relaxed);
+            self.failing.store(NEVER, Relaxed);
         }
         self.due.store(now + millis(pause), Relaxed);
         self.asking.store(false, Relaxed);
@@ -240,6 +259,16 @@ async fn by_system(name: String) -> Vec<IpAddr> {
     addresses
 }
 
+/// How long the last good answer is used while look-ups fail. Behind TLS the host has to show its certificate, wherever it is
+/// called, so that an old address costs a connection at most, and a gateway outlives its resolver: "The recommended maximum
+/// stale timer is between 1 and 3 days", RFC 8767, section 5. Without, what has the address by then gets key and prompt.
+fn stale(base: &Base) -> Duration {
+    match base.scheme {
+        Scheme::Https => Duration::from_secs(86_400),
+        Scheme::Http => Duration::from_secs(60),
+    }
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -250,6 +279,8 @@ const FRESH: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(2);
 /// Milliseconds after which an address is not used before it was asked for again.
 const OLD: u64 = 600_000;
+/// Later than any time.
+const NEVER: u64 = u64::MAX;
 /// How often it is looked whose time has come.
 const LOOK: Duration = Duration::from_secs(5);
 /// How long the system's resolver may take.
@@ -335,6 +366,40 @@ mod tests {
         assert_eq!(address(&resolver).await.unwrap(), "127.0.0.1");
         look_again(&resolver).await;
         assert_eq!(address(&resolver).await.unwrap(), "127.0.0.2");
+    }
+
+    // faults.md, row 1: it has an end, sooner where nothing shows that the address is still the host's.
+    #[tokio::test]
+    async fn the_last_good_answer_of_a_resolver_that_goes_on_failing_has_an_end() {
+        let day = 86_400;
+        for (url, held, over) in [
+            ("http://two.example:1", 59, 61),
+            ("https://two.example:1", day - 1, day + 1),
+        ] {
+            let resolver = answering(&[&["127.0.0.1"], &[], &["127.0.0.2"]]);
+            let later = |seconds: u64| {
+                let ago = Duration::from_secs(seconds);
+                Arc::new(Resolver {
+                    hosts: ArcSwap::new(resolver.hosts.load_full()),
+                    look_up: resolver.look_up.clone(),
+                    started: resolver.started.checked_sub(ago).unwrap(),
+                })
+            };
+            let host = resolver.host("two.example");
+            let ask = async |resolver: &Arc<Resolver>| {
+                // No look-up is due: what is known counts.
+                host.due.store(u64::MAX, Relaxed);
+                resolver.resolve(&base(url), SECOND).await.ok()
+            };
+            address(&resolver).await.unwrap();
+            // What nobody has asked for is not failing.
+            assert!(ask(&later(2 * day)).await.is_some(), "{url}");
+            look_again(&resolver).await;
+            assert!(ask(&later(held)).await.is_some(), "{url}");
+            assert!(ask(&later(over)).await.is_none(), "{url}");
+            look_again(&resolver).await;
+            assert!(ask(&later(2 * day)).await.is_some(), "{url}");
+        }
     }
 
     #[tokio::test]

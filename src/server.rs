@@ -20,6 +20,7 @@ use crate::{
     door::{Door, Watch},
     drain::{Drain, Signals},
     emulator,
+    log_queue::{LogQueue, Start},
     proxy::Gateway,
     reload::{Fixed, Hangup, Reloader, Reread},
     resolver::Names,
@@ -56,6 +57,7 @@ impl Ready {
             text,
             server_keys: &server_keys(),
             surroundings,
+            secret_file_mode: 0,
         };
         let config = Config::read(&source)?;
         // Not `ServerConf::from_yaml`, whose error holds the whole file with its keys.
@@ -69,8 +71,9 @@ impl Ready {
     }
 
     /// Runs until the process is told to stop; returns only if it cannot start.
-    /// `reread` reads the conf again, for a reload.
-    pub fn run(mut self, options: Opt, reread: Reread) -> Result<(), String> {
+    /// `reread` reads the conf again, for a reload; `log` is where the process's logger puts its lines, which are written by
+    /// a thread of their own from here on.
+    pub fn run(mut self, options: Opt, reread: Reread, log: LogQueue) -> Result<(), String> {
         let fixed = self.fixed();
         if !options.upgrade {
             self.probe()?;
@@ -98,12 +101,19 @@ impl Ready {
                 limit: Duration::from_secs(limit),
             },
         ));
+        let dropped = gateway.edition.load().state.metrics.log_dropped.clone();
         add_services(&mut server, gateway, &reloader);
+        if conf.daemon {
+            server.add_service(background_service("log", Start { log, dropped }));
+        } else {
+            log.start(&dropped);
+        }
         let shutdown_signal = Box::new(Signals {
             leaving,
             upgrade_sock: conf.upgrade_sock.clone(),
         });
         server.run(RunArgs { shutdown_signal });
+        log::logger().flush();
         std::process::exit(0)
     }
 

@@ -7,10 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora::http::ResponseHeader;
+use uuid::Uuid;
 
 use crate::{
+    completion::drawn_id,
     config::headers,
     dialect::settle::Settled,
     error::Error,
@@ -88,17 +90,20 @@ pub fn told(error: &Error) -> (&'static str, u16) {
 impl Ticket {
     pub fn new(draw: u128) -> Self {
         let trace_id = uuid::Builder::from_random_bytes(draw.to_be_bytes()).into_uuid();
-        let or_empty = |text: String| {
-            HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+        let mut trace = Uuid::encode_buffer();
+        let trace = trace_id.hyphenated().encode_lower(&mut trace);
+        let or_empty = |text: &str| {
+            HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
         };
+        let now = Instant::now();
         Self {
-            started: Instant::now(),
+            started: now,
             called: None,
-            attempted: Instant::now(),
+            attempted: now,
             tried: Vec::new(),
             retries: 0,
-            trace_id: or_empty(trace_id.to_string()),
-            request_id: or_empty(format!("req_{draw:032x}")),
+            trace_id: or_empty(trace),
+            request_id: or_empty(&drawn_id("req_", draw)),
             client: None,
             provider: None,
             target: None,
@@ -192,43 +197,57 @@ impl Ticket {
         }
     }
 
-    /// Takes out the headers of an upstream that repeat a credential: some echo what they were sent.
-    fn withhold(&self, head: &mut ResponseHeader) {
+    /// The headers of an upstream that repeat a credential, and are taken out: some echo what they were sent.
+    fn betraying(&self, headers: &HeaderMap) -> Vec<HeaderName> {
         let Some(target) = &self.target else {
-            return;
+            return Vec::new();
         };
-        let betraying = |(name, value): (&HeaderName, &HeaderValue)| {
-            target.betrays(value).then(|| name.clone())
-        };
-        let betraying: Vec<_> = head.headers.iter().filter_map(betraying).collect();
-        for name in &betraying {
-            head.remove_header(name);
+        let betraying = headers.iter().filter(|(_, value)| target.betrays(value));
+        betraying.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The gateway's own headers of an answer. An upstream's `x-request-id` stays: its support asks for that one.
+    fn own_headers(
+        &self,
+        headers: &HeaderMap,
+    ) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<> {
+        let request_id = (!headers.contains_key(&REQUEST_ID)).then(|| self.request_id.clone());
+        let option = self.provider.as_ref().map(|_| self.option.clone());
+        let retries = self.provider.as_ref().map(|_| match self.retries {
+            0 => HeaderValue::from_static("0"),
+            more => HeaderValue::from(more),
+        });
+        let all = [
+            (TRACE_ID, Some(self.trace_id.clone())),
+            (REQUEST_ID, request_id),
+            (PROVIDER, self.provider.clone()),
+            (RETRIES, retries),
+            (OPTION, option),
+            (SENT_AS, self.sent_as.map(HeaderValue::from_static)),
+            (EMULATED, self.emulated.clone()),
+            (DROPPED, self.dropped.clone()),
+        ];
+        all.into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+    }
+
+    /// Puts the gateway's own headers on an answer.
+    pub fn stamp(&self, headers: &mut HeaderMap) {
+        for name in self.betraying(headers) {
+            headers.remove(name);
+        }
+        for (name, value) in self.own_headers(headers) {
+            headers.insert(name, value);
         }
     }
 
-    /// Puts the gateway's own headers on an answer. An upstream's `x-request-id` stays: its support asks for that one.
-    pub fn stamp(&self, head: &mut ResponseHeader) -> pingora::Result<()> {
-        self.withhold(head);
-        head.insert_header(TRACE_ID, self.trace_id.clone())?;
-        if !head.headers.contains_key(REQUEST_ID) {
-            head.insert_header(REQUEST_ID, self.request_id.clone())?;
+    /// The same of a head of Pingora's, which may keep the letters of names as they came.
+    pub fn stamp_passed(&self, head: &mut ResponseHeader) -> pingora::Result<()> {
+        for name in self.betraying(&head.headers) {
+            head.remove_header(&name);
         }
-        if let Some(provider) = &self.provider {
-            head.insert_header(PROVIDER, provider.clone())?;
-            let retries = match self.retries {
-                0 => HeaderValue::from_static("0"),
-                more => HeaderValue::from(more),
-            };
-            head.insert_header(RETRIES, retries)?;
-            head.insert_header(OPTION, self.option.clone())?;
-        }
-        if let Some(form) = self.sent_as {
-            head.insert_header(SENT_AS, HeaderValue::from_static(form))?;
-        }
-        for (name, list) in [(EMULATED, &self.emulated), (DROPPED, &self.dropped)] {
-            if let Some(list) = list {
-                head.insert_header(name, list.clone())?;
-            }
+        for (name, value) in self.own_headers(&head.headers) {
+            head.insert_header(name, value)?;
         }
         Ok(())
     }

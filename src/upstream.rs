@@ -13,7 +13,7 @@ use pingora::{
     http::{RequestHeader, ResponseHeader},
     protocols::{ALPN, Stream},
     server::configuration::ServerConf,
-    upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy, Peer},
+    upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy},
 };
 
 use crate::{
@@ -24,6 +24,7 @@ use crate::{
     error::{Deadline, Error, Kind},
     exchange::{Exchange, UpstreamHead},
     guard,
+    idle::{IDLE, Place, Pool},
     lanes::Lanes,
     passage::{CREDENTIALS, Passage, is_withheld},
     provider::{Base, base::Scheme},
@@ -34,6 +35,7 @@ use crate::{
 pub struct Upstream {
     resolver: Arc<Resolver>,
     connector: Arc<TransportConnector>,
+    idle: Arc<Pool>,
     timeouts: Timeouts,
     lanes: Arc<Lanes>,
     leaving: Arc<Leaving>,
@@ -46,6 +48,7 @@ impl Upstream {
             connector: Arc::new(TransportConnector::new(Some(
                 ConnectorOptions::from_server_conf(conf),
             ))),
+            idle: Pool::new(conf.upstream_keepalive_pool_size),
             timeouts,
             lanes: Arc::new(Lanes::new(lanes)),
             leaving: Arc::default(),
@@ -57,6 +60,7 @@ impl Upstream {
         Self {
             resolver: self.resolver.clone(),
             connector: self.connector.clone(),
+            idle: self.idle.clone(),
             timeouts,
             lanes: Lanes::resized(&self.lanes, lanes),
             leaving: self.leaving.clone(),
@@ -122,7 +126,8 @@ impl Upstream {
         body: &Bytes,
     ) -> Result<Call, Error> {
         // Boxed: a connection in the making has kilobytes, and most calls find one that is made.
-        let (stream, reused) = match self.connector.reused_stream(peer).await {
+        let waiting = Place::of(peer).and_then(|place| self.idle.take(&place));
+        let (stream, reused) = match waiting {
             Some(stream) => (stream, true),
             None => (Box::pin(self.connect(base, peer)).await?, false),
         };
@@ -137,9 +142,8 @@ impl Upstream {
 
     /// Gives a connection back after a complete answer.
     pub async fn release(&self, call: Call, peer: &HttpPeer) {
-        if let Some(stream) = call.into_stream().await {
-            let pool = &self.connector;
-            pool.release_stream(stream, peer.reuse_hash(), Some(IDLE));
+        if let (Some(stream), Some(place)) = (call.into_stream().await, Place::of(peer)) {
+            self.idle.keep(place, stream);
         }
     }
 
@@ -366,8 +370,6 @@ const SIGNATURE: [&str; 4] = [
 pub const MAX_INTERIM: u32 = 8;
 /// The end of Pingora's text for a connection that closed without a byte.
 const NOTHING_READ: &str = "bytes already read: 0";
-/// How long a connection is kept for the next call: less than the 5 s after which common model servers close theirs.
-const IDLE: Duration = Duration::from_secs(4);
 
 #[cfg(test)]
 mod tests {

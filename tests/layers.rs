@@ -2,15 +2,15 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy passing reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream guard resolver door edition drain server reload admin emulator intake refusal mishap race regard bench quoted      the only IO
-//!     fuzzing: in no release
+//! L8  proxy passing relaying reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream idle guard resolver door edition drain server reload admin emulator log_queue intake h2_intake refusal mishap race regard bench quoted      the only IO
+//!     fuzzing counting: in no release
 //! L7  gateway
 //! L6  exchange passage
 //! L5  config health
 //! L4  route front tls metrics keys
 //! L3  provider
 //! L2  dialect measure
-//! L1  head wire completion
+//! L1  head wire scan completion
 //! L0  error depth pattern surrogates
 //! ```
 
@@ -24,6 +24,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("depth", 0),
     ("surrogates", 0),
     ("pattern", 0),
+    ("scan", 1),
     ("head", 1),
     ("wire", 1),
     ("completion", 1),
@@ -42,6 +43,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("gateway", 7),
     ("proxy", 8),
     ("passing", 8),
+    ("relaying", 8),
     ("reception", 8),
     ("context", 8),
     ("quoted", 8),
@@ -64,10 +66,12 @@ const LAYERS: &[(&str, u8)] = &[
     ("downstream", 8),
     ("arrival", 8),
     ("upstream", 8),
+    ("idle", 8),
     ("guard", 8),
     ("resolver", 8),
     ("door", 8),
     ("intake", 8),
+    ("h2_intake", 8),
     ("refusal", 8),
     ("edition", 8),
     ("drain", 8),
@@ -76,8 +80,10 @@ const LAYERS: &[(&str, u8)] = &[
     ("reload", 8),
     ("admin", 8),
     ("emulator", 8),
+    ("log_queue", 8),
     ("bench", 8),
     ("fuzzing", 8),
+    ("counting", 8),
     ("main", 9),
     ("lib", 9),
 ];
@@ -270,6 +276,37 @@ fn io_stays_at_the_top() {
     }
 }
 
+// G2 of docs/faults.md: what opens a connection is in one place, which asks the guard. The operator's port looks at the
+// gateway's own listeners, and `bench` goes where its command says.
+#[test]
+fn connections_are_opened_in_one_place() {
+    let openers = [
+        "HttpPeer::new",
+        "new_stream",
+        "TcpStream::connect",
+        "TcpSocket",
+        "reused_stream",
+        "get_http_session",
+    ];
+    let mut found = Vec::new();
+    for source in sources() {
+        for line in code(&source.text) {
+            let opens = openers.iter().filter(|opener| line.contains(**opener));
+            found.extend(opens.map(|opener| (source.name.clone(), *opener)));
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    let known = [
+        ("admin.rs", "TcpStream::connect"),
+        ("bench/connection.rs", "TcpStream::connect"),
+        ("upstream.rs", "HttpPeer::new"),
+        ("upstream.rs", "new_stream"),
+    ];
+    let known: Vec<_> = known.map(|(file, opener)| (file.to_owned(), opener)).into();
+    assert_eq!(found, known);
+}
+
 #[test]
 fn only_the_binary_touches_the_process_and_its_files() {
     for source in sources().iter().filter(|source| source.module != "main") {
@@ -292,8 +329,9 @@ fn the_wall_clock_is_read_in_one_place() {
         .map(|read| &*read.name)
         .collect();
     readers.sort_unstable();
-    // A benchmark's report is dated too.
-    assert_eq!(readers, ["bench/mod.rs", "emulator/mod.rs", "upstream.rs"]);
+    // A benchmark's report and the lines of the log are dated too.
+    let dated = ["bench/mod.rs", "emulator/mod.rs", "main.rs", "upstream.rs"];
+    assert_eq!(readers, dated);
 }
 
 #[test]

@@ -62,6 +62,8 @@ fn blind(time: Duration) {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     let mut chance = Chance::new(now.as_nanos() as u64);
+    // libFuzzer's hook would end the process before the case is written.
+    std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
     let (start, mut count) = (Instant::now(), 0_u64);
     let last = std::env::temp_dir().join(format!("fuzz-last-{}", std::process::id()));
     while start.elapsed() < time {

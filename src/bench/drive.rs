@@ -196,8 +196,7 @@ impl Course {
     }
 
     async fn exchange(&self, turn: &Turn, bytes: &[u8], seen: &mut Seen) -> Result<End, Failure> {
-        let mut connection = self.connection().await?;
-        connection.write(bytes).await.map_err(|_| Failure::Cut)?;
+        let (mut connection, mut was_kept) = self.send(bytes).await?;
         let mut answer = Answer::new(self.load.asked);
         loop {
             if self
@@ -207,7 +206,13 @@ impl Course {
             {
                 return Ok(End::Aborted);
             }
-            let count = connection.read().await.map_err(|_| Failure::Cut)?;
+            let read = connection.read().await;
+            if was_kept && seen.bytes == 0 && !matches!(read, Ok(1..)) {
+                connection = self.send_again(bytes).await?;
+                was_kept = false;
+                continue;
+            }
+            let count = read.map_err(|_| Failure::Cut)?;
             seen.bytes += count as u64;
             if count == 0 {
                 answer.close()?;
@@ -236,16 +241,35 @@ impl Course {
         })
     }
 
-    /// The connection that was used last, or a new one.
-    async fn connection(&self) -> Result<Connection, Failure> {
-        while let Some(connection) = self.idle().pop() {
-            if connection.is_idle() {
-                return Ok(connection);
-            }
+    /// Over the connection that was used last, or a new one; and whether it was kept.
+    async fn send(&self, bytes: &[u8]) -> Result<(Connection, bool), Failure> {
+        let Some(mut kept) = self.kept() else {
+            return Ok((self.send_anew(bytes).await?, false));
+        };
+        match kept.write(bytes).await {
+            Ok(()) => Ok((kept, true)),
+            Err(_) => Ok((self.send_again(bytes).await?, false)),
         }
+    }
+
+    /// Its server had closed a connection that was kept, which shows when it is asked: what a server does with a request, it does
+    /// with one on a new connection.
+    async fn send_again(&self, bytes: &[u8]) -> Result<Connection, Failure> {
+        self.tally().sent_again += 1;
+        self.send_anew(bytes).await
+    }
+
+    async fn send_anew(&self, bytes: &[u8]) -> Result<Connection, Failure> {
         let opened = Connection::open(&self.target.server).await;
         self.tally().connections += u64::from(opened.is_ok());
-        opened.map_err(|_| Failure::Connect)
+        let mut connection = opened.map_err(|_| Failure::Connect)?;
+        let written = connection.write(bytes).await;
+        written.map(|()| connection).map_err(|_| Failure::Cut)
+    }
+
+    fn kept(&self) -> Option<Connection> {
+        let mut idle = self.idle();
+        std::iter::from_fn(|| idle.pop()).find(Connection::is_idle)
     }
 
     fn keep(&self, connection: Connection, answer: &Answer) {

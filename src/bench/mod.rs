@@ -24,16 +24,16 @@ pub use self::{
 pub use crate::measure::{
     answer::{Asked, Failure},
     endpoint::Endpoint,
+    html,
     process::Reading,
     schedule::{Rate, Schedule},
-    summary::Spread,
+    summary,
     tally::{Tally, Times},
     template::{self, Question, Template},
 };
 use crate::{
     config::Surroundings,
     measure::{
-        html,
         summary::{Report, Round, Settings, Subject},
         table,
     },

@@ -1,6 +1,6 @@
 //! A request body as the fields of one JSON object, each of them unread.
 
-use std::{collections::BTreeMap, marker::PhantomData};
+use std::{borrow::Cow, collections::BTreeMap, marker::PhantomData};
 
 use serde::{
     Deserialize,
@@ -16,29 +16,41 @@ use crate::{
 
 /// Reads a body into its fields, in their order. Err: it is no JSON object, names a field twice, is nested too deep, or holds
 /// half of a character.
-pub fn read(body: &[u8]) -> Result<Vec<(String, &RawValue)>, Error> {
+pub fn read(body: &[u8]) -> Result<Vec<Field<'_>>, Error> {
     if is_too_deep(body) {
         let message = format!("The request body is nested more than {MAX_DEPTH} levels deep.");
         return Err(Error::new(Kind::Invalid, message));
     }
-    let read = serde_json::from_slice::<Fields<'_>>(body);
+    let read = match std::str::from_utf8(body) {
+        Ok(text) => serde_json::from_str::<Fields<'_>>(text),
+        // It says where the text is none.
+        Err(_) => serde_json::from_slice(body),
+    };
     let Fields { fields, twice } = read.map_err(|error| not_an_object(&error))?;
     if let Some(name) = twice {
         return Err(wrong(&name, "is named twice"));
     }
     if has_half(body) {
-        let holds = |(_, value): &&(String, &RawValue)| has_half(value.get().as_bytes());
-        let name = fields.iter().find(holds).map(|(name, _)| name.as_str());
+        let holds = |(_, value): &&Field<'_>| has_half(value.get().as_bytes());
+        let name = fields.iter().find(holds).map(|(name, _)| &**name);
         return Err(wrong(name.unwrap_or_default(), HALF));
     }
     Ok(fields)
 }
 
+/// A field's name, and its value as it stands.
+pub type Field<'a> = (Cow<'a, str>, &'a RawValue);
+
 struct Fields<'a> {
-    fields: Vec<(String, &'a RawValue)>,
+    fields: Vec<Field<'a>>,
     /// A name that came again; what it stands for then is not read.
-    twice: Option<String>,
+    twice: Option<Cow<'a, str>>,
 }
+
+/// A name, as it stands where it can.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Whether a client's name for a field can be one of an API's: what is none is its own text, may be anything, and is not told.
 pub fn is_plain(name: &str) -> bool {
@@ -97,9 +109,9 @@ impl<'de> Deserialize<'de> for Fields<'de> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut fields: Vec<(String, &'de RawValue)> = Vec::with_capacity(8);
+                let mut fields: Vec<Field<'de>> = Vec::with_capacity(8);
                 let mut twice = None;
-                while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
+                while let Some((Name(name), value)) = map.next_entry::<_, &'de RawValue>()? {
                     if fields.iter().any(|(seen, _)| *seen == name) {
                         twice.get_or_insert(name);
                     } else if fields.len() < MAX_FIELDS {

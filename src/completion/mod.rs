@@ -20,6 +20,7 @@ pub mod tokenizer;
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 pub use self::{
     approach::{Approach, Mark, PromptAs},
@@ -135,6 +136,13 @@ impl<'a> Finish<'a> {
     }
 }
 
+/// An id as the vendors write them: what it is of, and 128 bits in hexadecimal.
+pub fn drawn_id(prefix: &str, draw: u128) -> String {
+    let mut digits = Uuid::encode_buffer();
+    let digits = Uuid::from_u128(draw).simple().encode_lower(&mut digits);
+    [prefix, digits].concat()
+}
+
 /// Token counts. Sums saturate: a provider's absurd figure never wraps into a small one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Usage {
@@ -188,6 +196,8 @@ pub struct Partial {
     pub headed: bool,
     /// The client has been told the token counts.
     pub usage_told: bool,
+    /// Events of a kind that the dialect does not know.
+    pub unknown: u64,
     /// What an API that leaves stop sequences in its text has not let go yet.
     pub tail: Tail,
     /// Where the tokens of each choice stand in its text.

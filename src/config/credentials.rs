@@ -9,7 +9,7 @@ use crate::{
         ConfigError,
         keys::{NAME, is_name},
         schema::Step,
-        source::Source,
+        source::{PLAIN_TEXT, Source, is_plain},
     },
     error::Error,
     provider::{
@@ -88,11 +88,15 @@ fn read_pool(
     }
     let mut keys: Vec<PooledKey> = Vec::with_capacity(files.len());
     for (place, file) in files.into_iter().enumerate() {
-        let key = file.read(source, &keys).map_err(|message| {
+        let told = |message| {
             let list = at.map(|step| Step::Field(step.to_owned()));
             source.error_at(&[&list[..], &[Step::Item(place)]].concat(), message)
-        })?;
-        keys.push(key);
+        };
+        let is_plain = is_plain(file.key());
+        keys.push(file.read(source, &keys).map_err(told)?);
+        if is_plain {
+            source.warn(&told(PLAIN_TEXT.to_owned()));
+        }
     }
     Ok(match keys.as_slice() {
         [only] => Credential::Key(only.secret.clone()),
@@ -101,6 +105,13 @@ fn read_pool(
 }
 
 impl KeyFile {
+    fn key(&self) -> &str {
+        match self {
+            Self::Plain(key) => key,
+            Self::Full(file) => &file.key,
+        }
+    }
+
     fn read(self, source: &Source<'_>, before: &[PooledKey]) -> Result<PooledKey, String> {
         let file = match self {
             Self::Full(file) => file,
@@ -110,9 +121,7 @@ impl KeyFile {
                 name: None,
             },
         };
-        let secret = source
-            .secret(&[], &file.key)
-            .map_err(|error| error.message)?;
+        let secret = source.resolve(&file.key)?;
         let secret = secret.ok_or("the key is empty")?;
         let is_same = |other: &PooledKey| other.secret.expose() == secret.expose();
         if before.iter().any(is_same) {
@@ -190,6 +199,7 @@ mod tests {
             text: &format!("gateway:\n  providers:\n    openai:\n{lines}"),
             server_keys: &[],
             surroundings: &Nothing,
+            secret_file_mode: 0,
         })
     }
 

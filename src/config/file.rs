@@ -22,7 +22,7 @@ use crate::{
         routes,
         source::Source,
         substitutes::{self, InfillFile},
-        text::{AuthText, BaseText, DialectText, ParameterText, Unique},
+        text::{AuthText, BaseText, DialectText, ModeText, ParameterText, Unique},
     },
     dialect::{openai::OPENAI, settle::Unsupported},
     provider::{Auth, Base, Provider, place::Place, scheme::Scheme},
@@ -43,7 +43,12 @@ impl Config {
             return Err(source.error(&[key], format!("unknown key, {known}")));
         }
         let mut config = Self::default();
-        file.gateway.apply(source, &mut config)?;
+        let mode = file.gateway.secret_file_mode.as_ref();
+        let source = Source {
+            secret_file_mode: mode.map_or(source.secret_file_mode, |mode| mode.0),
+            ..*source
+        };
+        file.gateway.apply(&source, &mut config)?;
         Ok(config)
     }
 }
@@ -78,6 +83,7 @@ struct GatewayFile {
     retries: RetriesFile,
     unsupported: Unsupported,
     prompt_as: PromptAs,
+    secret_file_mode: Option<ModeText>,
     emulator: Option<EmulatorFile>,
 }
 
@@ -371,6 +377,7 @@ mod tests {
             text,
             server_keys: &["version".to_owned(), "threads".to_owned()],
             surroundings: &Nothing,
+            secret_file_mode: 0,
         })
     }
 

@@ -112,8 +112,17 @@ impl TlsFile {
             Some(read) => Ok(PemFile { name, read }),
             None => Err(refused(format!("`{name}` cannot be read"))),
         };
-        let pair =
-            |files: PairFile| Pair::try_new(file(files.cert)?, file(files.key)?).map_err(refused);
+        let pair = |files: PairFile| {
+            // What issues certificates often leaves their keys open to a group: that is no reason not to start.
+            let read = source.surroundings.secret_file(&files.key);
+            let open = read
+                .ok()
+                .and_then(|(_, mode)| source.is_open(&files.key, mode));
+            if let Some(open) = open {
+                source.warn(&refused(open));
+            }
+            Pair::try_new(file(files.cert)?, file(files.key)?).map_err(refused)
+        };
         let pairs: Result<_, _> = files.into_iter().map(pair).collect();
         Tls::try_new(pairs?).map_err(refused)
     }
@@ -341,6 +350,7 @@ mod tests {
             text: &format!("gateway:\n{text}"),
             server_keys: &[],
             surroundings: &Files,
+            secret_file_mode: 0,
         };
         Config::read(&source).map_err(|error| error.to_string())
     }

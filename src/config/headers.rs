@@ -55,9 +55,15 @@ pub struct Directives {
 
 impl Directives {
     pub fn read(headers: &HeaderMap, conf: &Config) -> Result<Self, Error> {
-        let ours = |name: &HeaderName| name.as_str().starts_with(PREFIX);
-        if !headers.keys().any(ours) {
-            return Self::of_app(headers);
+        let ours = |prefix| {
+            let mut names = headers.keys().map(HeaderName::as_str);
+            names.any(|name| name.starts_with(prefix))
+        };
+        if !ours(PREFIX) {
+            return match ours(OWN_PREFIX) {
+                true => Self::of_app(headers),
+                false => Ok(Self::of_key(bearer(headers)?)),
+            };
         }
         let provider = text(headers, PROVIDER)?;
         let custom_host = text(headers, CUSTOM_HOST)?;
@@ -127,34 +133,48 @@ impl Directives {
         }
     }
 
-    /// Those of an app that knows nothing of this gateway: its key, and that is all.
+    /// Those of an app that knows nothing of Portkey.
     fn of_app(headers: &HeaderMap) -> Result<Self, Error> {
         Ok(Self {
+            asked: Asked::read(headers)?,
+            unsupported: read_unsupported(headers)?,
+            prompt_as: read_prompt_as(headers)?,
+            ..Self::of_key(client_key(headers)?)
+        })
+    }
+
+    /// Those of an app that knows nothing of this gateway: its key, and that is all.
+    fn of_key(key: Option<Secret>) -> Self {
+        Self {
             client: None,
             route: None,
             saved: None,
             provider: None,
-            key: client_key(headers)?,
+            key,
             custom_host: None,
             forward: None,
             timeout: None,
-            asked: Asked::read(headers)?,
+            asked: Asked::default(),
             compliance: Compliance::Strict,
-            unsupported: read_unsupported(headers)?,
-            prompt_as: read_prompt_as(headers)?,
+            unsupported: None,
+            prompt_as: None,
             metadata: BTreeMap::new(),
             shape: Shape::default(),
-        })
+        }
     }
 }
 
 /// The key, first that applies: `Authorization`, `x-portkey-api-key`. An empty one counts as absent.
 fn client_key(headers: &HeaderMap) -> Result<Option<Secret>, Error> {
-    let key = text(headers, "authorization")?.and_then(Secret::from_authorization);
-    if let Some(key) = key.filter(|key| key.expose() != NO_KEY) {
-        return Ok(Some(key));
+    match bearer(headers)? {
+        Some(key) => Ok(Some(key)),
+        None => Ok(text(headers, API_KEY)?.and_then(Secret::try_new)),
     }
-    Ok(text(headers, API_KEY)?.and_then(Secret::try_new))
+}
+
+fn bearer(headers: &HeaderMap) -> Result<Option<Secret>, Error> {
+    let key = text(headers, "authorization")?.and_then(Secret::from_authorization);
+    Ok(key.filter(|key| key.expose() != NO_KEY))
 }
 
 /// A header's value: `None` if absent or blank. Given twice, or not text, it is refused: two readers could disagree.
@@ -262,6 +282,8 @@ fn refuse_guardrails(headers: &HeaderMap) -> Result<(), Error> {
 const NO_KEY: &str = "OPENAI_API_KEY";
 /// Of every header that is for the gateway.
 const PREFIX: &str = "x-portkey-";
+/// Of what this gateway has beyond Portkey's.
+const OWN_PREFIX: &str = "x-completions-";
 pub const PROVIDER: &str = "x-portkey-provider";
 pub const CONFIG: &str = "x-portkey-config";
 pub const API_KEY: &str = "x-portkey-api-key";

@@ -255,6 +255,18 @@ mod tests {
                 "127.0.0.1",
                 (true, true),
             ),
+            (
+                "api.localhost",
+                "http://api.localhost",
+                "127.0.0.1",
+                (true, true),
+            ),
+            (
+                "localhost.example",
+                "http://localhost.example",
+                "127.0.0.1",
+                (true, false),
+            ),
             ("'*.example.com'", url, "8.8.8.8", (true, true)),
             ("'*.example.com'", url, "10.0.0.1", (true, false)),
             (

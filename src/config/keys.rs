@@ -163,6 +163,7 @@ mod tests {
             text: &format!("gateway:\n{lines}"),
             server_keys: &[],
             surroundings: &Team,
+            secret_file_mode: 0,
         })
     }
 

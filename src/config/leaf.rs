@@ -8,7 +8,7 @@ use super::{
     inherit::Inherited,
     node::Node,
     schema::{Author, Step},
-    source::Source,
+    source::{Source, is_plain},
     tree::{NO_FIELD, Tree},
     word::{Account, OPENAI_ACCOUNT},
 };
@@ -64,12 +64,13 @@ impl Tree<'_> {
                 options,
                 ..leaf
             },
-            Author::Operator(source) => {
+            Author::Operator { source, at } => {
                 let own = Own {
                     key,
                     host: here.custom_host.as_deref(),
                     options: &options,
                 };
+                self.warn_of_plain(node, (source, at));
                 self.held(source, own, leaf)
             }
         }
@@ -151,6 +152,21 @@ impl Tree<'_> {
             self.tell_of("api_key", TWO_CREDENTIALS);
         }
         key
+    }
+
+    /// Warns of the operator's secrets that stand in the conf itself.
+    fn warn_of_plain(&self, node: &Node, (source, at): (&Source<'_>, &[Step])) {
+        let named = node.get("provider").and_then(Node::text);
+        let provider = named.and_then(|name| self.conf.providers.get(name));
+        let is_secret = |name: &str| {
+            let part = provider.is_some_and(|provider| is_part(provider, option_name(name)));
+            name == "api_key" || part
+        };
+        for (name, value) in node.fields() {
+            if is_secret(name) && value.text().is_some_and(is_plain) {
+                self.warn_of(name, source, at);
+            }
+        }
     }
 
     /// The operator's target: its provider, with what the config says of it.
@@ -247,8 +263,8 @@ fn hold(
     let mut parts = BTreeMap::new();
     for (name, text) in own.options {
         let secret = || {
-            let secret = source.secret(&[], text);
-            secret.map_err(|error| (name.clone(), error.message))
+            let secret = source.resolve(text);
+            secret.map_err(|message| (name.clone(), message))
         };
         if is_slot(provider, name) {
             held.options.insert(name.clone(), text.clone());
@@ -271,8 +287,8 @@ fn hold(
     let made = made.map_err(|error| of(error.param().unwrap_or_default(), &error))?;
     let key = match own.key {
         Some(reference) => source
-            .secret(&[], reference)
-            .map_err(|error| ("api_key".to_owned(), error.message))?,
+            .resolve(reference)
+            .map_err(|message| ("api_key".to_owned(), message))?,
         None => None,
     };
     if made.is_some() && key.is_some() {

@@ -177,6 +177,14 @@ pub trait Surroundings {
     fn variable(&self, name: &str) -> Option<String>;
     fn file(&self, path: &str) -> Result<String, String>;
 
+    /// A file that holds a secret: its text, and its permissions as `chmod` has them (0: such a thing is not known here).
+    fn secret_file(&self, path: &str) -> Result<(String, u32), String> {
+        self.file(path).map(|text| (text, 0))
+    }
+
+    /// Tells whoever wrote the conf of what is in use, and should not be as it is.
+    fn warn(&self, _warning: &str) {}
+
     /// What reads `path` anew each time, for a token that somebody else keeps fresh. `None`: no such file is read here.
     fn reader(&self, _path: &str) -> Option<Reader> {
         None

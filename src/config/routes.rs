@@ -30,14 +30,15 @@ pub fn apply(
                 "a config's name starts with a letter and is of a-z, A-Z, 0-9, `-`, `_` and `.`";
             return Err(source.error_at(&at, message.to_owned()));
         }
-        let route =
-            read(&node, None, config, source).map_err(|problems| told(source, &at, problems))?;
+        let route = read(&node, None, config, (source, &at))
+            .map_err(|problems| told(source, &at, problems))?;
         config.configs.insert(name, Arc::new(route));
     }
     let mut rules = Vec::with_capacity(routes.len());
     for (place, node) in routes.iter().enumerate() {
         let at = [field("gateway"), field("routes"), Step::Item(place)];
-        let rule = rule(node, config, source).map_err(|problems| told(source, &at, problems))?;
+        let rule =
+            rule(node, config, (source, &at)).map_err(|problems| told(source, &at, problems))?;
         rules.push(rule);
     }
     config.routes = Rules::new(rules);
@@ -48,9 +49,9 @@ fn read(
     node: &Node,
     defaults: Option<&Node>,
     config: &Config,
-    source: &Source<'_>,
+    (source, at): (&Source<'_>, &[Step]),
 ) -> Result<Route, Vec<Problem>> {
-    let author = Author::Operator(source);
+    let author = Author::Operator { source, at };
     let problems = tree::check(node, config, author);
     if !problems.is_empty() {
         return Err(problems);
@@ -60,7 +61,11 @@ fn read(
 
 /// A route: what it matches, and a config of its own, or the `config` that it names or holds, for which its other fields are
 /// defaults.
-fn rule(node: &Node, config: &Config, source: &Source<'_>) -> Result<Rule, Vec<Problem>> {
+fn rule(
+    node: &Node,
+    config: &Config,
+    (source, at): (&Source<'_>, &[Step]),
+) -> Result<Rule, Vec<Problem>> {
     let Node::Map(fields) = node else {
         return Err(vec![problem("", "a route is a mapping")]);
     };
@@ -70,7 +75,7 @@ fn rule(node: &Node, config: &Config, source: &Source<'_>) -> Result<Rule, Vec<P
     let own = Node::Map(own.cloned().collect());
     let when = node.get("match").map_or(Ok(When::default()), when)?;
     let route = match node.get("config") {
-        None => Arc::new(read(&own, None, config, source)?),
+        None => Arc::new(read(&own, None, config, (source, at))?),
         Some(Node::Text(name)) => match config.configs.get(name) {
             Some(saved) if own.fields().is_empty() => Arc::clone(saved),
             Some(_) => return Err(vec![problem("config", NAMED)]),
@@ -90,13 +95,14 @@ fn rule(node: &Node, config: &Config, source: &Source<'_>) -> Result<Rule, Vec<P
                 return Err(vec![problem(name, NO_DEFAULT)]);
             }
             if !own.fields().is_empty() {
-                refuse(tree::check(&own, config, Author::Operator(source)))?;
+                refuse(tree::check(&own, config, Author::Operator { source, at }))?;
             }
             let below = |mut problem: Problem| {
                 problem.path.insert(0, field("config"));
                 problem
             };
-            let read = read(inline, Some(&own), config, source);
+            let at = [at, &[field("config")]].concat();
+            let read = read(inline, Some(&own), config, (source, &at));
             Arc::new(read.map_err(|problems| problems.into_iter().map(below).collect::<Vec<_>>())?)
         }
     };

@@ -54,8 +54,11 @@ pub struct Known<'a> {
 #[derive(Clone, Copy)]
 pub enum Author<'a> {
     Client,
-    /// The operator, in this conf; its texts may be references to secrets.
-    Operator(&'a Source<'a>),
+    /// The operator, in this conf and there; its texts may be references to secrets.
+    Operator {
+        source: &'a Source<'a>,
+        at: &'a [Step],
+    },
 }
 
 /// Everything that `root` has wrong.
@@ -220,7 +223,9 @@ impl Check<'_> {
                 }
                 Checked::Through
             }
-            (Shape::Account, Node::Text(_)) if matches!(self.known.author, Author::Operator(_)) => {
+            (Shape::Account, Node::Text(_))
+                if matches!(self.known.author, Author::Operator { .. }) =>
+            {
                 Checked::Through
             }
             (Shape::Account, Node::Map(fields)) => fields

@@ -16,6 +16,8 @@ pub struct Source<'a> {
     /// The top-level keys that the server framework reads from the same file.
     pub server_keys: &'a [String],
     pub surroundings: &'a dyn Surroundings,
+    /// The permissions that a file of a secret may have for others than its owner; `gateway.secret_file_mode` sets them.
+    pub secret_file_mode: u32,
 }
 
 impl Source<'_> {
@@ -131,21 +133,62 @@ impl Source<'_> {
         }
     }
 
+    /// Resolves a secret; one that stands in the conf itself is warned of.
     pub fn secret(&self, path: &[&str], reference: &str) -> Result<Option<Secret>, ConfigError> {
-        let text = Zeroizing::new(if let Some(name) = reference.strip_prefix("env:") {
-            let missing = || self.error(path, format!("the environment has no variable `{name}`"));
-            self.surroundings.variable(name).ok_or_else(missing)?
-        } else if let Some(file) = reference.strip_prefix("file:") {
-            let unread = |why: String| self.error(path, format!("`{file}` cannot be read: {why}"));
-            self.surroundings.file(file).map_err(unread)?
-        } else {
-            reference.to_owned()
-        });
-        let secret = Secret::try_new(&text);
-        if secret.is_none() && text.trim() != reference {
-            return Err(self.error(path, format!("`{reference}` is empty")));
+        let secret = self.resolve(reference);
+        let secret = secret.map_err(|message| self.error(path, message))?;
+        if secret.is_some() && is_plain(reference) {
+            self.warn(&self.error(path, PLAIN_TEXT.to_owned()));
         }
         Ok(secret)
+    }
+
+    /// The same where the caller knows the place, and warns. Err: what is wrong with it.
+    pub fn resolve(&self, reference: &str) -> Result<Option<Secret>, String> {
+        let text = if let Some(name) = reference.strip_prefix("env:") {
+            let missing = || format!("the environment has no variable `{name}`");
+            Zeroizing::new(self.surroundings.variable(name).ok_or_else(missing)?)
+        } else if let Some(file) = reference.strip_prefix("file:") {
+            self.secret_file(file)?
+        } else {
+            Zeroizing::new(reference.to_owned())
+        };
+        let secret = Secret::try_new(&text);
+        if secret.is_none() && text.trim() != reference {
+            return Err(format!("`{reference}` is empty"));
+        }
+        Ok(secret)
+    }
+
+    fn secret_file(&self, file: &str) -> Result<Zeroizing<String>, String> {
+        let read = self.surroundings.secret_file(file);
+        let (text, mode) = read.map_err(|why| format!("`{file}` cannot be read: {why}"))?;
+        let text = Zeroizing::new(text);
+        if let Some(open) = self.is_open(file, mode) {
+            return Err(open);
+        }
+        if text.len() > MAX_SECRET_BYTES {
+            return Err(format!(
+                "`{file}` has more than {MAX_SECRET_BYTES} bytes: it is no secret"
+            ));
+        }
+        Ok(text)
+    }
+
+    /// Says so if others than its owner have more of a file than the conf lets them.
+    pub fn is_open(&self, file: &str, mode: u32) -> Option<String> {
+        let open = mode & OTHERS & !self.secret_file_mode != 0;
+        open.then(|| {
+            format!(
+                "`{file}` is open to others, as its mode is {mode:04o}: expected 0600 or 0400, or what \
+                 `gateway.secret_file_mode` allows"
+            )
+        })
+    }
+
+    /// Tells of what is in use and should not be as it is.
+    pub fn warn(&self, warning: &ConfigError) {
+        self.surroundings.warn(&warning.to_string());
     }
 
     pub fn header(
@@ -154,7 +197,12 @@ impl Source<'_> {
         name: &str,
         value: &str,
     ) -> Result<(HeaderName, HeaderValue), ConfigError> {
-        let text = self.secret(path, value)?;
+        let text = match CREDENTIALS.contains(&&*name.to_ascii_lowercase()) {
+            true => self.secret(path, value)?,
+            false => self
+                .resolve(value)
+                .map_err(|message| self.error(path, message))?,
+        };
         let value = HeaderValue::try_from(text.as_ref().map_or("", |text| text.expose()));
         match (name.parse::<HeaderName>(), value) {
             (Ok(name), Ok(_)) if FRAMING.contains(&name.as_str()) => {
@@ -169,6 +217,26 @@ impl Source<'_> {
     }
 }
 
+/// Whether a secret stands in the conf itself.
+pub fn is_plain(reference: &str) -> bool {
+    let kinds = ["env:", "file:"];
+    !kinds.iter().any(|kind| reference.starts_with(kind))
+}
+
+pub const PLAIN_TEXT: &str = "a secret in plain text, which whoever sees this file has; `env:NAME` or `file:PATH` keeps it out";
+/// Of the permissions of a file, those of others than its owner.
+const OTHERS: u32 = 0o077;
+/// A service account's key has 3 KiB.
+const MAX_SECRET_BYTES: usize = 64 << 10;
+/// Headers whose values are secrets, whatever they are.
+const CREDENTIALS: &[&str] = &[
+    "api-key",
+    "authorization",
+    "cookie",
+    "proxy-authorization",
+    "x-api-key",
+    "x-goog-api-key",
+];
 /// Headers on which the request's own form hangs.
 const FRAMING: &[&str] = &[
     "connection",
@@ -312,4 +380,136 @@ fn line_of(text: &str, path: &[&str]) -> usize {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Files {
+        warnings: RefCell<Vec<String>>,
+    }
+
+    impl Surroundings for Files {
+        fn variable(&self, _: &str) -> Option<String> {
+            Some("sk-canary-env".to_owned())
+        }
+
+        fn file(&self, _: &str) -> Result<String, String> {
+            Err("it is no plain file".to_owned())
+        }
+
+        /// A file's name is its mode.
+        fn secret_file(&self, path: &str) -> Result<(String, u32), String> {
+            match path {
+                "long" => Ok(("x".repeat(MAX_SECRET_BYTES + 1), 0o600)),
+                mode => Ok((
+                    "sk-canary-file\n".to_owned(),
+                    u32::from_str_radix(mode, 8).unwrap(),
+                )),
+            }
+        }
+
+        fn warn(&self, warning: &str) {
+            self.warnings.borrow_mut().push(warning.to_owned());
+        }
+    }
+
+    /// The conf, and what it was warned of.
+    fn read(lines: &str) -> (Result<Config, ConfigError>, Vec<String>) {
+        let files = Files::default();
+        let read = Config::read(&Source {
+            file: "conf.yaml",
+            text: &format!("gateway:\n{lines}"),
+            server_keys: &[],
+            surroundings: &files,
+            secret_file_mode: 0,
+        });
+        (read, files.warnings.into_inner())
+    }
+
+    // faults.md, secrets: files that others can read.
+    #[test]
+    fn a_file_of_a_secret_that_others_can_read_is_refused() {
+        let key = |mode: &str, widest: &str| {
+            let key = format!("  providers:\n    openai: {{ api_key: \"file:{mode}\" }}\n");
+            read(&format!("{key}{widest}")).0
+        };
+        for mode in ["0600", "0400", "0700"] {
+            assert!(key(mode, "").is_ok(), "{mode}");
+        }
+        for mode in ["0640", "0604", "0644", "0610", "0602"] {
+            let error = key(mode, "").unwrap_err();
+            assert_eq!(error.path, "gateway.providers.openai.api_key");
+            let told = format!("`{mode}` is open to others, as its mode is {mode}: expected 0600");
+            assert!(error.message.starts_with(&told), "{error}");
+        }
+        // Kubernetes gives a group what `fsGroup` names, Docker everybody.
+        let widest = |mode: &str| format!("  secret_file_mode: \"{mode}\"\n");
+        for (mode, wide, is_taken) in [
+            ("0440", "0440", true),
+            ("0640", "0440", true),
+            ("0444", "0440", false),
+            ("0444", "0444", true),
+            ("0664", "0644", false),
+        ] {
+            assert_eq!(key(mode, &widest(wide)).is_ok(), is_taken, "{mode} {wide}");
+        }
+        for wrong in ["0666", "0040", "rw", "0755", "4"] {
+            let error = key("0600", &widest(wrong)).unwrap_err();
+            assert!(error.message.contains("expected one such as"), "{error}");
+        }
+        let error = key("long", "").unwrap_err();
+        assert!(error.message.contains("65536 bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_in_plain_text_is_warned_of_by_its_place_alone() {
+        let lines = concat!(
+            "  admin: { token: sk-canary-7c4a8d09ca3762af61e59520943dc264 }\n",
+            "  providers:\n",
+            "    openai: { api_key: \"env:KEY\" }\n",
+            "    groq: { api_key: \"file:0600\" }\n",
+            "    mistral-ai:\n",
+            "      api_key: sk-canary-1\n",
+            "      headers: { authorization: sk-canary-2, x-team: canary-no-secret }\n",
+            "    together-ai:\n",
+            "      api_keys:\n        - env:KEY\n        - { key: sk-canary-3 }\n",
+            "    bedrock:\n",
+            "      credentials: { aws_access_key_id: sk-canary-4, aws_secret_access_key: \"env:KEY\" }\n",
+            "  configs:\n",
+            "    two:\n",
+            "      strategy: { mode: fallback }\n",
+            "      targets:\n",
+            "        - { provider: openai, api_key: sk-canary-5 }\n",
+            "        - { provider: openai, api_key: \"env:KEY\" }\n",
+            "  routes:\n",
+            "    - config:\n        { provider: openai, api_key: sk-canary-6 }\n",
+        );
+        let (config, warnings) = read(lines);
+        config.unwrap();
+        let places: Vec<&str> = warnings
+            .iter()
+            .map(|warning| {
+                assert!(!warning.contains("canary"), "{warning}");
+                let place = warning.strip_prefix("conf.yaml:").unwrap();
+                place.split(": ").nth(1).unwrap()
+            })
+            .collect();
+        assert_eq!(
+            places,
+            [
+                "gateway.admin.token",
+                "gateway.providers.bedrock.credentials.aws_access_key_id",
+                "gateway.providers.mistral-ai.api_key",
+                "gateway.providers.mistral-ai.headers",
+                "gateway.providers.together-ai.api_keys[1]",
+                "gateway.configs.two.targets[0].api_key",
+                "gateway.routes[0].config.api_key",
+            ]
+        );
+    }
 }

@@ -97,6 +97,7 @@ mod tests {
             text,
             server_keys: &[],
             surroundings: &Files,
+            secret_file_mode: 0,
         };
         Config::read(&source).map(|config| config.substitutes)
     }

@@ -31,6 +31,7 @@ text!(BaseText, Base, |text: &str| Base::try_new(text, "base_url")
 text!(UrlText, Base, |text: &str| Base::try_new(text, "url")
     .map_err(|error| error.message().to_owned()));
 text!(DurationText, Duration, read_duration);
+text!(ModeText, u32, read_mode);
 text!(MaybeDuration, Option<Duration>, |text: &str| match text {
     "none" => Ok(None),
     time => read_duration(time).map(Some),
@@ -92,6 +93,15 @@ fn read_duration(text: &str) -> Result<Duration, String> {
             "`{text}` is not a time, expected a number and ms, s or m, such as 500ms"
         )),
     }
+}
+
+/// Permissions as `chmod` takes them, of a file that others may read and nobody else write or run.
+fn read_mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok();
+    let is_one = |mode: &u32| mode & 0o400 != 0 && mode & !0o644 == 0 && text.len() >= 3;
+    mode.filter(is_one).ok_or_else(|| {
+        format!("`{text}` is no mode of a file of a secret, expected one such as \"0600\", \"0440\" or \"0444\"")
+    })
 }
 
 /// A mapping in which no key stands twice: the parser itself would let the last one win.

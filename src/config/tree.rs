@@ -13,6 +13,7 @@ use super::{
     inherit::Inherited,
     node::Node,
     schema::{self, Author, Known, Problem, Step},
+    source::{PLAIN_TEXT, Source},
 };
 use crate::route::{
     Balance, Balanced, Route, StickyBy, Weighed,
@@ -32,7 +33,7 @@ pub fn check(root: &Node, conf: &Config, author: Author<'_>) -> Vec<Problem> {
         },
         hosts: &|url| match author {
             Author::Client => custom_base(url, &conf.allowed_hosts).is_ok(),
-            Author::Operator(_) => true,
+            Author::Operator { .. } => true,
         },
         holds: &|provider, option| {
             let provider = conf.providers.get(provider);
@@ -110,6 +111,12 @@ impl Tree<'_> {
         self.enter(Step::Field(field.to_owned()));
         self.tell(message);
         self.leave();
+    }
+
+    /// Warns of a secret that stands in a field here.
+    pub(super) fn warn_of(&self, field: &str, source: &Source<'_>, at: &[Step]) {
+        let steps = [at, &self.path, &[Step::Field(field.to_owned())]].concat();
+        source.warn(&source.error_at(&steps, PLAIN_TEXT.to_owned()));
     }
 
     /// The present place, as `x-portkey-last-used-option-index` tells it.

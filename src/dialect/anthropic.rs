@@ -135,8 +135,9 @@ impl Dialect for Anthropic {
                 Some(error) => read_told_error(&error, &frame.data),
                 None => read_error(StatusCode::BAD_GATEWAY, &frame.data),
             }),
-            // `ping`, `content_block_stop`, and "new event types may be added".
-            _ => Ok(Step::Skip),
+            "ping" | "content_block_stop" => Ok(Step::Skip),
+            // "New event types may be added."
+            _ => Ok(Step::Unknown),
         }
     }
 

@@ -100,8 +100,8 @@ impl Dialect for Bedrock {
             b"contentBlockDelta" => read_delta(&frame.data),
             b"messageStop" => read_stop(&frame.data, partial),
             b"metadata" => read_metadata(&frame.data, partial),
-            // `messageStart`, `contentBlockStart`, `contentBlockStop`, and what may come to them.
-            _ => Ok(Step::Skip),
+            b"messageStart" | b"contentBlockStart" | b"contentBlockStop" => Ok(Step::Skip),
+            _ => Ok(Step::Unknown),
         }
     }
 

@@ -102,7 +102,7 @@ impl Dialect for BedrockInvoke {
             return Err(error);
         }
         if &*frame.event != b"chunk" {
-            return Ok(Step::Skip);
+            return Ok(Step::Unknown);
         }
         let decoded = decode(&frame.data)?;
         let reply: Reply<'_> = serde_json::from_slice(&decoded).map_err(not_the_shape)?;

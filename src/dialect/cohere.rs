@@ -126,8 +126,13 @@ impl Dialect for Cohere {
             ("", None) if event.message.is_some() => {
                 Err(read_error(StatusCode::BAD_GATEWAY, &frame.data))
             }
-            // `content-end`, plans, tool calls, citations, and what may be added.
-            _ => Ok(Step::Skip),
+            (
+                "content-start" | "content-delta" | "content-end" | "message-end"
+                | "tool-plan-delta" | "tool-call-start" | "tool-call-delta" | "tool-call-end"
+                | "citation-start" | "citation-end" | "debug",
+                _,
+            ) => Ok(Step::Skip),
+            _ => Ok(Step::Unknown),
         }
     }
 

@@ -116,7 +116,7 @@ impl Dialect for Fim {
         }
         match MISTRAL_CHAT.read_frame(frame, partial) {
             Ok(Step::Chunk(chunk) | Step::Last(chunk)) => pass(&chunk),
-            Ok(Step::Skip) => Tap::Pass { finished: 0 },
+            Ok(Step::Skip | Step::Unknown) => Tap::Pass { finished: 0 },
             Ok(Step::Done) => Tap::Done,
             Err(_) => Tap::Translate,
         }

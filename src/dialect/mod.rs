@@ -168,6 +168,8 @@ pub enum Step<'f> {
     Done,
     /// Nothing for the client: a ping, a role, a count.
     Skip,
+    /// An event of a kind that is not known here. It is left out, as vendors ask for, and counted.
+    Unknown,
 }
 
 impl<'f> From<Vec<Choice<'f>>> for Step<'f> {

@@ -4,17 +4,15 @@
 //! client: every byte is read, as UTF-8 and as JSON, and every field that the page promises is looked at. An event is read
 //! without an allocation.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error, IgnoredAny, SeqAccess, Visitor},
-};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
     completion::{Finished, Partial, Usage},
-    dialect::{Tap, lenient::Map, openai::learn_head, read_usage},
+    dialect::{Tap, openai::learn_head, read_usage},
+    scan::Scan,
 };
 
 /// Reads a whole reply's token counts, and whether all that the page promises is there.
@@ -71,69 +69,75 @@ fn count(body: &[u8]) -> Option<Usage> {
 
 /// `None`: it strays from the page.
 fn read(json: &[u8]) -> Option<Page<'_>> {
-    let text = std::str::from_utf8(json).ok()?;
-    let Map(page): Map<Page<'_>> = serde_json::from_str(text).ok()?;
-    page.error.is_none().then_some(page)
+    let mut scan = Scan::new(std::str::from_utf8(json).ok()?);
+    let (mut id, mut model, mut created) = (None, None, None);
+    let (mut object, mut choices, mut usage) = (None, None, None);
+    let mut error = None;
+    scan.object(|name, scan| match name {
+        b"id" => once(&mut id, scan.string()?),
+        b"object" => once(
+            &mut object,
+            scan.value().filter(|it| *it == OBJECT_LITERAL)?,
+        ),
+        b"created" => once(&mut created, scan.whole()?),
+        b"model" => once(&mut model, scan.string()?),
+        b"choices" => once(&mut choices, read_choices(scan)?),
+        b"usage" => once(&mut usage, scan.value()?),
+        b"error" => once(&mut error, scan.value().filter(|it| *it == NULL)?),
+        _ => scan.value().map(drop),
+    })?;
+    object.filter(|_| scan.is_over())?;
+    Some(Page {
+        id: id?,
+        created: created?,
+        model: model?,
+        choices: choices?,
+        usage: usage.filter(|usage| *usage != NULL).map(Counts::read),
+    })
 }
 
-#[derive(Deserialize)]
+/// A field told twice strays from the page: which of the two counts is not for us to say.
+fn once<T>(place: &mut Option<T>, value: T) -> Option<()> {
+    place.replace(value).is_none().then_some(())
+}
+
 struct Page<'a> {
-    #[serde(borrow)]
-    id: Literal<'a>,
-    #[serde(rename = "object")]
-    _object: Object,
+    /// A JSON string as it stands, as the model.
+    id: &'a str,
     created: u64,
-    #[serde(borrow)]
-    model: Literal<'a>,
+    model: &'a str,
     choices: Choices,
-    #[serde(default)]
     usage: Option<Counts>,
-    #[serde(default)]
-    error: Option<IgnoredAny>,
 }
 
 impl Page<'_> {
     fn head(&self, partial: &mut Partial) {
+        let decode = |literal| serde_json::from_str(literal).ok().map(Cow::Owned);
         let created = Some(self.created);
-        learn_head(partial, self.id.decode(), created, self.model.decode());
-    }
-}
-
-/// A JSON string as it stands.
-struct Literal<'a>(&'a RawValue);
-
-impl Literal<'_> {
-    fn decode(&self) -> Option<Cow<'_, str>> {
-        serde_json::from_str(self.0.get()).ok().map(Cow::Owned)
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Literal<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = <&RawValue>::deserialize(deserializer)?;
-        let is_text = value.get().starts_with('"');
-        is_text.then_some(Self(value)).ok_or_else(strays)
-    }
-}
-
-/// `"text_completion"`.
-struct Object;
-
-impl<'de> Deserialize<'de> for Object {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = <&RawValue>::deserialize(deserializer)?;
-        let is_ours = value.get() == OBJECT_LITERAL;
-        is_ours.then_some(Self).ok_or_else(strays)
+        learn_head(partial, decode(self.id), created, decode(self.model));
     }
 }
 
 /// Token counts; `None`: odd ones.
 struct Counts(Option<Usage>);
 
-impl<'de> Deserialize<'de> for Counts {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = <&RawValue>::deserialize(deserializer)?;
-        Ok(Self(serde_json::from_str(value.get()).ok()))
+impl Counts {
+    fn read(json: &str) -> Self {
+        let (mut prompt, mut completion, mut total) = (None, None, None);
+        let read = Scan::new(json).object(|name, scan| match name {
+            b"prompt_tokens" => once(&mut prompt, scan.whole()?),
+            b"completion_tokens" => once(&mut completion, scan.whole()?),
+            b"total_tokens" => once(&mut total, scan.whole()?),
+            _ => scan.value().map(drop),
+        });
+        let (Some(()), Some(prompt_tokens), Some(total_tokens)) = (read, prompt, total) else {
+            return Self(None);
+        };
+        Self(Some(Usage {
+            prompt_tokens,
+            completion_tokens: completion.unwrap_or_default(),
+            total_tokens,
+        }))
     }
 }
 
@@ -155,66 +159,55 @@ impl Choices {
     }
 }
 
-impl<'de> Deserialize<'de> for Choices {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(ChoiceList)
-    }
-}
-
-struct ChoiceList;
-
-impl<'de> Visitor<'de> for ChoiceList {
-    type Value = Choices;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the page's choices")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Choices, A::Error> {
-        let mut choices = Choices::default();
-        while let Some(Map(choice)) = list.next_element::<Map<Choice<'de>>>()? {
-            choices.count = choices.count.saturating_add(1);
-            choices.silent |= choice.logprobs.get() == "null";
-            if choice.is_over().ok_or_else(strays)? {
-                choices.told = choices.told.saturating_add(1);
-                choices.finished.end(choice.index);
-            }
+fn read_choices(scan: &mut Scan<'_>) -> Option<Choices> {
+    let mut choices = Choices::default();
+    scan.list(|scan| {
+        let choice = read_choice(scan)?;
+        choices.count = choices.count.saturating_add(1);
+        choices.silent |= choice.is_silent;
+        if choice.is_over {
+            choices.told = choices.told.saturating_add(1);
+            choices.finished.end(choice.index);
         }
-        Ok(choices)
-    }
+        Some(())
+    })?;
+    Some(choices)
 }
 
-#[derive(Deserialize)]
-struct Choice<'a> {
-    #[serde(borrow, rename = "text")]
-    _text: Literal<'a>,
+struct Choice {
     index: u32,
-    /// Taken raw, as those below: an `Option` would not tell an absent field from a null.
-    #[serde(borrow)]
-    logprobs: &'a RawValue,
-    #[serde(borrow)]
-    finish_reason: &'a RawValue,
+    /// It tells nothing of its tokens.
+    is_silent: bool,
+    /// It tells its reason.
+    is_over: bool,
 }
 
-impl Choice<'_> {
-    /// Whether it tells its reason. `None`: it strays from the page.
-    fn is_over(&self) -> Option<bool> {
-        let logprobs = self.logprobs.get();
-        let is_ours =
-            logprobs == "null" || (logprobs.starts_with('{') && logprobs.contains(LEGACY));
-        let is_over = match self.finish_reason.get() {
-            "null" => false,
-            "\"stop\"" | "\"length\"" | "\"content_filter\"" => true,
-            _ => return None,
-        };
-        is_ours.then_some(is_over)
-    }
+fn read_choice(scan: &mut Scan<'_>) -> Option<Choice> {
+    let (mut text, mut index, mut is_silent, mut is_over) = (None, None, None, None);
+    scan.object(|name, scan| match name {
+        b"text" => once(&mut text, scan.string()?),
+        b"index" => once(&mut index, u32::try_from(scan.whole()?).ok()?),
+        b"logprobs" => match scan.value()? {
+            NULL => once(&mut is_silent, true),
+            told if told.starts_with('{') && told.contains(LEGACY) => once(&mut is_silent, false),
+            _ => None,
+        },
+        b"finish_reason" => match scan.value()? {
+            NULL => once(&mut is_over, false),
+            "\"stop\"" | "\"length\"" | "\"content_filter\"" => once(&mut is_over, true),
+            _ => None,
+        },
+        _ => scan.value().map(drop),
+    })?;
+    text?;
+    Some(Choice {
+        index: index?,
+        is_silent: is_silent?,
+        is_over: is_over?,
+    })
 }
 
-fn strays<E: Error>() -> E {
-    E::custom("not the page's")
-}
-
+const NULL: &str = "null";
 /// [`crate::completion::OBJECT`], as JSON.
 const OBJECT_LITERAL: &str = "\"text_completion\"";
 /// A field of the page's log-probabilities that those of chat do not have.
@@ -285,12 +278,6 @@ mod tests {
         let allocated = allocation_counter::measure(|| {
             let tapped = tap_event(EVENT.as_bytes(), &mut partial.borrow_mut());
             assert_eq!(tapped, Tap::Pass { finished: 1 });
-        });
-        assert_eq!(allocated.count_total, 1, "the list in `logprobs`");
-        let plain = EVENT.replace("{\"token_logprobs\":[]}", "null");
-        let plain = plain.replace("[[{}]]", "[1]");
-        let allocated = allocation_counter::measure(|| {
-            tap_event(plain.as_bytes(), &mut partial.borrow_mut());
         });
         assert_eq!(allocated.count_total, 0);
         let partial = partial.into_inner();

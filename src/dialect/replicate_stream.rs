@@ -27,8 +27,9 @@ pub fn read_event<'f>(frame: &'f Frame, partial: &mut Partial) -> Result<Step<'f
                 }],
             }))
         }
-        // Comments, and what other events may come.
-        _ => Ok(Step::Skip),
+        // An output without a word, and comments.
+        b"output" | b"" => Ok(Step::Skip),
+        _ => Ok(Step::Unknown),
     }
 }
 

@@ -520,7 +520,7 @@ mod tests {
                 Step::Chunk(mut chunk) | Step::Last(mut chunk) => {
                     Some(chunk.choices.remove(0).text.into_owned())
                 }
-                Step::Skip | Step::Done => None,
+                Step::Skip | Step::Unknown | Step::Done => None,
             };
             assert_eq!(told.as_deref(), text, "{token}");
         }

@@ -80,6 +80,7 @@ impl Relay {
             }
             Step::Done => self.complete(out)?,
             Step::Skip => {}
+            Step::Unknown => self.partial.unknown = self.partial.unknown.saturating_add(1),
         }
         Ok(())
     }
@@ -313,6 +314,27 @@ mod tests {
                 assert_eq!(read(&feed(relay(dialect, plan(stops)), &bytes)), wanted);
             }
         }
+    }
+
+    // faults.md, row 14.
+    #[test]
+    fn an_event_of_an_unknown_kind_is_left_out_and_counted() {
+        let new = "event: new_kind\ndata: {\"type\":\"new_kind\"}\n\n";
+        let ping = "event: ping\ndata: {\"type\":\"ping\"}\n\n";
+        let (first, rest) =
+            ANTHROPIC_STREAM.split_at(ANTHROPIC_STREAM.find("event: content").unwrap());
+        let stream = [first, new, ping, rest, new].concat();
+        let told = |stream: &str| {
+            let mut relay = Relay::new(&ANTHROPIC, Partial::default(), WISHES, Answer::Stream);
+            let mut out = relay
+                .push(Bytes::copy_from_slice(stream.as_bytes()))
+                .to_vec();
+            out.extend(relay.finish().unwrap());
+            (out, relay.partial().unknown)
+        };
+        let (plain, none) = told(ANTHROPIC_STREAM);
+        // What comes behind the end is not looked at.
+        assert_eq!((none, told(&stream)), (0, (plain, 1)));
     }
 
     #[test]

@@ -161,6 +161,11 @@ impl FanOut {
             reply: self.reply,
             calls: self.parts.len(),
             usage: self.usage().or_else(|| self.counted()),
+            unknown: self
+                .relays()
+                .flatten()
+                .map(|relay| relay.partial().unknown)
+                .sum(),
             failure: self.failure.as_ref(),
         }
     }

@@ -20,6 +20,7 @@ pub mod follow;
 mod output;
 pub mod relay;
 pub mod reply;
+mod report;
 pub mod split;
 mod terms;
 #[cfg(test)]
@@ -33,7 +34,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{
-    completion::{CompletionRequest, Partial, Tail, Usage, logprobs::Running},
+    completion::{CompletionRequest, Partial, Tail, drawn_id, logprobs::Running},
     dialect::UpstreamRequest,
     error::Error,
     exchange::{
@@ -46,6 +47,7 @@ use crate::{
 };
 
 pub use {
+    report::Report,
     terms::{Deadlines, Seed, Terms},
     work::Work,
 };
@@ -104,17 +106,6 @@ pub enum Road {
 pub struct UpstreamHead<'a> {
     pub status: StatusCode,
     pub headers: &'a HeaderMap,
-}
-
-/// What an exchange comes to, for the log and the metrics.
-#[derive(Clone, Copy, Debug)]
-pub struct Report<'a> {
-    pub model: &'a str,
-    pub reply: ReplyForm,
-    /// Calls of the provider.
-    pub calls: usize,
-    pub usage: Option<Usage>,
-    pub failure: Option<&'a Error>,
 }
 
 impl Exchange {
@@ -201,8 +192,8 @@ impl Exchange {
 
     /// The upstream's path and query.
     pub fn path(&self) -> String {
-        let path = format!("{}{}", self.target.base.path, self.request.path);
-        self.target.with_query(path)
+        let path = [self.target.base.path.as_str(), &self.request.path];
+        self.target.with_query(path.concat())
     }
 
     /// Every header of the upstream request. An allow-list: what a client sent is not in it, but for what it asked to
@@ -341,6 +332,7 @@ impl Exchange {
             reply: self.reply,
             calls: 1,
             usage: partial.usage,
+            unknown: partial.unknown,
             failure: self.relay.as_ref().and_then(Relay::failure),
         }
     }
@@ -362,7 +354,7 @@ pub fn is_for_client(name: &HeaderName) -> bool {
 /// What an answer starts from, before its provider has said a word.
 fn seeded(request: &CompletionRequest, seed: Seed) -> Partial {
     Partial {
-        id: format!("cmpl-{:032x}", seed.draw),
+        id: drawn_id("cmpl-", seed.draw),
         created: seed.now,
         model: request.model().to_owned(),
         tail: Tail::new(&request.stop),

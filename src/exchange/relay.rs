@@ -227,12 +227,13 @@ impl Relay {
     }
 
     fn finish_whole(&mut self, body: Bytes, answer: Answer) -> Result<Bytes, Error> {
-        if is_too_deep(&body) {
-            return Err(self.fail_with(too_deep()));
-        }
+        // What is too deep does not pass.
         if answer == Answer::Whole && self.passes(&body) {
             self.partial.done = true;
             return Ok(self.tell_reason(body));
+        }
+        if is_too_deep(&body) {
+            return Err(self.fail_with(too_deep()));
         }
         let reply = match self.read_whole(&body) {
             Ok(reply) => reply,

@@ -40,6 +40,7 @@ fn read(text: &str) -> Result<Config, ConfigError> {
         text,
         server_keys: &["threads".to_owned(), "version".to_owned()],
         surroundings: &Secrets,
+        secret_file_mode: 0,
     })
 }
 

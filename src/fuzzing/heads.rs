@@ -89,7 +89,7 @@ fn reaches_as_far(framing: Framing, body: &[u8], cuts: u8) {
     assert_eq!((taken, extent), (own, whole));
 }
 
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     bytes: 2048,
     fields: 16,
 };

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, uri::PathAndQuery};
 use super::{
     check::{self, CLIENT_KEY, CONF_KEY},
     conf,
+    heads::LIMITS,
     input::Input,
 };
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
     exchange::{Exchange, Seed, Work},
     front::Came,
     gateway::{Admission, COMPLETIONS, Completing, FIM_COMPLETIONS, Head, State},
+    head::check_fields,
     passage::Passage,
     route::{Balanced, plan::Facts},
 };
@@ -93,6 +95,11 @@ pub fn head(bytes: &[u8]) {
     let Ok(target) = PathAndQuery::try_from(words.next().unwrap_or_default()) else {
         return;
     };
+    // What the door refuses gets no further, whichever way it came.
+    let way = target.as_str();
+    if check_fields("GET", way, None, &HeaderMap::new(), LIMITS).is_err() {
+        return;
+    }
     let mut headers = HeaderMap::new();
     for line in lines {
         let colon = memchr::memchr(b':', line).unwrap_or(line.len());

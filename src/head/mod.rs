@@ -8,6 +8,7 @@
 
 mod extent;
 mod fields;
+mod frames;
 mod line;
 
 use std::{borrow::Cow, sync::LazyLock};
@@ -18,6 +19,7 @@ use memchr::{memchr, memchr_iter, memmem::Finder};
 pub use extent::Extent;
 use fields::Fields;
 pub use fields::UPGRADE;
+pub use frames::Frames;
 use line::RequestLine;
 
 use crate::error::{Error, Kind};

@@ -275,6 +275,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        completion::fields::Field,
         health::{circuit::Verdict, standing::Begun},
         route::{
             Weighed,
@@ -345,10 +346,10 @@ mod tests {
         fn choose(&mut self, node: &Balanced) -> usize {
             self.draws += 1;
             let metadata = BTreeMap::new();
-            let params: Vec<(String, &RawValue)> = self
+            let params: Vec<Field<'_>> = self
                 .params
                 .iter()
-                .map(|(name, value)| (name.clone(), &**value))
+                .map(|(name, value)| (name.as_str().into(), &**value))
                 .collect();
             let facts = Facts {
                 metadata: &metadata,

@@ -261,8 +261,12 @@ fn read_event(
         *is_done = true;
         return Ok(());
     }
-    let event: Event<'_> = serde_json::from_slice(&frame.data)
+    let event: Option<Event<'_>> = serde_json::from_slice(&frame.data)
         .map_err(|_| Failure::Invalid("an event is no chunk"))?;
+    // llama.cpp begins the stream of a list of prompts with `null`.
+    let Some(event) = event else {
+        return Ok(());
+    };
     if event.error.is_some() || &*frame.event == b"error" {
         return Err(Failure::ErrorEvent);
     }
@@ -333,6 +337,7 @@ mod tests {
     }
 
     const TEXT: &str = "data: {\"choices\":[{\"text\":\" a\"}]}\n\n";
+    const NULL: &str = "data: null\n\n";
     const FINISH: &str = "data: {\"choices\":[{\"text\":\"\",\"finish_reason\":\"stop\"}]}\n\n";
     const USAGE: &str = "data: {\"choices\":[],\"usage\":{\"completion_tokens\":2}}\n\n";
     const DONE: &str = "data: [DONE]\n\n";
@@ -363,7 +368,7 @@ mod tests {
 
     #[test]
     fn every_cut_of_a_good_answer_reads_the_same() {
-        let stream = streamed(&[TEXT, ": ping\n\n", TEXT, FINISH, USAGE, DONE]);
+        let stream = streamed(&[NULL, TEXT, ": ping\n\n", TEXT, FINISH, USAGE, DONE]);
         let chunked = whole(
             "200 OK",
             "transfer-encoding: chunked\r\n",

@@ -31,13 +31,15 @@ pub fn page(report: &Report) -> String {
     if let Some(note) = table::note(report) {
         let _ = write!(page, "<p>{}</p>", escaped(&note));
     }
-    page += "<h2>Latency by percentile</h2>";
-    page += &legend(report);
-    page += &percentiles(report);
-    page += "<h2>Requests per second over time</h2>";
-    page += &throughput(report);
-    let (title, plot) = distribution(report);
-    let _ = write!(page, "<h2>{title}</h2>{plot}");
+    let legend = legend(report);
+    let (distributed, distribution) = distribution(report);
+    for (title, plot) in [
+        ("Latency by percentile", percentiles(report)),
+        ("Requests per second over time", throughput(report)),
+        (distributed, distribution),
+    ] {
+        let _ = write!(page, "<h2>{title}</h2>{legend}{plot}");
+    }
     page += NOTES;
     page + "</main></body></html>\n"
 }
@@ -83,24 +85,26 @@ fn figures(report: &Report) -> String {
 }
 
 fn ratios(report: &Report) -> String {
-    let mut html = String::new();
+    let Some(first) = report.ratios.first() else {
+        return String::new();
+    };
+    let mut html = format!(
+        "<h2>Ratios to {}</h2><p class=\"small\">Median of the rounds, and their least and greatest.</p><div class=\"wide\"><table><thead><tr><th></th>",
+        escaped(&first.to)
+    );
     for ratios in &report.ratios {
-        let _ = write!(
-            html,
-            "<h2>{} / {}</h2><p class=\"small\">Median of the rounds, and their least and greatest.</p><table><tbody>",
-            escaped(&ratios.name),
-            escaped(&ratios.to)
-        );
-        for (label, spread) in table::ratio_rows(ratios) {
-            let _ = write!(
-                html,
-                "<tr><th scope=\"row\">{label}</th><td>{}</td></tr>",
-                table::spread(&spread)
-            );
-        }
-        html += "</tbody></table>";
+        let (name, to) = (escaped(&ratios.name), escaped(&ratios.to));
+        let _ = write!(html, "<th>{name} / {to}</th>");
     }
-    html
+    html += "</tr></thead><tbody>";
+    for row in table::ratio_rows(&report.ratios) {
+        let _ = write!(html, "<tr><th scope=\"row\">{}</th>", row.label);
+        for cell in &row.cells {
+            let _ = write!(html, "<td>{cell}</td>");
+        }
+        html += "</tr>";
+    }
+    html + "</tbody></table></div>"
 }
 
 fn legend(report: &Report) -> String {
@@ -317,7 +321,7 @@ const MISSING: &str = "<p class=\"small\">No answer was read to its end.</p>";
 
 const NOTES: &str = "<h2>What the figures are</h2><ul class=\"small\"><li>Latency: from when a request was due (open loop) or begun (closed loop) to its answer's last byte; requests that went well alone.</li><li>First token: from the same moment to the first event with text.</li><li>Between events: two events with text of one stream; 0 if they came in one read.</li><li>Sent late: from when a request was due to when it was begun.</li><li>A stream that ends without [DONE] has failed.</li></ul>";
 
-const STYLE: &str = ":root{color-scheme:light dark;--bg:#fff;--fg:#1b1f24;--soft:#5c6570;--grid:#e3e6ea;--c0:#0b62c4;--c1:#c2410c;--c2:#15803d;--c3:#9333ea;--c4:#b91c5c;--c5:#0e7490}@media(prefers-color-scheme:dark){:root{--bg:#14171b;--fg:#e6e9ed;--soft:#9aa4b0;--grid:#2c323a;--c0:#6db3ff;--c1:#ff9d5c;--c2:#5fd38a;--c3:#c79bff;--c4:#ff86b3;--c5:#5fd0e6}}body{margin:0;background:var(--bg);color:var(--fg);font:15px/1.5 system-ui,sans-serif}main{max-width:760px;margin:0 auto;padding:24px 16px 48px}h1{font-size:22px;overflow-wrap:anywhere}h2{font-size:17px;margin:32px 0 8px}.small{color:var(--soft);font-size:13px}.wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:3px 20px 3px 0;text-align:right;border-bottom:1px solid var(--grid);white-space:nowrap}th[scope=row]{text-align:left;font-weight:400}th.d1{padding-left:16px}th.d2{padding-left:32px}.legend span{margin-left:12px}svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:11px;font-family:system-ui,sans-serif}.grid{stroke:var(--grid)}.axis{stroke:var(--soft)}.line{fill:none;stroke:currentColor;stroke-width:1.8;stroke-linejoin:round}.fill{fill:currentColor;opacity:.15}.c0{color:var(--c0)}.c1{color:var(--c1)}.c2{color:var(--c2)}.c3{color:var(--c3)}.c4{color:var(--c4)}.c5{color:var(--c5)}";
+const STYLE: &str = ":root{color-scheme:light dark;--bg:#fff;--fg:#1b1f24;--soft:#5c6570;--grid:#e3e6ea;--c0:#0b62c4;--c1:#c2410c;--c2:#15803d;--c3:#9333ea;--c4:#b91c5c;--c5:#0e7490;--c6:#854d0e;--c7:#475569}@media(prefers-color-scheme:dark){:root{--bg:#14171b;--fg:#e6e9ed;--soft:#9aa4b0;--grid:#2c323a;--c0:#6db3ff;--c1:#ff9d5c;--c2:#5fd38a;--c3:#c79bff;--c4:#ff86b3;--c5:#5fd0e6;--c6:#e0b44c;--c7:#a3b3c9}}body{margin:0;background:var(--bg);color:var(--fg);font:15px/1.5 system-ui,sans-serif}main{max-width:1320px;margin:0 auto;padding:24px 16px 48px}h1{font-size:22px;overflow-wrap:anywhere}h2{font-size:17px;margin:32px 0 8px}.small{color:var(--soft);font-size:13px}.wide{overflow-x:auto}@media print{.wide{overflow:visible}}table{border-collapse:collapse;font-variant-numeric:tabular-nums}p,ul,svg{max-width:760px}th,td{padding:3px 12px 3px 0;text-align:right;border-bottom:1px solid var(--grid);white-space:nowrap}th[scope=row]{text-align:left;font-weight:400}th.d1{padding-left:16px}th.d2{padding-left:32px}.legend span:not(:first-child){margin-left:12px}svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:11px;font-family:system-ui,sans-serif}.grid{stroke:var(--grid)}.axis{stroke:var(--soft)}.line{fill:none;stroke:currentColor;stroke-width:1.8;stroke-linejoin:round}.fill{fill:currentColor;opacity:.15}.c0{color:var(--c0)}.c1{color:var(--c1)}.c2{color:var(--c2)}.c3{color:var(--c3)}.c4{color:var(--c4)}.c5{color:var(--c5)}.c6{color:var(--c6)}.c7{color:var(--c7)}";
 
 #[cfg(test)]
 mod tests {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use super::table::number;
+
 /// Lines over two linear axes; who wants another scale gives points and ticks in it.
 pub struct Plot {
     pub x: Axis,
@@ -116,10 +118,10 @@ impl Axis {
         };
         let step = round_step(max / 5.0);
         let count = (max / step).ceil().max(1.0);
-        let decimals = (-step.log10().floor()).clamp(0.0, 6.0) as usize;
+        let decimals = decimals(step);
         let ticks = (0..=count as u32)
             .map(|turn| f64::from(turn) * step)
-            .map(|place| (place, format!("{place:.decimals$}")))
+            .map(|place| (place, plain(place, decimals)))
             .collect();
         Self {
             label,
@@ -164,7 +166,7 @@ impl Axis {
         let ticks = all
             .into_iter()
             .filter(|place| (from..=to).contains(place))
-            .map(|place| (place.log10(), plain(place)))
+            .map(|place| (place.log10(), plain(place, decimals(place))))
             .collect();
         Self {
             label,
@@ -175,10 +177,17 @@ impl Axis {
     }
 }
 
-/// Without needless digits.
-fn plain(value: f64) -> String {
-    let decimals = (-value.log10().floor()).clamp(0.0, 6.0) as usize;
-    format!("{value:.decimals$}")
+/// As many as tell a power of ten, and its double, by themselves.
+fn decimals(value: f64) -> usize {
+    (-value.log10().floor()).clamp(0.0, 6.0) as usize
+}
+
+/// With commas between thousands.
+fn plain(value: f64, decimals: usize) -> String {
+    match decimals {
+        0 => number(value.round() as u64),
+        _ => format!("{value:.decimals$}"),
+    }
 }
 
 /// 1, 2 or 5 times a power of ten, at least `step`.
@@ -190,8 +199,8 @@ fn round_step(step: f64) -> f64 {
     first.unwrap_or(10.0) * power
 }
 
-/// Classes `c0` to `c5` of the style sheet.
-pub const COLOURS: usize = 6;
+/// Classes `c0` to `c7` of the style sheet.
+pub const COLOURS: usize = 8;
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 300.0;
 const LEFT: f64 = 64.0;
@@ -214,7 +223,7 @@ mod tests {
         for (max, expected) in [
             (0.0, ["0.0", "1.0"]),
             (7.0, ["0", "8"]),
-            (23_456.0, ["0", "25000"]),
+            (23_456.0, ["0", "25,000"]),
             (0.037, ["0.00", "0.04"]),
             (f64::NAN, ["0.0", "1.0"]),
         ] {
@@ -229,7 +238,7 @@ mod tests {
         let axis = Axis::logarithmic("", 0.4, 31.0);
         assert_eq!(ends(&axis), ["0.2", "50"]);
         let axis = Axis::logarithmic("", 0.004, 31_000.0);
-        assert_eq!(ends(&axis), ["0.001", "100000"]);
+        assert_eq!(ends(&axis), ["0.001", "100,000"]);
         assert!(Axis::logarithmic("", 0.0, 0.0).ticks.len() > 1);
     }
 

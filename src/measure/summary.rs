@@ -19,6 +19,19 @@ pub struct Round {
     pub own_cpu: Option<Duration>,
 }
 
+impl Round {
+    /// Adds another turn of the same round.
+    pub fn merge(&mut self, turn: &Self) {
+        let add =
+            |one: Option<Duration>, other: Option<Duration>| Some(one?.saturating_add(other?));
+        self.tally.merge(&turn.tally);
+        self.own_cpu = add(self.own_cpu, turn.own_cpu);
+        for (own, other) in self.cpu.iter_mut().zip(&turn.cpu) {
+            *own = add(*own, *other);
+        }
+    }
+}
+
 /// One target and all that was measured of it.
 #[derive(Clone, Debug)]
 pub struct Subject {
@@ -72,6 +85,7 @@ pub struct Figures {
     pub name: String,
     pub url: String,
     pub requests: u64,
+    pub sent_again: u64,
     pub succeeded: u64,
     pub aborted: u64,
     pub failed: u64,
@@ -215,6 +229,7 @@ impl Figures {
         });
         Self {
             requests: all.sent,
+            sent_again: all.sent_again,
             succeeded: all.succeeded,
             aborted: all.aborted,
             failed: all.failed(),

@@ -1,11 +1,25 @@
 //! A report as lines of text, and the rows that it shares with the HTML report.
 
-use super::summary::{Figures, Percentiles, Ratios, Report, Settings, Spread};
+use super::summary::{Figures, Percentiles, Process, Ratios, Report, Settings, Spread};
 
 /// A label and what each target has there.
 pub struct Row {
     pub label: String,
     pub cells: Vec<String>,
+}
+
+impl Row {
+    /// With a dash where a target has nothing; `None`: none has.
+    fn of(label: &str, cells: Vec<Option<String>>) -> Option<Self> {
+        let is_there = cells.iter().any(Option::is_some);
+        let cells = cells.into_iter();
+        is_there.then(|| Self {
+            label: label.to_owned(),
+            cells: cells
+                .map(|cell| cell.unwrap_or_else(|| "–".to_owned()))
+                .collect(),
+        })
+    }
 }
 
 /// The whole report.
@@ -27,14 +41,7 @@ pub fn text(report: &Report) -> String {
             "{} / {} (median of rounds, min–max)",
             ratios.name, ratios.to
         ));
-        let rows: Vec<Row> = ratio_rows(ratios)
-            .into_iter()
-            .map(|(label, spread)| Row {
-                label: label.to_owned(),
-                cells: vec![self::spread(&spread)],
-            })
-            .collect();
-        lines.extend(aligned(&rows));
+        lines.extend(aligned(&ratio_rows(std::slice::from_ref(ratios))));
     }
     if let Some(note) = note(report) {
         lines.extend([String::new(), note]);
@@ -96,6 +103,7 @@ pub fn rows(report: &Report) -> Vec<Row> {
     rows.push("requests", |target| Some(number(target.requests)));
     rows.push("  went well", |target| Some(number(target.succeeded)));
     rows.push("  left on purpose", |target| some(target.aborted));
+    rows.push("  sent again", |target| some(target.sent_again));
     rows.push("  failed", |target| Some(number(target.failed)));
     rows.push_errors();
     rows.push("seconds", |target| Some(format!("{:.2}", target.seconds)));
@@ -126,18 +134,23 @@ pub fn rows(report: &Report) -> Vec<Row> {
     rows.rows
 }
 
-/// Ratios that there are.
-pub fn ratio_rows(ratios: &Ratios) -> Vec<(&'static str, Spread)> {
-    let all = [
-        ("requests/s", ratios.requests_per_second),
-        ("latency p50", ratios.latency_p50),
-        ("latency p99", ratios.latency_p99),
-        ("first token p50", ratios.first_token_p50),
-        ("between events p50", ratios.between_events_p50),
-        ("CPU per request", ratios.cpu_per_request),
+/// Ratios that any target has.
+pub fn ratio_rows(all: &[Ratios]) -> Vec<Row> {
+    type Of = fn(&Ratios) -> Option<Spread>;
+    let ratios: [(&str, Of); 6] = [
+        ("requests/s", |ratios| ratios.requests_per_second),
+        ("latency p50", |ratios| ratios.latency_p50),
+        ("latency p99", |ratios| ratios.latency_p99),
+        ("first token p50", |ratios| ratios.first_token_p50),
+        ("between events p50", |ratios| ratios.between_events_p50),
+        ("CPU per request", |ratios| ratios.cpu_per_request),
     ];
-    all.into_iter()
-        .filter_map(|(label, spread)| Some((label, spread?)))
+    ratios
+        .into_iter()
+        .filter_map(|(label, of)| {
+            let cells = all.iter().map(|ratios| of(ratios).as_ref().map(spread));
+            Row::of(label, cells.collect())
+        })
         .collect()
 }
 
@@ -167,13 +180,8 @@ struct Rows<'a> {
 impl Rows<'_> {
     /// A row, if any target has something there.
     fn push(&mut self, label: &str, cell: impl Fn(&Figures) -> Option<String>) {
-        let cells: Vec<Option<String>> = self.report.targets.iter().map(cell).collect();
-        if cells.iter().any(Option::is_some) {
-            self.rows.push(Row {
-                label: label.to_owned(),
-                cells: cells.into_iter().map(Option::unwrap_or_default).collect(),
-            });
-        }
+        let cells = self.report.targets.iter().map(cell);
+        self.rows.extend(Row::of(label, cells.collect()));
     }
 
     fn push_errors(&mut self) {
@@ -211,26 +219,35 @@ impl Rows<'_> {
         }
     }
 
+    /// Those that have a target's name are told beside it alone, in rows that they share.
     fn push_processes(&mut self) {
-        let names: Vec<&str> = match self.report.targets.first() {
-            Some(first) => first
-                .processes
-                .iter()
-                .map(|process| process.name.as_str())
-                .collect(),
-            None => Vec::new(),
-        };
-        for (at, name) in names.into_iter().enumerate() {
-            self.push(&format!("{name}: CPU, µs/request"), |target| {
-                let process = target.processes.get(at)?;
-                process
-                    .cpu_microseconds_per_request
-                    .map(|cpu| format!("{cpu:.1}"))
-            });
-            self.push(&format!("{name}: peak memory, MB"), |target| {
-                target.processes.get(at)?.peak_bytes.map(megabytes)
-            });
+        let targets = &self.report.targets;
+        let is_own = |name: &str| targets.iter().any(|target| target.name == name);
+        let names = targets.first().into_iter().flat_map(|first| {
+            let names = first.processes.iter().map(|process| process.name.as_str());
+            names.enumerate()
+        });
+        let others: Vec<(usize, &str)> = names.filter(|(_, name)| !is_own(name)).collect();
+        self.push_process("its process", |target| {
+            let mut all = target.processes.iter();
+            all.find(|process| process.name == target.name)
+        });
+        for (at, name) in others {
+            self.push_process(name, |target| target.processes.get(at));
         }
+    }
+
+    fn push_process(&mut self, name: &str, find: impl Fn(&Figures) -> Option<&Process>) {
+        self.push(&format!("{name}: CPU, µs/request"), |target| {
+            let cpu = find(target)?.cpu_microseconds_per_request?;
+            Some(match cpu {
+                cpu if cpu < 1000.0 => format!("{cpu:.1}"),
+                cpu => number(cpu.round() as u64),
+            })
+        });
+        self.push(&format!("{name}: peak memory, MB"), |target| {
+            find(target)?.peak_bytes.map(megabytes)
+        });
     }
 }
 
@@ -309,8 +326,18 @@ fn throughput(spread: &Spread) -> String {
     )
 }
 
-pub fn spread(spread: &Spread) -> String {
-    format!("{:.3} ({:.3}–{:.3})", spread.median, spread.min, spread.max)
+fn spread(spread: &Spread) -> String {
+    let [median, min, max] = [spread.median, spread.min, spread.max].map(ratio);
+    format!("{median} ({min}–{max})")
+}
+
+/// To about three digits.
+fn ratio(value: f64) -> String {
+    match value {
+        value if value < 10.0 => format!("{value:.3}"),
+        value if value < 100.0 => format!("{value:.1}"),
+        value => number(value.round() as u64),
+    }
 }
 
 /// Of a core.
@@ -348,7 +375,14 @@ mod tests {
             line("gateway / direct"),
             "gateway / direct (median of rounds, min–max)"
         );
-        assert!(text.contains("gateway: peak memory, MB"));
+        assert_eq!(
+            line("its process: CPU"),
+            "its process: CPU, µs/request – 295.6"
+        );
+        assert_eq!(
+            line("its process: peak"),
+            "its process: peak memory, MB – 41.94"
+        );
         assert!(
             !text.contains("left on purpose")
                 && !text.contains("tokens/s")
@@ -361,6 +395,19 @@ mod tests {
             column(lines[3]),
             "columns end at one place"
         );
+    }
+
+    #[test]
+    fn a_process_of_another_name_has_rows_of_its_own() {
+        let mut report = report(["direct", "gateway"]);
+        for target in &mut report.targets {
+            target.processes[0].name = "upstream".to_owned();
+        }
+        let text = text(&report);
+        let row = text.lines().find(|line| line.starts_with("upstream: CPU"));
+        let cells: Vec<&str> = row.unwrap().split_whitespace().skip(3).collect();
+        assert_eq!(cells, ["85.3", "295.6"]);
+        assert!(!text.contains("its process"));
     }
 
     #[test]
@@ -384,6 +431,10 @@ mod tests {
         assert_eq!(
             [0.0421, 12.345, 123.45, 12_345.6].map(milliseconds),
             ["0.042", "12.35", "123.5", "12,346"].map(String::from)
+        );
+        assert_eq!(
+            [0.0421, 12.345, 1234.5].map(ratio),
+            ["0.042", "12.3", "1,235"].map(String::from)
         );
     }
 }

@@ -86,6 +86,8 @@ pub struct Tally {
     /// From when a request was due to when it was begun. Open loop only.
     pub late: Times,
     pub sent: u64,
+    /// Of those, the ones that were sent on a new connection too: the one that was kept ended before a byte came.
+    pub sent_again: u64,
     pub succeeded: u64,
     /// Left by the client after the number of events that it was told.
     pub aborted: u64,
@@ -131,6 +133,7 @@ impl Tally {
         self.between.merge(&other.between);
         self.late.merge(&other.late);
         self.sent += other.sent;
+        self.sent_again += other.sent_again;
         self.succeeded += other.succeeded;
         self.aborted += other.aborted;
         for (failure, count) in &other.failures {

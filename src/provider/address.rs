@@ -214,6 +214,11 @@ mod tests {
             (also(&["169.254.0.0/16"]), "169.254.1.1", true),
             (also(&["169.254.0.0/16"]), "169.254.169.254", false),
             (also(&["169.254.169.254/32"]), "169.254.169.254", true),
+            (
+                also(&["10.0.0.0/8", "169.254.169.254/32"]),
+                "169.254.169.254",
+                true,
+            ),
             (also(&["0.0.0.0/0"]), "100.100.100.200", false),
             (Reach::Trusted, "10.0.0.1", true),
             (Reach::Trusted, "::1", true),
@@ -226,6 +231,191 @@ mod tests {
             assert_eq!(reach.admits(parsed), admitted, "{reach:?} {address}");
         }
     }
+
+    // G8 of docs/faults.md: a network that was one bit too wide or too narrow was missed by nobody.
+    #[test]
+    fn every_special_network_ends_where_its_registry_says() {
+        let class = |text: &str| class(text.parse().unwrap());
+        for (before, first, last, after) in BORDERS {
+            let (network, outside) = (class(first), [class(before), class(after)]);
+            assert_eq!(class(last), network, "{first} to {last}");
+            assert!(
+                !outside.contains(&network),
+                "{before}, {after}: {network:?}"
+            );
+        }
+    }
+
+    /// The address before a network, its first, its last, and the one behind it.
+    const BORDERS: &[(&str, &str, &str, &str)] = &[
+        ("1.0.0.0", "0.0.0.0", "0.255.255.255", "1.0.0.0"),
+        ("9.255.255.255", "10.0.0.0", "10.255.255.255", "11.0.0.0"),
+        (
+            "100.63.255.255",
+            "100.64.0.0",
+            "100.127.255.255",
+            "100.128.0.0",
+        ),
+        (
+            "126.255.255.255",
+            "127.0.0.0",
+            "127.255.255.255",
+            "128.0.0.0",
+        ),
+        (
+            "169.253.255.255",
+            "169.254.0.0",
+            "169.254.255.255",
+            "169.255.0.0",
+        ),
+        (
+            "172.15.255.255",
+            "172.16.0.0",
+            "172.31.255.255",
+            "172.32.0.0",
+        ),
+        ("191.255.255.255", "192.0.0.0", "192.0.0.255", "192.0.1.0"),
+        ("192.0.1.255", "192.0.2.0", "192.0.2.255", "192.0.3.0"),
+        (
+            "192.88.98.255",
+            "192.88.99.0",
+            "192.88.99.255",
+            "192.88.100.0",
+        ),
+        (
+            "192.167.255.255",
+            "192.168.0.0",
+            "192.168.255.255",
+            "192.169.0.0",
+        ),
+        (
+            "198.17.255.255",
+            "198.18.0.0",
+            "198.19.255.255",
+            "198.20.0.0",
+        ),
+        (
+            "198.51.99.255",
+            "198.51.100.0",
+            "198.51.100.255",
+            "198.51.101.0",
+        ),
+        (
+            "203.0.112.255",
+            "203.0.113.0",
+            "203.0.113.255",
+            "203.0.114.0",
+        ),
+        (
+            "223.255.255.255",
+            "224.0.0.0",
+            "239.255.255.255",
+            "240.0.0.0",
+        ),
+        (
+            "239.255.255.255",
+            "240.0.0.0",
+            "255.255.255.254",
+            "255.255.255.255",
+        ),
+        ("::1", "::2", "::ffff:ffff", "::1:0:0"),
+        (
+            "64:ff9a:ffff:ffff:ffff:ffff:ffff:ffff",
+            "64:ff9b::8.0.0.0",
+            "64:ff9b::8.255.255.255",
+            "64:ff9b::1:0:0",
+        ),
+        (
+            "64:ff9b:0:ffff:ffff:ffff:ffff:ffff",
+            "64:ff9b:1::",
+            "64:ff9b:1:ffff:ffff:ffff:ffff:ffff",
+            "64:ff9b:2::",
+        ),
+        (
+            "1fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "2000::",
+            "2000:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "2001::",
+        ),
+        (
+            "2000:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "2001::",
+            "2001:0:ffff:ffff:ffff:ffff:ffff:ffff",
+            "2001:1::",
+        ),
+        (
+            "2001:0:ffff:ffff:ffff:ffff:ffff:ffff",
+            "2001:1::",
+            "2001:1:ffff:ffff:ffff:ffff:ffff:ffff",
+            "2001:2::",
+        ),
+        (
+            "2001:1:ffff:ffff:ffff:ffff:ffff:ffff",
+            "2001:2::",
+            "2001:2:0:ffff:ffff:ffff:ffff:ffff",
+            "2001:2:1::",
+        ),
+        (
+            "2001:2:0:ffff:ffff:ffff:ffff:ffff",
+            "2001:2:1::",
+            "2001:1ff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "2001:200::",
+        ),
+        (
+            "2001:db7:ffff:ffff:ffff:ffff:ffff:ffff",
+            "2001:db8::",
+            "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff",
+            "2001:db9::",
+        ),
+        (
+            "2001:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "2002::",
+            "2002:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "2003::",
+        ),
+        (
+            "3ffe:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "3fff::",
+            "3fff:fff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "3fff:1000::",
+        ),
+        (
+            "4000::",
+            "3fff:1000::",
+            "3fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "4000::",
+        ),
+        (
+            "fbff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "fc00::",
+            "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "fe00::",
+        ),
+        (
+            "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "fe00::",
+            "fe7f:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "fe80::",
+        ),
+        (
+            "fe7f:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "fe80::",
+            "febf:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "fec0::",
+        ),
+        (
+            "febf:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "fec0::",
+            "feff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "ff00::",
+        ),
+        (
+            "feff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "ff00::",
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "feff::",
+        ),
+    ];
 
     const TABLE: &[(&str, Class)] = &[
         ("8.8.8.8", Class::Public),
@@ -326,5 +516,6 @@ mod tests {
         ("4000::1", Class::Reserved),
         ("5f00::1", Class::Reserved),
         ("64:ff9b:2::1", Class::Reserved),
+        ("fe00::1", Class::Reserved),
     ];
 }

@@ -98,7 +98,7 @@ impl Auth {
     pub fn header(&self, key: Option<&Secret>) -> Result<Option<(HeaderName, HeaderValue)>, Error> {
         let Some(key) = key else { return Ok(None) };
         let (name, text) = match self {
-            Self::Bearer => (AUTHORIZATION, format!("{BEARER}{}", key.expose())),
+            Self::Bearer => (AUTHORIZATION, [BEARER, key.expose()].concat()),
             Self::Header(name) => (name.clone(), key.expose().to_owned()),
             Self::None => return Ok(None),
         };

@@ -238,6 +238,7 @@ mod tests {
             ("http://[::FFFF:7f00:1]/", "::ffff:127.0.0.1"),
             ("http://127.0.0.1.nip.io/", "127.0.0.1.nip.io"),
             ("http://1.example/", "1.example"),
+            ("http://node.b1/", "node.b1"),
         ] {
             assert_eq!(Base::try_new(url, "x").unwrap().host, host, "{url}");
         }
@@ -256,6 +257,8 @@ mod tests {
             "http://[::1/",
             "http://[127.0.0.1]/",
             "http://99999999999999999999/",
+            "http://+7/",
+            "http://0x+7/",
         ] {
             assert!(Base::try_new(url, "x").is_err(), "{url}");
         }
@@ -275,6 +278,11 @@ mod tests {
             "https://a b",
             "https://a/../b",
             "https://a%2eb/",
+            "https://a!b/",
+            "https://a,b/",
+            "https://a;b/",
+            "https://a*b/",
+            "https://:443/",
         ] {
             assert!(Base::try_new(url, "base_url").is_err(), "{url}");
         }

@@ -23,6 +23,7 @@ use http::HeaderMap;
 use serde_json::{Value, value::RawValue};
 
 use crate::{
+    completion::fields::Field,
     error::Error,
     route::{
         Balance, Balanced, Route, Weighed,
@@ -179,7 +180,7 @@ impl Deref for Plan {
 pub struct Facts<'a> {
     pub metadata: &'a BTreeMap<String, Value>,
     /// The body's fields, as the client sent them.
-    pub params: &'a [(String, &'a RawValue)],
+    pub params: &'a [Field<'a>],
     pub path: &'a str,
     pub headers: &'a HeaderMap,
     pub traits: Traits,

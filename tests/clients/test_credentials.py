@@ -142,7 +142,9 @@ def credentials_of(vendor, account, token):
 def started(folder, vendor, kinds):
     [port] = processes.free_ports(1)
     providers = {name: dict(base_url=vendor.url, credentials=parts) for name, parts in kinds.items()}
-    conf = dict(gateway=dict(listen=f"127.0.0.1:{port}", admin=dict(listen="none"), providers=providers))
+    # Git knows no file that its owner alone can read.
+    conf = dict(gateway=dict(listen=f"127.0.0.1:{port}", admin=dict(listen="none"), providers=providers,
+                             secret_file_mode="0644"))
     # JSON is YAML.
     with processes.gateway(folder, json.dumps(conf), [port]):
         yield f"http://127.0.0.1:{port}"

@@ -88,6 +88,43 @@ fn upstream_of(whole: &'static str) -> Upstream {
     })
 }
 
+/// Closes a connection at its second request, without a word; from the `last`th request on, at the first.
+fn closing(last: usize) -> Upstream {
+    let served = Mutex::new(Vec::new());
+    Upstream::start(move |_, stream| {
+        let (from, mut served) = (stream.peer_addr().unwrap(), served.lock().unwrap());
+        if served.contains(&from) || served.len() >= last {
+            return After::Close;
+        }
+        served.push(from);
+        stream.write_all(&json(200, TEXT)).unwrap();
+        After::Keep
+    })
+}
+
+#[test]
+fn a_kept_connection_that_its_server_had_closed_is_no_failure() {
+    let upstream = closing(usize::MAX);
+    let url = format!("http://{}", upstream.address);
+    let run = bench(&[&url, "--requests", "4", "--concurrency", "1"]);
+    assert_eq!(run.status, 0, "{}", run.table);
+    let counts = ["succeeded", "sent_again", "connections"].map(|name| run.count(name));
+    assert_eq!(counts, [4, 3, 4]);
+    assert!(run.table.contains("sent again"), "{}", run.table);
+}
+
+#[test]
+fn what_a_new_connection_does_not_bring_either_is_cut() {
+    let upstream = closing(1);
+    let url = format!("http://{}", upstream.address);
+    let run = bench(&[&url, "--requests", "3", "--concurrency", "1"]);
+    assert_eq!(run.status, 1);
+    let counts = ["succeeded", "sent_again", "errors/cut"].map(|name| run.count(name));
+    assert_eq!(counts, [1, 1, 2]);
+    // One answered, one on that connection and on a new one, and one on its own.
+    assert_eq!(upstream.seen().len(), 4);
+}
+
 #[test]
 fn counts_are_those_of_the_servers_own_metrics() {
     let (gateway, _) = emulated();
@@ -437,7 +474,9 @@ fn servers_are_compared_round_by_round() {
         process["peak_bytes"].as_u64().unwrap() > 1 << 20,
         "{process}"
     );
-    assert!(process["cpu_seconds"].is_number() && run.table.contains("gateway: CPU, µs/request"));
+    assert!(
+        process["cpu_seconds"].is_number() && run.table.contains("its process: CPU, µs/request")
+    );
     // In turn: each round asks one after the other.
     assert_eq!(fast.seen().len(), 120);
     let page = fs::read_to_string(&html).unwrap();

@@ -4,6 +4,7 @@
 use std::{
     io::Write,
     net::{Shutdown, SocketAddr, TcpStream},
+    os::fd::AsRawFd,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -826,6 +827,38 @@ fn a_log_that_cannot_be_written_stops_nothing() {
     }
 }
 
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let upstream = Upstream::answering(whole(200, TEXT));
+    let (reader, writer) = std::io::pipe().unwrap();
+    let pipe = format!("/proc/self/fd/{}", writer.as_raw_fd());
+    let mut gateway = Gateway::logging_to(&providers_at(&upstream.address), &pipe);
+    drop(writer);
+    // Refused here, so that they are many: the pipe is full, and so is what waits for it.
+    let mut client = Client::connect(&gateway.address);
+    let long = "x".repeat(200);
+    let dropped = wait_for(|| {
+        for _ in 0..500 {
+            client.send(post(&[("x-portkey-trace-id", &long)], "no JSON"));
+            assert_eq!(client.read().status, 400);
+        }
+        let metrics = metrics(&gateway);
+        let mut lines = metrics.lines();
+        let count =
+            lines.find_map(|line| line.strip_prefix("completions_log_lines_dropped_total "));
+        count.filter(|count| *count != "0").map(str::to_owned)
+    });
+    assert!(dropped.is_some());
+    for road in ROADS {
+        assert_eq!(ask(&gateway.address, road, PLAIN).status, 200);
+    }
+    // Nor does it keep the process from ending.
+    gateway.signal("TERM");
+    let status = wait_for(|| gateway.child.try_wait().unwrap()).expect("the process goes on");
+    assert!(status.success());
+    drop(reader);
+}
+
 // Row 31: who was in a storm is served as soon as it is over.
 #[test]
 fn a_target_that_was_down_under_retries_serves_as_soon_as_it_is_back() {
@@ -859,6 +892,38 @@ fn a_target_that_was_down_under_retries_serves_as_soon_as_it_is_back() {
     for _ in 0..20 {
         assert_eq!(call(), 200);
     }
+}
+
+// Row 14: what a vendor adds to its streams is left out, and somebody hears of it.
+#[test]
+fn events_of_unknown_kinds_are_counted() {
+    let events = concat!(
+        "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m\",\"model\":\"c\",\"usage\":{\"input_tokens\":1,\"output_tokens\":1}}}\n\n",
+        "event: brand_new\ndata: {\"type\":\"brand_new\"}\n\n",
+        "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"a\"}}\n\n",
+        "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":4}}\n\n",
+        "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+    );
+    let upstream = Upstream::answering([STREAM, &chunk(events), LAST_CHUNK].concat());
+    let address = &upstream.address;
+    let gateway = Gateway::start(&format!(
+        "  providers:\n    anthropic: {{ base_url: \"http://{address}\", api_key: sk-x }}\n  default: {{ provider: anthropic }}\n"
+    ));
+    for road in ROADS {
+        assert_eq!(
+            told(&ask(&gateway.address, road, STREAMED), "new"),
+            Told::Good
+        );
+    }
+    let line = "completions_unknown_events_total{provider=\"anthropic\"} 2\n";
+    let counted = wait_for(|| metrics(&gateway).contains(line).then_some(()));
+    assert!(counted.is_some(), "{}", metrics(&gateway));
+}
+
+fn metrics(gateway: &Gateway) -> String {
+    let mut operator = Client::connect(&gateway.admin);
+    operator.send(request("GET", "/metrics", &[], ""));
+    operator.read().text().to_owned()
 }
 
 // Row 14: bytes that are no text, and indices that nobody asked for.

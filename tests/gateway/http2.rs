@@ -275,7 +275,37 @@ fn heads_that_grow_when_they_are_read_cost_no_memory() {
     assert!(grown < 64 << 20, "{grown} bytes");
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+/// P7 and P12: the frames of a head have the time of one head together.
+#[test]
+fn a_head_of_http2_that_trickles_is_given_up() {
+    let gateway = Gateway::start("  limits: { header_seconds: 1 }\n");
+    let mut stream = std::net::TcpStream::connect(&gateway.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut trickling = stream.try_clone().unwrap();
+    let started = std::time::Instant::now();
+    let sending = std::thread::spawn(move || {
+        let value = [
+            &b"\x82\x86\x04\x01/\x01\x07gateway\x00\x01a\x7f\xe9\x06"[..],
+            &[b'x'; 1_000],
+        ];
+        let head = frame(HEADERS, 0x05, 1, &value.concat());
+        let mut sent = std::io::Write::write_all(&mut trickling, PREFACE);
+        for byte in head {
+            if sent.is_err() {
+                break;
+            }
+            sent = std::io::Write::write_all(&mut trickling, &[byte]);
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    });
+    while next_frame(&mut stream).0 != GOAWAY {}
+    let given_up = started.elapsed().as_millis();
+    assert!((900..10_000).contains(&given_up), "{given_up} ms");
+    drop(stream);
+    sending.join().unwrap();
+}
+
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let mut frame = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
     frame.extend(payload);
@@ -283,7 +313,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// The next frame's type and what it holds; the connection's end is one too.
-fn next_frame(stream: &mut std::net::TcpStream) -> (u8, Vec<u8>) {
+pub fn next_frame(stream: &mut std::net::TcpStream) -> (u8, Vec<u8>) {
     let mut head = [0; 9];
     if std::io::Read::read_exact(stream, &mut head).is_err() {
         return (GOAWAY, Vec::new());
@@ -295,11 +325,11 @@ fn next_frame(stream: &mut std::net::TcpStream) -> (u8, Vec<u8>) {
 }
 
 /// What a client begins with: RFC 9113, section 3.4, and settings that say nothing.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+pub const HEADERS: u8 = 1;
+pub const RST_STREAM: u8 = 3;
+pub const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
 
 /// L6: each part of a head that there has to be, left out or twice. RFC 7541, appendix A, numbers the fields.
 #[test]

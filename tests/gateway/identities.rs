@@ -16,7 +16,7 @@ use crate::{
     support::{
         Gateway,
         client::{Client, PLAIN, ROADS, STREAMED, ask, request},
-        scratch,
+        secret_file,
         upstream::{After, LAST_CHUNK, Request, STREAM, TEXT, Upstream, chunk, events, json},
         wait_for,
     },
@@ -69,9 +69,7 @@ fn serving(refuse: impl Fn(&Request) -> Option<Vec<u8>> + Send + Sync + 'static)
 
 /// A file of this test's.
 fn file(text: &str) -> String {
-    let path = scratch("secret");
-    fs::write(&path, text).unwrap();
-    path.to_str().unwrap().to_owned()
+    secret_file(text).to_str().unwrap().to_owned()
 }
 
 /// A provider at `upstream` that speaks as `openai` does, with `credentials`.

@@ -1,9 +1,11 @@
 //! The process: arguments, conf files, its way up and down, the operator's port.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     io::Write,
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
+    os::unix::fs::{PermissionsExt, symlink},
+    path::{Path, PathBuf},
     process::{Command, Output},
     sync::{Mutex, mpsc},
 };
@@ -11,7 +13,7 @@ use std::{
 use crate::support::{
     BINARY, Gateway, PATIENCE,
     client::{Client, ROADS, STREAMED, ask, post, request},
-    scratch,
+    free_address, scratch, secret_file,
     upstream::{After, DONE, LAST_CHUNK, STREAM, Upstream, chunk, event},
     wait_for,
 };
@@ -129,18 +131,56 @@ fn a_secret_of_the_conf_is_never_printed() {
 
 #[test]
 fn a_secret_that_turns_out_empty_is_refused() {
-    let file = scratch("empty");
-    fs::write(&file, "\n").unwrap();
-    let conf = format!(
-        "gateway:\n  providers:\n    openai:\n      api_key: \"file:{}\"\n",
-        file.display()
-    );
-    let output = check(&conf);
+    let file = secret_file("\n");
+    let output = check(&with_key_file(&file));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(
         !output.status.success() && said.contains("gateway.providers.openai.api_key"),
         "{said}"
     );
+}
+
+fn with_key_file(file: &Path) -> String {
+    let file = file.display();
+    format!("gateway:\n  providers:\n    openai:\n      api_key: \"file:{file}\"\n")
+}
+
+// faults.md, secrets.
+#[test]
+fn a_file_of_a_secret_that_others_can_read_is_refused() {
+    let file = secret_file("sk-secret-1\n");
+    // Kubernetes mounts secrets as links.
+    let link = scratch("link");
+    symlink(&file, &link).unwrap();
+    let conf = with_key_file(&link);
+    assert!(check(&conf).status.success());
+    fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    let output = check(&conf);
+    let said = String::from_utf8(output.stderr).unwrap();
+    let told = format!(
+        "`{}` is open to others, as its mode is 0644",
+        link.display()
+    );
+    assert!(!output.status.success() && said.contains(&told), "{said}");
+    assert!(!said.contains("sk-secret-1"));
+    assert!(
+        check(&(conf + "  secret_file_mode: \"0644\"\n"))
+            .status
+            .success()
+    );
+}
+
+#[test]
+fn a_secret_in_plain_text_is_warned_of_without_its_value() {
+    let conf = "gateway:\n  providers:\n    openai: { api_key: sk-secret-1 }\n";
+    let output = check(conf);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success());
+    assert!(
+        said.contains("conf.yaml:3: gateway.providers.openai.api_key: a secret in plain text"),
+        "{said}"
+    );
+    assert!(!said.contains("sk-secret-1"));
 }
 
 #[test]
@@ -206,6 +246,41 @@ fn sigterm_lets_streams_end_and_then_ends_the_process() {
         assert!(rest.ends_with(DONE.as_bytes()));
         let status = wait_for(|| gateway.child.try_wait().unwrap()).expect("the process goes on");
         assert!(status.success());
+    }
+}
+
+/// The thread that writes the log has to start behind the fork.
+#[test]
+fn a_daemon_writes_its_log_to_its_end() {
+    let (address, log, pid) = (free_address(), scratch("log"), scratch("pid"));
+    let conf = format!(
+        "pid_file: {}\nerror_log: {}\nupgrade_sock: {}\ngateway:\n  listen: {address}\n  admin: {{ listen: none }}\n",
+        pid.display(),
+        log.display(),
+        scratch("sock").display()
+    );
+    let file = scratch("conf.yaml");
+    fs::write(&file, conf).unwrap();
+    assert!(run(&["-d", "-c", file.to_str().unwrap()]).status.success());
+    let daemon = Daemon(pid);
+    wait_for(|| TcpStream::connect(&address).ok()).expect("it does not listen");
+    assert_eq!(ask(&address, &[], "no JSON").status, 400);
+    let logged = |text: &str| {
+        let read = || fs::read_to_string(&log).ok();
+        wait_for(|| read().filter(|logged| logged.contains(text)))
+    };
+    assert!(logged("failure=invalid_request").is_some());
+    drop(daemon);
+    assert!(logged("] drained\n").is_some());
+}
+
+/// A process of its own, by the file with its id; told to end when dropped.
+struct Daemon(PathBuf);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let id = fs::read_to_string(&self.0).unwrap_or_default();
+        let _ = Command::new("kill").arg(id.trim()).status();
     }
 }
 

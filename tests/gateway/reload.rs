@@ -9,7 +9,7 @@ use std::{
 use crate::support::{
     Gateway, PATIENCE,
     client::{Answer, Client, ROADS, STREAMED, ask, post, request},
-    providers_at, scratch,
+    providers_at, secret_file,
     upstream::{After, DONE, LAST_CHUNK, STREAM, TEXT, Upstream, chunk, event, json},
     wait_for,
 };
@@ -73,8 +73,7 @@ fn the_operator_reloads_and_a_broken_conf_changes_nothing() {
             .contains("base_ulr")
     );
     assert_eq!(text(&gateway), "old");
-    let logged = gateway.logged();
-    assert!(logged.contains("the conf was not reloaded, the old one stays:"));
+    let logged = gateway.wait_for_log("the conf was not reloaded, the old one stays:");
     assert!(!(logged + refused.text()).contains("sk-secret-1"));
 
     gateway.rewrite(&providers_at(&new.address));
@@ -158,8 +157,7 @@ fn a_stream_ends_as_it_began_although_its_provider_is_gone_from_the_conf() {
 #[test]
 fn a_key_file_that_was_rotated_is_read_again() {
     let upstream = named("any");
-    let file = scratch("key");
-    fs::write(&file, "sk-first\n").unwrap();
+    let file = secret_file("sk-first\n");
     let lines = format!(
         "  providers:\n    openai: {{ base_url: \"http://{}/v1\", api_key: \"file:{}\" }}\n  default: {{ provider: openai, model: m }}\n",
         upstream.address,

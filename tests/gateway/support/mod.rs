@@ -7,9 +7,10 @@ pub mod targets;
 pub mod upstream;
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -257,6 +258,14 @@ pub fn scratch(kind: &str) -> PathBuf {
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("{}-{number}.{kind}", std::process::id());
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+/// A new file that its owner alone can read.
+pub fn secret_file(text: &str) -> PathBuf {
+    let file = scratch("secret");
+    fs::write(&file, text).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    file
 }
 
 /// Whether the process comes up: its operator's port says that all ports are open.

@@ -1,0 +1,140 @@
+//! What the ways are asked.
+
+use pingora_completions::bench::{Question, template};
+
+use crate::upstream::PROMPTS;
+
+/// One load. Whoever only passes on is asked the upstream's own text completion; the gateway has to do more for some of them.
+pub struct Scenario {
+    pub name: &'static str,
+    pub told: &'static str,
+    pub connections: usize,
+    pub question: Question,
+    /// Of the upstream, before `/v1`.
+    pub path: &'static str,
+    /// To the gateway.
+    pub header: &'static str,
+    /// Whether it is one text completion for the gateway, too: then other AI gateways can be asked the same.
+    pub is_one_completion: bool,
+    pub abort_after: Option<u32>,
+    /// In how many turns a round is taken.
+    pub turns: u32,
+}
+
+impl Scenario {
+    pub fn named(name: &str) -> Self {
+        let mut all = scenarios().into_iter();
+        all.find(|scenario| scenario.name == name).unwrap()
+    }
+
+    /// A call of a fan-out that is its request's only one.
+    pub fn alone() -> Self {
+        Self {
+            question: question(),
+            connections: CONNECTIONS,
+            ..Self::named("fan-out")
+        }
+    }
+}
+
+pub fn scenarios() -> Vec<Scenario> {
+    let plain = |name, told| Scenario {
+        name,
+        told,
+        connections: CONNECTIONS,
+        question: question(),
+        path: "",
+        header: "x-portkey-provider: openai",
+        is_one_completion: true,
+        abort_after: None,
+        turns: TURNS,
+    };
+    let streamed = Question {
+        stream: true,
+        ..question()
+    };
+    vec![
+        plain("plain", "100-byte prompt, answered whole"),
+        Scenario {
+            question: streamed.clone(),
+            ..plain("streamed", "16 tokens in one write")
+        },
+        Scenario {
+            connections: 200,
+            question: Question {
+                model: Some("paced".to_owned()),
+                ..streamed.clone()
+            },
+            path: "/paced",
+            // Its streams take a second.
+            turns: 1,
+            header: "x-portkey-provider: paced",
+            ..plain("paced", "streams of 50 tokens, one each 20 ms")
+        },
+        Scenario {
+            header: "x-portkey-provider: anthropic",
+            is_one_completion: false,
+            ..plain(
+                "anthropic",
+                "the gateway translates to the Messages API and back",
+            )
+        },
+        Scenario {
+            header: "x-portkey-provider: google",
+            is_one_completion: false,
+            ..plain("gemini", "the gateway translates to Gemini and back")
+        },
+        Scenario {
+            connections: 2,
+            question: Question {
+                prompts: PROMPTS,
+                ..question()
+            },
+            path: "/list",
+            header: "x-portkey-provider: single",
+            is_one_completion: false,
+            ..plain(
+                "fan-out",
+                "24 prompts: one call, but 24 of the gateway's, to a provider that takes one prompt",
+            )
+        },
+        Scenario {
+            header: FALLBACK,
+            is_one_completion: false,
+            ..plain(
+                "fallback",
+                "each tenth call of the gateway's fails and is made elsewhere",
+            )
+        },
+        Scenario {
+            connections: 8,
+            question: Question {
+                prompt: template::prompt(1 << 20),
+                ..question()
+            },
+            ..plain("megabyte", "prompts of 1 MB")
+        },
+        Scenario {
+            question: streamed,
+            abort_after: Some(1),
+            ..plain(
+                "aborts",
+                "streams that are left at their first event, each with a connection of its own",
+            )
+        },
+    ]
+}
+
+fn question() -> Question {
+    Question {
+        model: Some("gpt-3.5-turbo-instruct".to_owned()),
+        prompt: template::prompt(100),
+        max_tokens: Some(20),
+        usage: true,
+        ..Question::default()
+    }
+}
+
+const CONNECTIONS: usize = 32;
+const TURNS: u32 = 16;
+const FALLBACK: &str = r#"x-portkey-config: {"strategy":{"mode":"fallback"},"targets":[{"provider":"flaky"},{"provider":"openai"}]}"#;

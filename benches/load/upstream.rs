@@ -1,0 +1,193 @@
+//! The upstream of a load: canned answers, in a process of its own.
+
+use std::{
+    io,
+    net::TcpListener,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// Answers a completion with 290 bytes of JSON, and one that streams with its first event at once and the rest behind it; on
+/// the paths of Anthropic and Gemini in their words. Under `/list` it has an answer for each of [`PROMPTS`], under `/flaky`
+/// each tenth answer is a 503, under `/paced` a stream takes its time.
+pub fn serve(address: &str) {
+    let listener = TcpListener::bind(address).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            tokio::spawn(answer(stream));
+        }
+    });
+}
+
+async fn answer(mut stream: TcpStream) {
+    let answers = Answers::new();
+    let mut buffer = Vec::with_capacity(64 << 10);
+    loop {
+        let Some(request) = read_message(&mut stream, &mut buffer).await else {
+            return;
+        };
+        let written = match path(&request).starts_with(b"/paced") {
+            true => pace(&mut stream).await,
+            false => stream.write_all(answers.to(&request)).await,
+        };
+        if written.is_err() {
+            return;
+        }
+    }
+}
+
+struct Answers {
+    whole: Vec<u8>,
+    list: Vec<u8>,
+    streamed: Vec<u8>,
+    anthropic: Vec<u8>,
+    gemini: Vec<u8>,
+    unavailable: Vec<u8>,
+}
+
+impl Answers {
+    fn new() -> Self {
+        let text = format!(" {}", "Sweet treats for every occasion, ".repeat(3));
+        let body = |count: usize| {
+            let choices: Vec<String> = (0..count)
+                .map(|index| {
+                    format!(
+                        r#"{{"text":"{text}","index":{index},"logprobs":null,"finish_reason":"stop"}}"#
+                    )
+                })
+                .collect();
+            format!(
+                r#"{{"id":"cmpl-123","object":"text_completion","created":1677652288,"model":"gpt-3.5-turbo-instruct","choices":[{}],"usage":{{"prompt_tokens":10,"completion_tokens":7,"total_tokens":17}}}}"#,
+                choices.join(",")
+            )
+        };
+        let anthropic = format!(
+            r#"{{"id":"msg_123","type":"message","role":"assistant","model":"m","content":[{{"type":"text","text":"{text}"}}],"stop_reason":"end_turn","stop_sequence":null,"usage":{{"input_tokens":10,"output_tokens":7}}}}"#
+        );
+        let gemini = format!(
+            r#"{{"candidates":[{{"content":{{"parts":[{{"text":"{text}"}}],"role":"model"}},"finishReason":"STOP","index":0}}],"usageMetadata":{{"promptTokenCount":10,"candidatesTokenCount":7,"totalTokenCount":17}},"modelVersion":"m","responseId":"r"}}"#
+        );
+        let error =
+            r#"{"error":{"message":"Try later.","type":"server_error","param":null,"code":null}}"#;
+        Self {
+            whole: sized("200 OK", &body(1)),
+            list: sized("200 OK", &body(PROMPTS)),
+            streamed: streamed(),
+            anthropic: sized("200 OK", &anthropic),
+            gemini: sized("200 OK", &gemini),
+            unavailable: sized("503 Service Unavailable", error),
+        }
+    }
+
+    fn to(&self, request: &[u8]) -> &[u8] {
+        static TURNS: AtomicU64 = AtomicU64::new(0);
+        let path = path(request);
+        match path {
+            _ if path.starts_with(b"/flaky")
+                && TURNS.fetch_add(1, Ordering::Relaxed).is_multiple_of(10) =>
+            {
+                &self.unavailable
+            }
+            _ if path.starts_with(b"/list") => &self.list,
+            _ if path.ends_with(b"/messages") => &self.anthropic,
+            _ if find(path, b":generateContent").is_some() => &self.gemini,
+            _ if find(request, b"\"stream\":true").is_some() => &self.streamed,
+            _ => &self.whole,
+        }
+    }
+}
+
+fn sized(status: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
+}
+
+fn streamed() -> Vec<u8> {
+    let mut events = event(" Sweet", "null");
+    for _ in 0..15 {
+        events += &event(" treats", "null");
+    }
+    events += &event("", "\"stop\"");
+    events += "data: [DONE]\n\n";
+    format!("{STREAM}{}0\r\n\r\n", chunk(&events)).into_bytes()
+}
+
+fn event(text: &str, finish: &str) -> String {
+    format!(
+        "data: {{\"id\":\"cmpl-123\",\"object\":\"text_completion\",\"created\":1677652288,\"model\":\"gpt-3.5-turbo-instruct\",\"choices\":[{{\"text\":\"{text}\",\"index\":0,\"logprobs\":null,\"finish_reason\":{finish}}}]}}\n\n"
+    )
+}
+
+fn chunk(bytes: &str) -> String {
+    format!("{:x}\r\n{bytes}\r\n", bytes.len())
+}
+
+/// Fifty tokens, one each 20 ms.
+async fn pace(stream: &mut TcpStream) -> io::Result<()> {
+    stream.write_all(STREAM.as_bytes()).await?;
+    let token = chunk(&event(" treats", "null"));
+    let mut due = tokio::time::interval(Duration::from_millis(20));
+    for _ in 0..50 {
+        due.tick().await;
+        stream.write_all(token.as_bytes()).await?;
+    }
+    let end = event("", "\"stop\"") + "data: [DONE]\n\n";
+    stream
+        .write_all(format!("{}0\r\n\r\n", chunk(&end)).as_bytes())
+        .await
+}
+
+fn path(request: &[u8]) -> &[u8] {
+    let mut words = request.split(|&byte| byte == b' ');
+    words.nth(1).unwrap_or_default()
+}
+
+/// Reads one message with a `content-length`.
+async fn read_message(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
+    loop {
+        if let Some(end) = message_end(buffer) {
+            return Some(buffer.drain(..end).collect());
+        }
+        if stream.read_buf(buffer).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+fn message_end(buffer: &[u8]) -> Option<usize> {
+    let head = find(buffer, b"\r\n\r\n")? + 4;
+    let text = std::str::from_utf8(&buffer[..head])
+        .ok()?
+        .to_ascii_lowercase();
+    let length = text
+        .split("content-length:")
+        .nth(1)?
+        .lines()
+        .next()?
+        .trim()
+        .parse::<usize>()
+        .ok()?;
+    (buffer.len() >= head + length).then_some(head + length)
+}
+
+fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
+    memchr::memmem::find(bytes, needle)
+}
+
+/// In one request of a fan-out.
+pub const PROMPTS: usize = 24;
+const STREAM: &str =
+    "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
