@@ -205,7 +205,6 @@ impl Exchange {
             }
             ReplyForm::Stream | ReplyForm::Whole => "application/json",
         };
-        // For more than 12, it would have room for 24.
         let mut headers = HeaderMap::with_capacity(12);
         for (name, value) in [
             (header::ACCEPT, accept),
