@@ -136,5 +136,5 @@ fn question() -> Question {
 }
 
 const CONNECTIONS: usize = 32;
-const TURNS: u32 = 16;
+const TURNS: u32 = 8;
 const FALLBACK: &str = r#"x-portkey-config: {"strategy":{"mode":"fallback"},"targets":[{"provider":"flaky"},{"provider":"openai"}]}"#;
