@@ -16,11 +16,11 @@ pub mod request;
 pub mod stop;
 pub mod tail;
 pub mod tokenizer;
+mod writing;
 
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 pub use self::{
     approach::{Approach, Mark, PromptAs},
@@ -31,6 +31,7 @@ pub use self::{
     prompt::Prompt,
     request::CompletionRequest,
     tail::Tail,
+    writing::{drawn_id, write_data},
 };
 
 /// What one upstream reply or event adds to the answer.
@@ -134,26 +135,6 @@ impl<'a> Finish<'a> {
         };
         Self { reason, native }
     }
-}
-
-/// Appends an event whose data, a JSON object, `write` writes. Line ends in it, of a provider's own JSON, mean nothing and become
-/// blanks: one line is the one form that every client parses.
-pub fn write_data(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
-    out.extend_from_slice(b"data: ");
-    let start = out.len();
-    write(out);
-    let data = out.iter_mut().skip(start);
-    for byte in data.filter(|byte| matches!(**byte, b'\n' | b'\r')) {
-        *byte = b' ';
-    }
-    out.extend_from_slice(b"\n\n");
-}
-
-/// An id as the vendors write them: what it is of, and 128 bits in hexadecimal.
-pub fn drawn_id(prefix: &str, draw: u128) -> String {
-    let mut digits = Uuid::encode_buffer();
-    let digits = Uuid::from_u128(draw).simple().encode_lower(&mut digits);
-    [prefix, digits].concat()
 }
 
 /// Token counts. Sums saturate: a provider's absurd figure never wraps into a small one.
