@@ -362,6 +362,8 @@ fn hold(runtime: &Runtime, shape: &Shape, road: Road, size: usize, count: usize)
     assert_eq!(first.read().status, 200);
     let request = heavy(shape, road, size);
     let answered = || gateway.metric("completions_requests_total", &[]);
+    // It is counted behind its answer's last byte.
+    assert!(wait_for(|| (answered() >= 1.0).then_some(())).is_some());
     let (before, received) = (gateway.resident(), &upstream.state.received);
     let (passed, done) = (received.load(Ordering::Relaxed), answered());
     let (mut held, mut refused) = (Vec::new(), false);
