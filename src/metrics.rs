@@ -95,10 +95,7 @@ impl Metrics {
                 &["state"],
             )?,
             in_flight: IntGauge::new("completions_in_flight", "Requests being served.")?,
-            connections: IntGauge::new(
-                "completions_connections",
-                "Connections of clients that are open.",
-            )?,
+            connections: IntGauge::new("completions_connections", "Open client connections.")?,
             key_requests: counter(
                 "completions_key_requests_total",
                 "Requests answered, by the client's key.",
