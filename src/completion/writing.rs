@@ -1,5 +1,6 @@
 //! What answers of every shape are written with.
 
+use memchr::memchr2;
 use uuid::Uuid;
 
 /// Appends an event whose data, a JSON object, `write` writes. Line ends in it, of a provider's own JSON, mean nothing and become
@@ -8,9 +9,15 @@ pub fn write_data(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     out.extend_from_slice(b"data: ");
     let start = out.len();
     write(out);
-    let data = out.iter_mut().skip(start);
-    for byte in data.filter(|byte| matches!(**byte, b'\n' | b'\r')) {
-        *byte = b' ';
+    let mut rest = out.get_mut(start..).unwrap_or_default();
+    // Next to never there is one.
+    while let Some(at) = memchr2(b'\n', b'\r', rest) {
+        let (_, from_it) = rest.split_at_mut(at);
+        let Some((end, behind)) = from_it.split_first_mut() else {
+            break;
+        };
+        *end = b' ';
+        rest = behind;
     }
     out.extend_from_slice(b"\n\n");
 }
