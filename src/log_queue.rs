@@ -43,7 +43,7 @@ struct Waiting {
 }
 
 impl LogQueue {
-    /// Writes each line at once, until [`LogQueue::start`].
+    /// Writes each line at once, until the server starts the thread.
     pub fn new(out: impl Write + Send + 'static) -> Self {
         Self(Arc::new(Shared {
             waiting: Mutex::default(),
@@ -84,7 +84,7 @@ impl LogQueue {
         }
     }
 
-    /// Returns when all lines are written, or after [`PATIENCE`]: nobody may be reading.
+    /// Returns when all lines are written, or after a second: nobody may be reading.
     pub fn flush(&self) {
         if self.0.dropped.get().is_none() {
             return;
