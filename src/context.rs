@@ -263,18 +263,15 @@ impl Entry<'_> {
     }
 
     fn ended(&self) -> Ended<'_> {
+        let report = self.context.call.report();
         Ended {
             provider: self.provider(),
             client: self.client(),
             kind: self.kind(),
             status: self.status,
             failure: self.failure().map(Error::label),
-            usage: self.context.call.report().and_then(|report| report.usage),
-            unknown: self
-                .context
-                .call
-                .report()
-                .map_or(0, |report| report.unknown),
+            usage: report.and_then(|report| report.usage),
+            unknown: report.map_or(0, |report| report.unknown),
             total: self.context.ticket.started.elapsed(),
             first_byte: self.context.ticket.first_byte,
         }
