@@ -6,6 +6,7 @@
 use std::{io, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use pingora::{
     ErrorType,
     http::{RequestHeader, ResponseHeader},
@@ -65,11 +66,29 @@ impl Call {
                 }
                 error
             })?;
+            if self.is_framed_twice() {
+                return pingora::Error::e_explain(ErrorType::InvalidHTTPHeader, "two framings");
+            }
             if self.head().is_some_and(|head| !is_interim(head.status)) {
                 return Ok(());
             }
         }
         pingora::Error::e_explain(ErrorType::InvalidHTTPHeader, "no final response head")
+    }
+
+    /// Whether the head has a length beside a transfer coding, so that two readers of it could disagree about where the
+    /// answer ends. Pingora takes the length out of what it parsed; the head's bytes still have it.
+    fn is_framed_twice(&self) -> bool {
+        let is_coded = |head: &ResponseHeader| head.headers.contains_key(TRANSFER_ENCODING);
+        self.head().is_some_and(is_coded) && {
+            let raw = self.session.get_headers_raw_bytes();
+            raw.split(|&byte| byte == b'\n').any(|line| {
+                let name = line.get(..CONTENT_LENGTH.as_str().len());
+                name.is_some_and(|name| {
+                    name.eq_ignore_ascii_case(CONTENT_LENGTH.as_str().as_bytes())
+                })
+            })
+        }
     }
 
     /// The answer's head.

@@ -256,7 +256,7 @@ impl State {
             idle: asked.idle,
             call: word.timeout(),
             total: asked.total,
-            heartbeat: conf.heartbeat.filter(|_| conf.heartbeat_for_all),
+            heartbeat: conf.heartbeat,
         }
     }
 

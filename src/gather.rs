@@ -18,7 +18,7 @@ use crate::{
     downstream::End,
     error::Error,
     exchange::{
-        Exchange, ReplyForm,
+        Deadlines, Exchange, ReplyForm,
         fan_out::FanOut,
         reply::{Gathered, OwnedChoice},
     },
@@ -73,7 +73,10 @@ async fn stream(
     limit: &mut Limit,
 ) -> Result<(), Failed> {
     let lanes = fan_out.concurrent_calls();
-    let mut pulse = Pulse::new(upstream.timeouts().heartbeat, fan_out.deadlines().idle);
+    let Deadlines {
+        heartbeat, idle, ..
+    } = *fan_out.deadlines();
+    let mut pulse = Pulse::new(heartbeat, idle);
     let parts = fan_out.parts_mut().iter_mut();
     let calls: Vec<_> = parts.map(|part| events(part, upstream)).collect();
     let mut calls = stream::iter(calls).flatten_unordered(lanes).boxed();

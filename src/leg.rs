@@ -114,7 +114,10 @@ impl<'e> Leg<'e> {
 
     /// The pauses of its stream.
     pub fn pulse(&self) -> Pulse {
-        Pulse::new(self.upstream.timeouts().heartbeat, self.deadlines().idle)
+        let Deadlines {
+            heartbeat, idle, ..
+        } = *self.deadlines();
+        Pulse::new(heartbeat, idle)
     }
 
     pub fn relay(&mut self) -> Result<&mut Relay, Failed> {

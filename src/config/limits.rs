@@ -89,7 +89,6 @@ impl TimeoutsFile {
         timeouts.idle = self.idle.map(|duration| duration.0);
         if let Some(MaybeDuration(period)) = self.heartbeat {
             timeouts.heartbeat = period;
-            timeouts.heartbeat_for_all = true;
         }
     }
 }

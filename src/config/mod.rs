@@ -132,8 +132,6 @@ pub struct Timeouts {
     pub total: Duration,
     /// How often the client of a stream that brings nothing is shown that somebody is there.
     pub heartbeat: Option<Duration>,
-    /// No stream goes without: the conf names it. Else those do that Pingora's phases carry, which have no timer for it.
-    pub heartbeat_for_all: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -325,7 +323,6 @@ impl Default for Timeouts {
             first_token: None,
             idle: None,
             heartbeat: Some(Duration::from_secs(15)),
-            heartbeat_for_all: false,
             total: Duration::from_secs(600),
         }
     }

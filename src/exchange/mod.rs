@@ -153,14 +153,16 @@ impl Exchange {
         change(Arc::make_mut(&mut self.target));
     }
 
-    /// The carrier that can do what this exchange needs. Pingora's phases carry streams, unless
+    /// The carrier that can do what this exchange needs. The conductor can do all of it; Pingora's phases carry streams, unless
+    /// * a heartbeat or a deadline is set: they look at the clock only when the upstream says something, or is silent for
+    ///   `timeouts.read`,
     /// * the request body is past what they can send again, or their one deadline for all of it would end an upload that moves,
-    /// * a deadline was set that they do not have, or a heartbeat for all streams: they look at the clock only when the
-    ///   upstream says something, or is silent for `timeouts.read`,
     /// * its texts may be ended here, which has to end the upstream's call too, or the answer is the second of two calls.
     ///
     /// A whole reply is the conductor's: its status line cannot be known before its last byte, since a 200 that turns out
     /// to hold an error or half an object has to reach the client as that error.
+    ///
+    /// Streams have a heartbeat unless the conf takes it away, so that most are the conductor's, whose calls cost less too.
     pub fn road(&self, replay: Replay) -> Road {
         let is_plain = replay == Replay::Held
             && self.request.body.len() <= MAX_PHASES_BYTES
@@ -393,6 +395,8 @@ const USER_AGENT: &str = concat!("pingora-completions/", env!("CARGO_PKG_VERSION
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::{fan_out::FanOutLimits, *};
     use crate::{
         completion::Compliance,
@@ -528,6 +532,9 @@ mod tests {
             let large = stream.replace("hi", &"x".repeat(MAX_PHASES_BYTES));
             let large: &'static str = large.leak();
             assert_eq!(road(large, Replay::Held), Road::Conductor);
+            let mut beating = exchange(provider, stream);
+            beating.deadlines.heartbeat = Some(Duration::from_secs(15));
+            assert_eq!(beating.road(Replay::Held), Road::Conductor);
         }
     }
 }

@@ -27,7 +27,7 @@ pub struct Deadlines {
     pub call: Option<Duration>,
     /// The whole request, where its client set that.
     pub total: Option<Duration>,
-    /// A silent stream's client is shown so often that somebody is there, where no stream may go without.
+    /// A silent stream's client is shown so often that somebody is there.
     pub heartbeat: Option<Duration>,
 }
 

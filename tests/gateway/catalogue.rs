@@ -20,7 +20,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::support::{
     Gateway, PATIENCE,
-    client::{Answer, CONDUCTED, Client, PLAIN, ROADS, STREAMED, ask, post, request},
+    client::{Answer, Client, PLAIN, ROADS, STREAMED, ask, post, request},
     free_address, providers_at,
     upstream::{
         After, DONE, LAST_CHUNK, STREAM, TEXT, Upstream, chunk, event, events, json as whole,
@@ -782,9 +782,34 @@ fn an_abused_head_is_a_502_and_its_connection_is_not_used_again() {
     }
 }
 
-// Row 27: an open stream shows that it lives. On Pingora's own phases it does not: docs/faults.md.
+// Row 25. With `heartbeat: none` Pingora's phases carry such a stream, and cannot see it: docs/faults.md.
 #[test]
-fn an_open_stream_of_the_conductor_s_has_a_pulse() {
+fn a_length_beside_chunks_is_a_502_and_its_connection_is_not_used_again() {
+    for name in ["content-length", "Content-Length"] {
+        let head = format!("HTTP/1.1 200 OK\r\n{name}: 3\r\ntransfer-encoding: chunked\r\n");
+        let sent = [
+            format!("{head}content-type: application/json\r\n\r\n").into_bytes(),
+            chunk(TEXT),
+            LAST_CHUNK.to_vec(),
+        ]
+        .concat();
+        let upstream = Upstream::start(move |_, stream| {
+            let _ = stream.write_all(&sent);
+            After::Keep
+        });
+        let lines = providers_at(&upstream.address) + "  timeouts: { heartbeat: 15s }\n";
+        let gateway = Gateway::start(&lines);
+        for (turn, body) in [PLAIN, STREAMED].into_iter().enumerate() {
+            let answer = ask(&gateway.address, &[], body);
+            assert_eq!(told(&answer, name), Told::Status(502));
+            assert_eq!(upstream.seen()[turn].connection, turn);
+        }
+    }
+}
+
+// Row 27: an open stream shows that it lives.
+#[test]
+fn an_open_stream_that_brings_nothing_has_a_pulse() {
     let (go, wait) = mpsc::channel::<()>();
     let wait = Mutex::new(wait);
     let upstream = Upstream::start(move |_, stream| {
@@ -800,19 +825,21 @@ fn an_open_stream_of_the_conductor_s_has_a_pulse() {
     });
     let lines = providers_at(&upstream.address) + "  timeouts: { heartbeat: 50ms }\n";
     let gateway = Gateway::start(&lines);
-    let mut client = Client::connect(&gateway.address);
-    client.send(post(&[CONDUCTED], STREAMED));
-    client.read_head();
-    client.read_chunk().unwrap();
-    for _ in 0..3 {
-        assert_eq!(client.read_chunk().unwrap(), b": waiting\n\n");
+    for road in ROADS {
+        let mut client = Client::connect(&gateway.address);
+        client.send(post(road, STREAMED));
+        client.read_head();
+        client.read_chunk().unwrap();
+        for _ in 0..3 {
+            assert_eq!(client.read_chunk().unwrap(), b": waiting\n\n");
+        }
+        go.send(()).unwrap();
+        let mut rest = Vec::new();
+        while let Some(piece) = client.read_chunk().filter(|piece| !piece.is_empty()) {
+            rest.extend(piece);
+        }
+        assert!(String::from_utf8(rest).unwrap().ends_with(DONE));
     }
-    go.send(()).unwrap();
-    let mut rest = Vec::new();
-    while let Some(piece) = client.read_chunk().filter(|piece| !piece.is_empty()) {
-        rest.extend(piece);
-    }
-    assert!(String::from_utf8(rest).unwrap().ends_with(DONE));
 }
 
 // Row 30: nobody reads the log, or it can't be written.

@@ -59,7 +59,7 @@ fn the_operator_reloads_and_a_broken_conf_changes_nothing() {
     assert_eq!(refused.status, 422);
     let told = refused.json();
     assert_eq!(told["status"], "refused");
-    assert_eq!(told["error"]["line"], 8);
+    assert_eq!(told["error"]["line"], 9);
     assert!(
         told["error"]["path"]
             .as_str()

@@ -72,7 +72,8 @@ fn gateway_before(upstream: &str, more: &str) -> Gateway {
     let single = ", refuses: [\"prompt: list\"]";
     let providers = [("openai", ""), ("anthropic", ""), ("single", single)];
     let providers = providers.map(provider).concat();
-    Gateway::start(&format!("  providers:\n{providers}{more}"))
+    let timeouts = "  timeouts: { heartbeat: 15s, total: 20m }\n";
+    Gateway::start(&format!("{timeouts}  providers:\n{providers}{more}"))
 }
 
 /// For the clients and the upstream, with as many open connections as the system lets the process have.

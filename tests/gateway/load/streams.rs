@@ -174,7 +174,7 @@ struct Heard {
 fn play(round: Round) -> Found {
     let runtime = runtime();
     let upstream = Upstream::start(&runtime);
-    let gateway = gateway_before(&upstream.address, "  timeouts: { total: 20m }\n");
+    let gateway = gateway_before(&upstream.address, "");
     let (before, cpu, started) = (gateway.resident(), gateway.reading().cpu, Instant::now());
     let heard = Arc::new(Mutex::new(Heard::default()));
     let clients: Vec<_> = (0..round.streams)

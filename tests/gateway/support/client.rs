@@ -145,5 +145,5 @@ pub const PLAIN: &str = r#"{"model":"m","prompt":"hi","max_tokens":5}"#;
 pub const STREAMED: &str = r#"{"model":"m","prompt":"hi","max_tokens":5,"stream":true}"#;
 /// The header that sends a call down the conductor's road.
 pub const CONDUCTED: (&str, &str) = ("x-portkey-request-timeout", "15000");
-/// The same call on both roads.
+/// The same call on both roads, by a gateway without heartbeats.
 pub const ROADS: [&[(&str, &str)]; 2] = [&[], &[CONDUCTED]];

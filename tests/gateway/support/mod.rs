@@ -199,6 +199,9 @@ fn spawn(arguments: &[&str], variables: &[(&str, &str)], log: &Path) -> Child {
 }
 
 /// A conf with `gateway:` lines beside the addresses. An `admin:` of theirs has `ADMIN` in the address's place.
+///
+/// It has no heartbeats unless they name them: Pingora's phases carry no stream that has, and the first of
+/// [`client::ROADS`] is theirs.
 pub fn conf_text(listen: &[&str], admin: &str, lines: &str) -> String {
     let socket = std::env::temp_dir().join(format!("completions-{admin}.sock"));
     let (socket, listen) = (socket.display(), listen.join("\n    - "));
@@ -207,6 +210,12 @@ pub fn conf_text(listen: &[&str], admin: &str, lines: &str) -> String {
         false => format!("  admin: {{ listen: \"{admin}\" }}\n"),
     };
     let lines = lines.replace("ADMIN", admin);
+    let (timeouts, silent) = ("  timeouts: { ", "  timeouts: { heartbeat: none");
+    let lines = match (lines.contains("heartbeat: "), lines.contains(timeouts)) {
+        (true, _) => lines,
+        (false, true) => lines.replacen(timeouts, &format!("{silent}, "), 1),
+        (false, false) => format!("{silent} }}\n{lines}"),
+    };
     format!("threads: 2\nupgrade_sock: {socket}\ngateway:\n  listen:\n    - {listen}\n{own}{lines}")
 }
 
