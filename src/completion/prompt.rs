@@ -1,6 +1,11 @@
 //! `prompt` in its four forms. Texts stay JSON text: a dialect splices them into its own body without decoding.
 
-use serde::Serialize;
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{SeqAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 use crate::error::Error;
@@ -62,18 +67,19 @@ impl Prompt {
         }
     }
 
+    /// The first item says what the list is of. Of tokens no list is made: it would have ten times the bytes of its text.
     fn read_list(value: &RawValue) -> Option<Self> {
-        let items: Vec<&RawValue> = serde_json::from_str(value.get()).ok()?;
-        let starts = |start: u8| {
-            items
-                .iter()
-                .all(|item| item.get().as_bytes().first() == Some(&start))
-        };
-        let owned = || items.iter().map(|&item| item.to_owned()).collect();
-        match items.first()?.get().as_bytes().first()? {
-            b'"' if starts(b'"') => Some(Self::Texts(owned())),
-            b'[' if items.iter().all(|item| is_token_list(item)) => Some(Self::TokenLists(owned())),
-            b'0'..=b'9' if is_token_list(value) => Some(Self::Tokens(value.to_owned())),
+        let items = || serde_json::from_str::<Vec<Box<RawValue>>>(value.get()).ok();
+        let is_text = |item: &RawValue| item.get().starts_with('"');
+        let inside = value.get().strip_prefix('[')?;
+        match inside.trim_start().as_bytes().first()? {
+            b'"' => items()
+                .filter(|items| items.iter().all(|item| is_text(item)))
+                .map(Self::Texts),
+            b'[' => items()
+                .filter(|items| items.iter().all(|item| is_token_list(item)))
+                .map(Self::TokenLists),
+            b'0'..=b'9' => is_token_list(value).then(|| Self::Tokens(value.to_owned())),
             _ => None,
         }
     }
@@ -90,5 +96,32 @@ impl Serialize for Prompt {
 }
 
 fn is_token_list(value: &RawValue) -> bool {
-    serde_json::from_str::<Vec<u32>>(value.get()).is_ok_and(|tokens| !tokens.is_empty())
+    serde_json::from_str::<TokenCount>(value.get()).is_ok_and(|TokenCount(count)| count > 0)
+}
+
+/// How many tokens a list has, of which none is kept.
+struct TokenCount(usize);
+
+impl<'de> Deserialize<'de> for TokenCount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Counting;
+
+        impl<'de> Visitor<'de> for Counting {
+            type Value = TokenCount;
+
+            fn expecting(&self, words: &mut fmt::Formatter<'_>) -> fmt::Result {
+                words.write_str("a list of token ids")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<TokenCount, A::Error> {
+                let mut count = 0;
+                while list.next_element::<u32>()?.is_some() {
+                    count += 1;
+                }
+                Ok(TokenCount(count))
+            }
+        }
+
+        deserializer.deserialize_seq(Counting)
+    }
 }
