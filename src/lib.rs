@@ -46,7 +46,7 @@
 //! | `passage` | a request of the transparent proxy |
 //! | `gateway` | a request's head and body become an answer, a passage or an exchange |
 //! | `tokens`, `issuer` | the tokens that some credentials are exchanged for: kept and refreshed, fetched |
-//! | `proxy`, `passing`, `relaying`, `reception`, `conductor`, `gather`, `tunnel`, `client`, `leg`, `pulse`, `pursuit`, `lanes`, `places`, `opening`, `call`, `upstream`, `idle`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `intake`, `h2_intake`, `refusal`, `edition`, `drain`, `mishap`, `race`, `regard`, `quoted` | the IO around it |
+//! | `proxy`, `passing`, `relaying`, `reception`, `conductor`, `gather`, `tunnel`, `client`, `leg`, `pulse`, `pursuit`, `lanes`, `places`, `opening`, `call`, `upstream`, `idle`, `resolver`, `downstream`, `arrival`, `context`, `ticket`, `door`, `intake`, `h2_intake`, `refusal`, `edition`, `drain`, `mishap`, `race`, `regard`, `quoted`, `slack` | the IO around it |
 //! | `measure`, `bench` | a load on any server and what came of it; sending it |
 //! | [`server`], `reload`, `admin`, `emulator`, `log_queue` | the process: listeners, the operator's port, the emulated providers, the log's lines |
 //! | `fuzzing`, `counting` | what has to hold for any bytes; steps whose instructions are counted; in no release |
@@ -154,6 +154,7 @@ mod resolver;
 mod route;
 mod scan;
 pub mod server;
+mod slack;
 mod surrogates;
 mod ticket;
 mod tls;

@@ -24,6 +24,7 @@ use crate::{
     proxy::Gateway,
     reload::{Fixed, Hangup, Reloader, Reread},
     resolver::Names,
+    slack::Slack,
 };
 
 /// A conf file's text and its name; `None` of it is a gateway on 127.0.0.1:8787 with every provider at its public URL.
@@ -223,6 +224,7 @@ fn add_services(server: &mut Server, gateway: Gateway, reloader: &Arc<Reloader>)
     }
     server.add_service(background_service("names", Names(gateway.clone())));
     server.add_service(background_service("hangup", Hangup(reloader.clone())));
+    server.add_service(background_service("slack", Slack));
     if !config.tls.is_empty() {
         let watch = Watch { edition: editions };
         server.add_service(background_service("certificates", watch));

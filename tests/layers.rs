@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! L9  main                                          binary
-//! L8  proxy passing relaying reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream idle guard resolver door edition drain server reload admin emulator log_queue intake h2_intake refusal mishap race regard bench quoted      the only IO
+//! L8  proxy passing relaying reception context conductor gather tunnel client leg pulse pursuit opening lanes places call ticket tokens issuer downstream arrival upstream idle guard resolver door edition drain server reload admin emulator log_queue intake h2_intake refusal mishap race regard bench quoted slack      the only IO
 //!     fuzzing counting: in no release
 //! L7  gateway
 //! L6  exchange passage
@@ -81,6 +81,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("admin", 8),
     ("emulator", 8),
     ("log_queue", 8),
+    ("slack", 8),
     ("bench", 8),
     ("fuzzing", 8),
     ("counting", 8),

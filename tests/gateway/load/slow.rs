@@ -350,7 +350,6 @@ fn weigh(size: usize, count: usize) {
 struct Cost {
     memory: f64,
     upstream: f64,
-    refused: bool,
 }
 
 fn hold(runtime: &Runtime, shape: &Shape, road: Road, size: usize, count: usize) -> Cost {
@@ -382,7 +381,6 @@ fn hold(runtime: &Runtime, shape: &Shape, road: Road, size: usize, count: usize)
     Cost {
         memory: grown as f64 / sent,
         upstream: (received.load(Ordering::Relaxed) - passed) as f64 / sent,
-        refused,
     }
 }
 
