@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, value::RawValue};
 
 use crate::{
@@ -55,19 +55,13 @@ pub struct Directives {
 
 impl Directives {
     pub fn read(headers: &HeaderMap, conf: &Config) -> Result<Self, Error> {
-        let ours = |prefix| {
-            let mut names = headers.keys().map(HeaderName::as_str);
-            names.any(|name| name.starts_with(prefix))
-        };
-        if !ours(PREFIX) {
-            return match ours(OWN_PREFIX) {
-                true => Self::of_app(headers),
-                false => Ok(Self::of_key(bearer(headers)?)),
-            };
+        let (bearer, own) = (bearer(headers)?, Own::of(headers));
+        if own.0.is_empty() {
+            return Ok(Self::of_key(bearer));
         }
-        let provider = text(headers, PROVIDER)?;
-        let custom_host = text(headers, CUSTOM_HOST)?;
-        let config = text(headers, CONFIG)?;
+        let provider = own.text(PROVIDER)?;
+        let custom_host = own.text(CUSTOM_HOST)?;
+        let config = own.text(CONFIG)?;
         let saved = config.filter(|name| conf.configs.contains_key(*name));
         let route = match config {
             Some(config) => {
@@ -79,24 +73,31 @@ impl Directives {
             }
             None => None,
         };
-        let forward = text(headers, FORWARD)?.map(|list| list.split(',').map(str::trim));
+        let forward = own
+            .text(FORWARD)?
+            .map(|list| list.split(',').map(str::trim));
         let forward = forward.map(|names| names.map(read_forward).collect::<Result<_, _>>());
-        refuse_guardrails(headers)?;
-        let strict = text(headers, STRICT)? != Some("false");
+        refuse_guardrails(&own)?;
+        let strict = own.text(STRICT)? != Some("false");
         Ok(Self {
             route,
             saved: saved.map(str::to_owned),
             provider: provider.map(str::to_owned),
             custom_host: custom_host.map(str::to_owned),
             forward: forward.transpose()?,
-            timeout: read_timeout(text(headers, TIMEOUT)?)?,
+            timeout: read_timeout(own.text(TIMEOUT)?)?,
             compliance: if strict {
                 Compliance::Strict
             } else {
                 Compliance::Loose
             },
-            metadata: text(headers, METADATA)?.map_or(Ok(BTreeMap::new()), read_metadata)?,
-            ..Self::of_app(headers)?
+            asked: Asked::read(&own)?,
+            unsupported: read_unsupported(&own)?,
+            prompt_as: read_prompt_as(&own)?,
+            metadata: own
+                .text(METADATA)?
+                .map_or(Ok(BTreeMap::new()), read_metadata)?,
+            ..Self::of_key(client_key(bearer, &own)?)
         })
     }
 
@@ -133,16 +134,6 @@ impl Directives {
         }
     }
 
-    /// Those of an app that knows nothing of Portkey.
-    fn of_app(headers: &HeaderMap) -> Result<Self, Error> {
-        Ok(Self {
-            asked: Asked::read(headers)?,
-            unsupported: read_unsupported(headers)?,
-            prompt_as: read_prompt_as(headers)?,
-            ..Self::of_key(client_key(headers)?)
-        })
-    }
-
     /// Those of an app that knows nothing of this gateway: its key, and that is all.
     fn of_key(key: Option<Secret>) -> Self {
         Self {
@@ -164,11 +155,29 @@ impl Directives {
     }
 }
 
+/// The headers that are for the gateway. They are looked for once: most requests have one or none, and to ask a map for each
+/// that there can be takes longer.
+pub struct Own<'h>(Vec<(&'h str, &'h HeaderValue)>);
+
+impl<'h> Own<'h> {
+    pub fn of(headers: &'h HeaderMap) -> Self {
+        let named = headers.iter().map(|(name, value)| (name.as_str(), value));
+        let ours = |name: &str| name.starts_with(PREFIX) || name.starts_with(OWN_PREFIX);
+        Self(named.filter(|(name, _)| ours(name)).collect())
+    }
+
+    /// As [`text`] has it.
+    pub fn text(&self, name: &'static str) -> Result<Option<&'h str>, Error> {
+        let named = self.0.iter().filter(|(own, _)| *own == name);
+        text_of(named.map(|&(_, value)| value), name)
+    }
+}
+
 /// The key, first that applies: `Authorization`, `x-portkey-api-key`. An empty one counts as absent.
-fn client_key(headers: &HeaderMap) -> Result<Option<Secret>, Error> {
-    match bearer(headers)? {
+fn client_key(bearer: Option<Secret>, own: &Own<'_>) -> Result<Option<Secret>, Error> {
+    match bearer {
         Some(key) => Ok(Some(key)),
-        None => Ok(text(headers, API_KEY)?.and_then(Secret::try_new)),
+        None => Ok(own.text(API_KEY)?.and_then(Secret::try_new)),
     }
 }
 
@@ -179,7 +188,13 @@ fn bearer(headers: &HeaderMap) -> Result<Option<Secret>, Error> {
 
 /// A header's value: `None` if absent or blank. Given twice, or not text, it is refused: two readers could disagree.
 pub fn text<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&'h str>, Error> {
-    let mut values = headers.get_all(name).iter();
+    text_of(headers.get_all(name).iter(), name)
+}
+
+fn text_of<'h>(
+    mut values: impl Iterator<Item = &'h HeaderValue>,
+    name: &'static str,
+) -> Result<Option<&'h str>, Error> {
     let value = values.next();
     if values.next().is_some() {
         return Err(Error::invalid(
@@ -205,8 +220,8 @@ fn read_timeout(value: Option<&str>) -> Result<Option<Duration>, Error> {
     }
 }
 
-fn read_unsupported(headers: &HeaderMap) -> Result<Option<Unsupported>, Error> {
-    match text(headers, UNSUPPORTED)? {
+fn read_unsupported(own: &Own<'_>) -> Result<Option<Unsupported>, Error> {
+    match own.text(UNSUPPORTED)? {
         None => Ok(None),
         Some("reject") => Ok(Some(Unsupported::Reject)),
         Some("drop") => Ok(Some(Unsupported::Drop)),
@@ -217,8 +232,8 @@ fn read_unsupported(headers: &HeaderMap) -> Result<Option<Unsupported>, Error> {
     }
 }
 
-fn read_prompt_as(headers: &HeaderMap) -> Result<Option<PromptAs>, Error> {
-    let Some(value) = text(headers, PROMPT_AS)? else {
+fn read_prompt_as(own: &Own<'_>) -> Result<Option<PromptAs>, Error> {
+    let Some(value) = own.text(PROMPT_AS)? else {
         return Ok(None);
     };
     let names = PromptAs::ALL.map(|way| format!("`{}`", way.as_str()));
@@ -268,9 +283,9 @@ pub fn forwardable(name: &str) -> Result<HeaderName, &'static str> {
 }
 
 /// Portkey adds these to every target; what asks for checks is not served without them.
-fn refuse_guardrails(headers: &HeaderMap) -> Result<(), Error> {
+fn refuse_guardrails(own: &Own<'_>) -> Result<(), Error> {
     for name in GUARDRAILS {
-        if text(headers, name)?.is_some_and(|list| list != "[]") {
+        if own.text(name)?.is_some_and(|list| list != "[]") {
             let message = format!("`{name}`: guardrails are not run here.");
             return Err(Error::invalid(*name, message));
         }

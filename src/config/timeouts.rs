@@ -3,9 +3,7 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
-
-use super::{Timeouts, headers::text};
+use super::{Timeouts, headers::Own};
 use crate::error::Error;
 
 /// A client's own deadlines; what it does not name is the conf's to say.
@@ -18,8 +16,8 @@ pub struct Asked {
 }
 
 impl Asked {
-    pub fn read(headers: &HeaderMap) -> Result<Self, Error> {
-        let Some(list) = text(headers, TIMEOUTS)? else {
+    pub fn read(own: &Own<'_>) -> Result<Self, Error> {
+        let Some(list) = own.text(TIMEOUTS)? else {
             return Ok(Self::default());
         };
         let mut asked = Self::default();
@@ -80,12 +78,14 @@ pub const TIMEOUTS: &str = "x-completions-timeouts";
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     fn read(value: &'static str) -> Result<Asked, Error> {
         let mut headers = HeaderMap::new();
         headers.insert(TIMEOUTS, value.parse().unwrap());
-        Asked::read(&headers)
+        Asked::read(&Own::of(&headers))
     }
 
     #[test]
@@ -106,7 +106,10 @@ mod tests {
             (long.within(&conf).connect, long.total(&conf)),
             (None, conf.total)
         );
-        assert_eq!(Asked::read(&HeaderMap::new()).unwrap(), Asked::default());
+        assert_eq!(
+            Asked::read(&Own::of(&HeaderMap::new())).unwrap(),
+            Asked::default()
+        );
     }
 
     #[test]
