@@ -185,20 +185,25 @@ fn hash_key() -> Result<String, String> {
     Ok(format!("{}\n", KeyHash::of(key)))
 }
 
-/// Puts this process in its own place under a setting that the allocator reads only before `main`, unless there is one.
+/// Puts this process in its own place under settings that the allocator reads only before `main`, unless it has any of them.
 ///
-/// As it stands, a page of blocks that some other thread has freed goes back into the stock of the thread that it was allocated
+/// As it comes, a page of blocks that some other thread has freed goes back into the stock of the thread that it was allocated
 /// in, and stays there until that thread asks for more: after a wave of streams that was most of the wave's memory. With the
-/// setting it is free for all, and the system's again after a second. A system that lets no process do this has one with the
-/// larger stock.
+/// settings it is free for all, and the system's again after a second (see `slack`). Where a process may not do this, it has
+/// the larger stock.
 fn restart_with_allocator_settings() {
     let mut arguments = std::env::args_os();
     let Some(name) = arguments.next() else {
         return;
     };
-    if cfg!(target_os = "linux") && std::env::var_os(RECLAIM).is_none() {
+    let is_set = |(name, _): &(&str, &str)| std::env::var_os(name).is_some();
+    if cfg!(target_os = "linux") && !ALLOCATOR_SETTINGS.iter().any(is_set) {
         let mut anew = std::process::Command::new("/proc/self/exe");
-        let _ = anew.arg0(name).args(arguments).env(RECLAIM, NEVER).exec();
+        let _ = anew
+            .arg0(name)
+            .args(arguments)
+            .envs(ALLOCATOR_SETTINGS)
+            .exec();
     }
 }
 
@@ -355,9 +360,11 @@ fn now() -> [u8; 20] {
 
 /// Of most lines.
 const LINE_BYTES: usize = 512;
-/// Of mimalloc: whose a page becomes of which another thread frees a block.
-const RECLAIM: &str = "MIMALLOC_PAGE_RECLAIM_ON_FREE";
-const NEVER: &str = "-1";
+/// Of mimalloc: a page of which another thread frees a block becomes nobody's, and one that is free is not kept.
+const ALLOCATOR_SETTINGS: [(&str, &str); 2] = [
+    ("MIMALLOC_PAGE_RECLAIM_ON_FREE", "-1"),
+    ("MIMALLOC_PAGE_FULL_RETAIN", "0"),
+];
 /// What 128 random bits take in hexadecimal.
 const MIN_KEY_BYTES: usize = 32;
 const MAX_KEY_BYTES: u64 = 4 << 10;

@@ -20,16 +20,15 @@ use std::{
 };
 
 use pingora_completions::bench::{
-    Asked, Load, Times, html,
+    Asked, Load, Rate, Times, html,
     summary::{Figures, Report, Round, RoundFigures, Settings, Spread, Subject},
 };
 use tokio::runtime::Runtime;
 
-use scenario::{Scenario, scenarios};
+use scenario::{ROUNDS, Scenario, scenarios};
 use upstream::PROMPTS;
 use way::{Asking, Kind, Way, reading, start};
 
-const ROUNDS: u32 = 5;
 const FIRST_TOKENS: u64 = 2_000;
 
 fn main() {
@@ -43,6 +42,8 @@ fn main() {
 
 /// A plain request and what is measured beside it, or the scenarios that are named.
 fn client(names: &[String]) {
+    // A crowd's: of this process, and of those that it starts.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -91,16 +92,17 @@ fn compare(ways: &[Way], scenario: &Scenario, runtime: &Runtime, round: Duration
         warm.is_ok()
     });
     println!(
-        "{}: {}; {} connections, 1 proxy thread, median of {ROUNDS} rounds of {} s, each in {} turns",
+        "{}: {}; {} connections, 1 proxy thread, median of {} rounds of {} s, each in {} turns",
         scenario.name,
         scenario.told,
         scenario.connections,
+        scenario.rounds,
         round.as_secs(),
         scenario.turns
     );
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let mut rounds: Vec<Vec<Round>> = asked.iter().map(|_| Vec::new()).collect();
-    for _ in 0..ROUNDS {
+    for _ in 0..scenario.rounds {
         let taken = take_turns(&asked, scenario, round, runtime);
         for (rounds, round) in rounds.iter_mut().zip(taken) {
             rounds.extend(round);
@@ -188,7 +190,8 @@ fn settings(scenario: &Scenario, round: Duration) -> Settings {
     Settings {
         concurrency: scenario.connections,
         max_seconds: Some(round.as_secs_f64()),
-        rounds: ROUNDS,
+        rounds: scenario.rounds,
+        rate: scenario.rate.map(Rate::per_second),
         stream: question.stream,
         abort_after: scenario.abort_after,
         model: question.model.clone(),
@@ -220,6 +223,17 @@ fn tell(report: &Report, scenario: &Scenario) {
             of(|round| round.cpu_microseconds_per_request),
             memory as f64 / 1e6,
         );
+        if let (Some(first), Some(between)) = (figures.first_token_ms, figures.between_events_ms)
+            && !scenario.lasts.is_zero()
+        {
+            print!(
+                "   first event {:.0}/{:.0} us, pause {:.0}/{:.0}",
+                first.p50 * 1e3,
+                first.p99 * 1e3,
+                between.p50 * 1e3,
+                between.p99 * 1e3
+            );
+        }
         match figures.failed {
             0 => println!(),
             failed => println!("   failed: {failed} {:?}", figures.errors),

@@ -1,6 +1,8 @@
 //! What the ways are asked.
 
-use pingora_completions::bench::{Question, template};
+use std::time::Duration;
+
+use pingora_completions::bench::{Question, Rate, template};
 
 use crate::upstream::PROMPTS;
 
@@ -17,6 +19,11 @@ pub struct Scenario {
     /// Whether it is one text completion for the gateway, too: then other AI gateways can be asked the same.
     pub is_one_completion: bool,
     pub abort_after: Option<u32>,
+    /// Arrivals, however many are under way. `None`: the next comes when one has ended.
+    pub rate: Option<Rate>,
+    /// One answer, from its first byte to its last.
+    pub lasts: Duration,
+    pub rounds: u32,
     /// In how many turns a round is taken.
     pub turns: u32,
 }
@@ -47,11 +54,23 @@ pub fn scenarios() -> Vec<Scenario> {
         header: "x-portkey-provider: openai",
         is_one_completion: true,
         abort_after: None,
+        rate: None,
+        lasts: Duration::ZERO,
+        rounds: ROUNDS,
         turns: TURNS,
     };
     let streamed = Question {
         stream: true,
         ..question()
+    };
+    // As many events a second in all, of however many streams.
+    let crowd = |name, told| Scenario {
+        connections: 400,
+        question: streamed.clone(),
+        turns: 1,
+        // LiteLLM needs a model of its own for each place.
+        is_one_completion: false,
+        ..plain(name, told)
     };
     vec![
         plain("plain", "100-byte prompt, answered whole"),
@@ -66,10 +85,36 @@ pub fn scenarios() -> Vec<Scenario> {
                 ..streamed.clone()
             },
             path: "/paced",
-            // Its streams take a second.
+            lasts: Duration::from_secs(1),
             turns: 1,
             header: "x-portkey-provider: paced",
             ..plain("paced", "streams of 50 tokens, one each 20 ms")
+        },
+        Scenario {
+            // So many that a hundred are under way.
+            rate: "250".parse().ok(),
+            path: "/crowd/10",
+            lasts: Duration::from_millis(400),
+            header: "x-portkey-provider: hundred",
+            ..crowd(
+                "hundred",
+                "streams of 40 tokens, one each 10 ms, 250 more each second",
+            )
+        },
+        Scenario {
+            connections: 1_000,
+            path: "/crowd/100",
+            lasts: Duration::from_secs(4),
+            header: "x-portkey-provider: thousand",
+            ..crowd("thousand", "streams of 40 tokens, one each 100 ms")
+        },
+        Scenario {
+            connections: 5_000,
+            path: "/crowd/500",
+            lasts: Duration::from_secs(20),
+            header: "x-portkey-provider: five-thousand",
+            rounds: 3,
+            ..crowd("five-thousand", "streams of 40 tokens, one each 500 ms")
         },
         Scenario {
             header: "x-portkey-provider: anthropic",
@@ -136,5 +181,6 @@ fn question() -> Question {
 }
 
 const CONNECTIONS: usize = 32;
+pub const ROUNDS: u32 = 5;
 const TURNS: u32 = 8;
 const FALLBACK: &str = r#"x-portkey-config: {"strategy":{"mode":"fallback"},"targets":[{"provider":"flaky"},{"provider":"openai"}]}"#;

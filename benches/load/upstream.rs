@@ -14,7 +14,7 @@ use tokio::{
 
 /// Answers a completion with 290 bytes of JSON, and one that streams with its first event at once and the rest behind it; on
 /// the paths of Anthropic and Gemini in their words. Under `/list` it has an answer for each of [`PROMPTS`], under `/flaky`
-/// each tenth answer is a 503, under `/paced` a stream takes its time.
+/// each tenth answer is a 503, under `/paced` and `/crowd/` a stream takes its time.
 pub fn serve(address: &str) {
     let listener = TcpListener::bind(address).unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -39,9 +39,9 @@ async fn answer(mut stream: TcpStream) {
         let Some(request) = read_message(&mut stream, &mut buffer).await else {
             return;
         };
-        let written = match path(&request).starts_with(b"/paced") {
-            true => pace(&mut stream).await,
-            false => stream.write_all(answers.to(&request)).await,
+        let written = match Pace::of(path(&request)) {
+            Some(pace) => pace.stream(&mut stream).await,
+            None => stream.write_all(answers.to(&request)).await,
         };
         if written.is_err() {
             return;
@@ -135,19 +135,38 @@ fn chunk(bytes: &str) -> String {
     format!("{:x}\r\n{bytes}\r\n", bytes.len())
 }
 
-/// Fifty tokens, one each 20 ms.
-async fn pace(stream: &mut TcpStream) -> io::Result<()> {
-    stream.write_all(STREAM.as_bytes()).await?;
-    let token = chunk(&event(" treats", "null"));
-    let mut due = tokio::time::interval(Duration::from_millis(20));
-    for _ in 0..50 {
-        due.tick().await;
-        stream.write_all(token.as_bytes()).await?;
+/// A stream that takes its time.
+struct Pace {
+    tokens: u32,
+    pause: Duration,
+}
+
+impl Pace {
+    /// Fifty tokens, one each 20 ms; or forty of a crowd, with the milliseconds that the path names.
+    fn of(path: &[u8]) -> Option<Self> {
+        let path = std::str::from_utf8(path).ok()?;
+        let (tokens, pause) = match path.strip_prefix("/crowd/") {
+            Some(rest) => (40, rest.split('/').next()?.parse().ok()?),
+            None if path.starts_with("/paced") => (50, 20),
+            None => return None,
+        };
+        let pause = Duration::from_millis(pause);
+        Some(Self { tokens, pause })
     }
-    let end = event("", "\"stop\"") + "data: [DONE]\n\n";
-    stream
-        .write_all(format!("{}0\r\n\r\n", chunk(&end)).as_bytes())
-        .await
+
+    async fn stream(&self, stream: &mut TcpStream) -> io::Result<()> {
+        stream.write_all(STREAM.as_bytes()).await?;
+        let token = chunk(&event(" treats", "null"));
+        let mut due = tokio::time::interval(self.pause);
+        for _ in 0..self.tokens {
+            due.tick().await;
+            stream.write_all(token.as_bytes()).await?;
+        }
+        let end = event("", "\"stop\"") + "data: [DONE]\n\n";
+        stream
+            .write_all(format!("{}0\r\n\r\n", chunk(&end)).as_bytes())
+            .await
+    }
 }
 
 fn path(request: &[u8]) -> &[u8] {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use pingora_completions::bench::{
-    Asked, Endpoint, Load, Reading, Tally, Target, Template, drive, template,
+    Asked, Endpoint, Load, Rate, Reading, Tally, Target, Template, drive, template,
 };
 
 use crate::{peers, scenario::Scenario};
@@ -129,6 +129,9 @@ fn gateway(upstream: &str) -> Way {
         provider("single", "/v1", ", refuses: [\"prompt: list\"]"),
         provider("flaky", "/flaky/v1", ""),
         provider("paced", "/paced/v1", ", dialect: openai"),
+        provider("hundred", "/crowd/10/v1", ", dialect: openai"),
+        provider("thousand", "/crowd/100/v1", ", dialect: openai"),
+        provider("five-thousand", "/crowd/500/v1", ", dialect: openai"),
         provider("anthropic", "/v1", ""),
         provider("google", "/v1beta", ""),
     ];
@@ -153,6 +156,8 @@ pub struct Asking<'a> {
     target: Arc<Target>,
     pub asked: Asked,
     pub abort_after: Option<u32>,
+    rate: Option<Rate>,
+    lasts: Duration,
 }
 
 impl<'a> Asking<'a> {
@@ -180,16 +185,19 @@ impl<'a> Asking<'a> {
             target: Target::find(&endpoint, template, None).await.unwrap(),
             asked: scenario.question.asked(),
             abort_after: scenario.abort_after,
+            rate: scenario.rate,
+            lasts: scenario.lasts,
         })
     }
 
-    /// A closed loop. Err: what is under way takes far longer, and was left.
+    /// Err: what is under way takes far longer, and was left.
     pub async fn load(&self, time: Duration, connections: usize) -> Result<Tally, Tally> {
-        let load = Load {
+        let mut load = Load {
             abort_after: self.abort_after,
             ..Load::closed(self.asked, connections, time)
         };
-        self.drive(load, time + LONGER).await
+        load.schedule.rate = self.rate;
+        self.drive(load, time + self.lasts + LONGER).await
     }
 
     /// What fails at a way of others is told, not ours to mend.

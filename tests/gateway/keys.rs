@@ -188,6 +188,37 @@ fn nothing_goes_to_a_provider_without_a_key() {
     assert!(stage.seen().is_empty());
 }
 
+// Row G9.
+#[test]
+fn where_a_client_says_that_it_comes_from_opens_nothing() {
+    let stage = Stage::new();
+    let admin = stage.gateway.admin.clone();
+    for forged in [
+        "x-forwarded-for: 127.0.0.1\r\n",
+        "x-forwarded-host: localhost\r\n",
+        "x-forwarded-host: ADMIN\r\n",
+        "x-real-ip: 127.0.0.1\r\n",
+        "forwarded: for=127.0.0.1;host=localhost\r\n",
+        "x-original-url: /health\r\n",
+        "x-rewrite-url: /health\r\n",
+        "",
+    ] {
+        for host in ["localhost", "127.0.0.1", "ADMIN", "gateway"] {
+            for asking in [
+                request("POST", "/v1/completions", &[], PLAIN),
+                request("GET", "/v1/models", &[], ""),
+            ] {
+                let lines = format!("host: {host}\r\n{forged}").replace("ADMIN", &admin);
+                let asking = asking.replace("host: gateway\r\n", &lines);
+                let mut client = Client::connect(&stage.gateway.address);
+                client.send(&asking);
+                assert_eq!(client.read().status, 401, "{asking}");
+            }
+        }
+    }
+    assert!(stage.seen().is_empty());
+}
+
 #[test]
 fn a_key_stands_for_the_confs_and_goes_nowhere() {
     let stage = Stage::new();
