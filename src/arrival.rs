@@ -64,8 +64,13 @@ fn check_head(session: &Session, heads: Heads, limits: &Limits) -> Result<(), Er
     checked.map_err(Refusal::error)
 }
 
-/// Reads the request's body, and says whether Pingora's phases could send it.
-pub async fn read_body(session: &mut Session, limits: &Limits) -> Result<(Bytes, Replay), Error> {
+/// Reads the request's body, and says whether Pingora's phases could send it. `wanted`: whether they may have to, for which it
+/// is copied.
+pub async fn read_body(
+    session: &mut Session,
+    limits: &Limits,
+    wanted: Replay,
+) -> Result<(Bytes, Replay), Error> {
     let too_large = || {
         let message = format!(
             "The request's body is larger than {} bytes.",
@@ -83,7 +88,7 @@ pub async fn read_body(session: &mut Session, limits: &Limits) -> Result<(Bytes,
             .await
             .map_err(|_| Error::gone())?;
     }
-    let arriving = arrive(session, length, limits.body_bytes);
+    let arriving = arrive(session, (length, limits.body_bytes), wanted);
     match tokio::time::timeout(limits.request, arriving).await {
         Ok(Ok(Some(arrived))) => Ok(arrived),
         Ok(Ok(None)) => Err(too_large()),
@@ -120,14 +125,14 @@ pub fn failure(error: &pingora::Error) -> Error {
 /// puts our own body in its place. Without a declared length it has to be on from the start and may overflow.
 async fn arrive(
     session: &mut Session,
-    length: Option<usize>,
-    limit: usize,
+    (length, limit): (Option<usize>, usize),
+    wanted: Replay,
 ) -> pingora::Result<Option<(Bytes, Replay)>> {
     let mut body = Body::default();
     let mut replay = Replay::Lost;
     loop {
         let fits = length.is_none_or(|length| length.saturating_sub(body.len()) <= RETRY_BUFFER);
-        if fits && replay == Replay::Lost {
+        if fits && replay != wanted {
             session.enable_retry_buffering();
             replay = Replay::Held;
         }

@@ -116,7 +116,12 @@ impl Gateway {
         directives: Box<Directives>,
         roads: Roads,
     ) -> Result<Next, Error> {
-        let mut pursuit = pursue(session, context, directives).await?;
+        let heartbeat = context.edition.state.config.timeouts.heartbeat;
+        let wanted = match roads == Roads::All && heartbeat.is_none() {
+            true => Replay::Held,
+            false => Replay::Lost,
+        };
+        let mut pursuit = pursue(session, context, (directives, wanted)).await?;
         let edition = context.edition.clone();
         let health = &edition.state.health;
         let resilience = &edition.state.config.resilience;
@@ -340,11 +345,11 @@ impl Context {
 async fn pursue(
     session: &mut Session,
     context: &mut Context,
-    directives: Box<Directives>,
+    (directives, wanted): (Box<Directives>, Replay),
 ) -> Result<Pursuit, Error> {
     let edition = context.edition.clone();
     let config = &edition.state.config;
-    let (body, replay) = arrival::read_body(session, &config.limits).await?;
+    let (body, replay) = arrival::read_body(session, &config.limits, wanted).await?;
     // From here on, an upstream's 1xx is the upstream's own business.
     session.as_downstream_mut().set_ignore_info_resp(true);
     context.begin_call(directives.asked.total(edition.upstream.timeouts()));
@@ -360,7 +365,7 @@ async fn pursue(
 
 /// Reads the body of a passage that is signed: the signature covers it, and stands before it.
 async fn hold(session: &mut Session, limits: &Limits) -> Result<Bytes, Error> {
-    match arrival::read_body(session, limits).await? {
+    match arrival::read_body(session, limits, Replay::Held).await? {
         (body, Replay::Held) => Ok(body),
         (_, Replay::Lost) => {
             let message = "The body of a signed call is sent with its `content-length`.";

@@ -89,7 +89,7 @@ impl ReplyForm {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replay {
     Held,
-    /// Read past the framework's 64 KiB buffer: only the conductor still has the bytes.
+    /// Not kept in the framework's 64 KiB buffer, or read past it: only the conductor still has the bytes.
     Lost,
 }
 
