@@ -18,6 +18,7 @@ use tokio::io::AsyncWriteExt;
 use crate::{
     config::Timeouts,
     downstream::SLICE,
+    idle::Place,
     upstream::{MAX_INTERIM, is_interim, is_unanswered},
 };
 
@@ -25,13 +26,15 @@ use crate::{
 pub struct Call {
     /// Boxed: it is large, and handed up through every future that waits for it.
     session: Box<HttpSession>,
+    /// Where its connection waits for the next call; `None`: it is not kept.
+    home: Option<Place>,
 }
 
 impl Call {
     /// Sends the request and waits for the answer's final head.
     pub async fn ask(
         mut stream: Stream,
-        peer: &HttpPeer,
+        (peer, home): (&HttpPeer, Option<Place>),
         head: &RequestHeader,
         body: &Bytes,
         timeouts: &Timeouts,
@@ -41,6 +44,7 @@ impl Call {
         session.read_timeout = Some(timeouts.read);
         let mut call = Self {
             session: Box::new(session),
+            home,
         };
         // An upstream that refuses early stops reading: its answer counts, not the failed write.
         if let Err(unsent) = sent {
@@ -101,15 +105,16 @@ impl Call {
         self.session.read_body_bytes().await
     }
 
-    /// The connection, for the next call, if this one's answer came to its end.
-    pub async fn into_stream(mut self) -> Option<Stream> {
+    /// The connection, for the next call, if this one's answer came to its end; and where it waits.
+    pub async fn into_stream(mut self) -> Option<(Place, Stream)> {
+        let home = self.home?;
         if !self.session.is_body_done() {
             // Behind a stream's end marker stands the body's own end.
             let rest = async { while let Ok(Some(_)) = self.session.read_body_bytes().await {} };
             let _ = tokio::time::timeout(REST, rest).await;
         }
         self.session.respect_keepalive();
-        self.session.reuse().await
+        Some((home, self.session.reuse().await?))
     }
 }
 

@@ -65,7 +65,7 @@ async fn ask(upstream: &Upstream, request: &TokenRequest) -> Result<(StatusCode,
     let status = call.head().map(|head| head.status);
     let status = status.ok_or_else(|| Error::broken("It answered without a head."))?;
     let body = read_body(&mut call).await?;
-    upstream.release(call, &peer).await;
+    upstream.release(call).await;
     Ok((status, body))
 }
 

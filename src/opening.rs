@@ -5,10 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::StatusCode;
-use pingora::{
-    http::{RequestHeader, ResponseHeader},
-    upstreams::peer::HttpPeer,
-};
+use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::{
     call::Call,
@@ -20,7 +17,6 @@ use crate::{
 /// A call whose answer's head its exchange has taken.
 pub struct Opened {
     pub call: Call,
-    peer: Box<HttpPeer>,
     work: Option<Work>,
 }
 
@@ -47,7 +43,7 @@ impl Opened {
         if let Some(work) = self.work {
             work.finish();
         }
-        upstream.release(self.call, &self.peer).await;
+        upstream.release(self.call).await;
     }
 }
 
@@ -57,21 +53,21 @@ pub async fn open(exchange: &mut Exchange, upstream: &Arc<Upstream>) -> Result<O
         // Boxed: what few calls need would make the state of all of them larger.
         return Box::pin(open_followed(exchange, upstream)).await;
     }
-    let (call, peer) = ask(exchange, upstream).await?;
+    let call = ask(exchange, upstream).await?;
     take_head(exchange, call.head()).map_err(|error| with_head(error, &call))?;
     let work = None;
-    Ok(Opened { call, peer, work })
+    Ok(Opened { call, work })
 }
 
 async fn open_followed(
     exchange: &mut Exchange,
     upstream: &Arc<Upstream>,
 ) -> Result<Opened, Unopened> {
-    let (mut call, peer) = ask(exchange, upstream).await?;
+    let mut call = ask(exchange, upstream).await?;
     if !tells(&call) {
         take_head(exchange, call.head()).map_err(|error| with_head(error, &call))?;
         let work = None;
-        return Ok(Opened { call, peer, work });
+        return Ok(Opened { call, work });
     }
     let told = read_short(exchange, &mut call).await?;
     let told = exchange.read_follow_up(&told)?;
@@ -80,14 +76,14 @@ async fn open_followed(
         Some(url) => Some(Work::begun(exchange.cancel(url)?, upstream)),
         None => None,
     };
-    upstream.release(call, &peer).await;
+    upstream.release(call).await;
     exchange.follow(&told.stream)?;
-    let (call, peer) = ask(exchange, upstream).await?;
+    let call = ask(exchange, upstream).await?;
     take_head(exchange, call.head()).map_err(|error| with_head(error, &call))?;
-    Ok(Opened { call, peer, work })
+    Ok(Opened { call, work })
 }
 
-async fn ask(exchange: &Exchange, upstream: &Upstream) -> Result<(Call, Box<HttpPeer>), Error> {
+async fn ask(exchange: &Exchange, upstream: &Upstream) -> Result<Call, Error> {
     let base = &exchange.target().base;
     let mut peer = upstream.peer(base).await?;
     if let Some(connect) = exchange.deadlines().connect {
@@ -95,8 +91,7 @@ async fn ask(exchange: &Exchange, upstream: &Upstream) -> Result<(Call, Box<Http
         peer.options.total_connection_timeout = Some(connect);
     }
     let request = request_head(exchange)?;
-    let call = upstream.call(base, &peer, &request, exchange.body());
-    Ok((call.await?, peer))
+    upstream.call(base, &peer, &request, exchange.body()).await
 }
 
 /// Whether what is answered is more than an error.
@@ -163,7 +158,7 @@ async fn send(cancel: Cancel, upstream: &Upstream) -> Option<()> {
     let head = RequestHeader::from(parts);
     let nothing = Bytes::new();
     let call = upstream.call(&cancel.base, &peer, &head, &nothing);
-    upstream.release(call.await.ok()?, &peer).await;
+    upstream.release(call.await.ok()?).await;
     Some(())
 }
 

@@ -126,24 +126,25 @@ impl Upstream {
         body: &Bytes,
     ) -> Result<Call, Error> {
         // Boxed: a connection in the making has kilobytes, and most calls find one that is made.
-        let waiting = Place::of(peer).and_then(|place| self.idle.take(&place));
+        let home = Place::of(peer);
+        let waiting = home.and_then(|home| self.idle.take(&home));
         let (stream, reused) = match waiting {
             Some(stream) => (stream, true),
             None => (Box::pin(self.connect(base, peer)).await?, false),
         };
-        match Call::ask(stream, peer, head, body, &self.timeouts).await {
+        match Call::ask(stream, (peer, home), head, body, &self.timeouts).await {
             Err(error) if reused && is_unanswered(&error) => {}
             asked => return asked.map_err(|error| failure(&error)),
         }
         let stream = Box::pin(self.connect(base, peer)).await?;
-        let asked = Call::ask(stream, peer, head, body, &self.timeouts).await;
+        let asked = Call::ask(stream, (peer, home), head, body, &self.timeouts).await;
         asked.map_err(|error| failure(&error))
     }
 
     /// Gives a connection back after a complete answer.
-    pub async fn release(&self, call: Call, peer: &HttpPeer) {
-        if let (Some(stream), Some(place)) = (call.into_stream().await, Place::of(peer)) {
-            self.idle.keep(place, stream);
+    pub async fn release(&self, call: Call) {
+        if let Some((home, stream)) = call.into_stream().await {
+            self.idle.keep(home, stream);
         }
     }
 
