@@ -88,20 +88,18 @@ mod tests {
     use std::sync::Arc;
 
     use arc_swap::ArcSwap;
-    use http::{HeaderMap, HeaderValue, StatusCode, header};
+    use http::{HeaderValue, StatusCode, header};
     use pingora::{http::ResponseHeader, server::configuration::ServerConf};
     use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
     use crate::{
-        completion::{Completion, CompletionRequest, Compliance, Parameter, Partial, Support},
+        completion::{Completion, CompletionRequest, Parameter, Partial, Support},
         config::Config,
         dialect::{Dialect, Extras, Step, UpstreamRequest, openai::OPENAI, settle::Settled},
         edition::Edition,
         error::Kind,
-        exchange::{
-            Deadlines, Seed, Terms, UpstreamHead, Work, fan_out::FanOutLimits, split::split,
-        },
+        exchange::{Seed, Terms, UpstreamHead, Work, split::split},
         provider::{Credential, Secret, Target, target::Choice},
         wire::{Frame, Framing},
     };
@@ -160,17 +158,7 @@ mod tests {
         Arc::make_mut(&mut provider).dialect = &Faulty;
         let key = Credential::Key(Secret::try_new("sk-1").unwrap());
         let target = Target::try_new(provider, Choice::of(key)).unwrap();
-        let terms = Terms {
-            compliance: Compliance::Strict,
-            deadlines: Deadlines::default(),
-            forwarded: HeaderMap::new(),
-            max_event_bytes: 1 << 20,
-            fan_out: FanOutLimits {
-                concurrent_calls: 1,
-                bytes: 1 << 20,
-            },
-            best: None,
-        };
+        let terms = Terms::plain();
         let shares = split(request, &Settled::default(), 1).unwrap();
         let seed = Seed { now: 1, draw: 2 };
         let Work::One(mut exchange) = Work::try_new(shares, target, terms, seed).unwrap() else {

@@ -377,10 +377,10 @@ mod tests {
     use super::*;
     use crate::provider::target::Choice;
     use crate::{
-        completion::{CompletionRequest, Compliance},
+        completion::CompletionRequest,
         config::Config,
         dialect::settle::Settled,
-        exchange::{Deadlines, Seed, Terms, Work, fan_out::FanOutLimits, split::split},
+        exchange::{Seed, Terms, Work, split::split},
         provider::{
             Auth, Credential, Secret, Target,
             azure::Identity,
@@ -419,17 +419,10 @@ mod tests {
         Arc::make_mut(&mut provider).auth = Auth::Header("api-key".parse().unwrap());
         let target = Target::try_new(provider, Choice::of(credential)).unwrap();
         let terms = Terms {
-            compliance: Compliance::Strict,
-            deadlines: Deadlines::default(),
             forwarded: [(header::DATE, "forged".parse().unwrap())]
                 .into_iter()
                 .collect(),
-            max_event_bytes: 1 << 20,
-            fan_out: FanOutLimits {
-                concurrent_calls: 1,
-                bytes: 1 << 20,
-            },
-            best: None,
+            ..Terms::plain()
         };
         let shares = split(request, &Settled::default(), 1).unwrap();
         let seed = Seed { now: 1, draw: 2 };

@@ -397,9 +397,8 @@ const USER_AGENT: &str = concat!("pingora-completions/", env!("CARGO_PKG_VERSION
 mod tests {
     use std::time::Duration;
 
-    use super::{fan_out::FanOutLimits, *};
+    use super::*;
     use crate::{
-        completion::Compliance,
         config::Config,
         dialect::settle::Settled,
         provider::{Credential, Secret, target::Choice},
@@ -416,17 +415,7 @@ mod tests {
             option: &|_| Ok(None),
         };
         let target = Target::try_new(provider, choice).unwrap();
-        let terms = Terms {
-            compliance: Compliance::Strict,
-            deadlines: Deadlines::default(),
-            forwarded: HeaderMap::new(),
-            max_event_bytes: 1 << 20,
-            fan_out: FanOutLimits {
-                concurrent_calls: 1,
-                bytes: 1 << 20,
-            },
-            best: None,
-        };
+        let terms = Terms::plain();
         let mut shares = split::split(request, &Settled::default(), 1).unwrap();
         let (share, seed) = (shares.next().unwrap().unwrap(), Seed { now: 1, draw: 2 });
         Exchange::try_new(share, Arc::new(target), &terms, seed).unwrap()

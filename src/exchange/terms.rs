@@ -42,3 +42,21 @@ pub struct Terms {
     /// The choice among candidates that is made here.
     pub best: Option<Best>,
 }
+
+#[cfg(test)]
+impl Terms {
+    /// Of a call of which nobody says anything.
+    pub fn plain() -> Self {
+        Self {
+            compliance: Compliance::Strict,
+            deadlines: Deadlines::default(),
+            forwarded: HeaderMap::new(),
+            max_event_bytes: 1 << 20,
+            fan_out: FanOutLimits {
+                concurrent_calls: 1,
+                bytes: 1 << 20,
+            },
+            best: None,
+        }
+    }
+}
