@@ -59,11 +59,14 @@ fn client(names: &[String]) {
         .iter()
         .filter(|name| !name.starts_with("--"))
         .peekable();
+    let beside = |ways: &[Way]| {
+        fan_out(ways, &runtime, round);
+        streams(ways, &runtime);
+    };
     if names.peek().is_none() {
         let ways = start();
         compare(&ways, &Scenario::named("plain"), &runtime, round);
-        fan_out(&ways, &runtime, round);
-        streams(&ways, &runtime);
+        beside(&ways);
         return;
     }
     for name in names {
@@ -75,6 +78,9 @@ fn client(names: &[String]) {
         assert!(!chosen.is_empty(), "all, or some of: {}", known.join(", "));
         for scenario in chosen {
             compare(&start(), scenario, &runtime, round);
+        }
+        if name == "all" {
+            beside(&start());
         }
     }
 }
