@@ -88,7 +88,7 @@ pub async fn read_body(
             .await
             .map_err(|_| Error::gone())?;
     }
-    let arriving = arrive(session, (length, limits.body_bytes), wanted);
+    let arriving = arrive(session, length, limits.body_bytes, wanted);
     match tokio::time::timeout(limits.request, arriving).await {
         Ok(Ok(Some(arrived))) => Ok(arrived),
         Ok(Ok(None)) => Err(too_large()),
@@ -125,14 +125,15 @@ pub fn failure(error: &pingora::Error) -> Error {
 /// puts our own body in its place. Without a declared length it has to be on from the start and may overflow.
 async fn arrive(
     session: &mut Session,
-    (length, limit): (Option<usize>, usize),
+    length: Option<usize>,
+    limit: usize,
     wanted: Replay,
 ) -> pingora::Result<Option<(Bytes, Replay)>> {
     let mut body = Body::default();
     let mut replay = Replay::Lost;
     loop {
         let fits = length.is_none_or(|length| length.saturating_sub(body.len()) <= RETRY_BUFFER);
-        if fits && replay != wanted {
+        if fits && wanted == Replay::Held && replay == Replay::Lost {
             session.enable_retry_buffering();
             replay = Replay::Held;
         }

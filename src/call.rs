@@ -87,10 +87,9 @@ impl Call {
         self.head().is_some_and(is_coded) && {
             let raw = self.session.get_headers_raw_bytes();
             raw.split(|&byte| byte == b'\n').any(|line| {
-                let name = line.get(..CONTENT_LENGTH.as_str().len());
-                name.is_some_and(|name| {
-                    name.eq_ignore_ascii_case(CONTENT_LENGTH.as_str().as_bytes())
-                })
+                let name = line.split(|&byte| byte == b':').next();
+                let name = name.unwrap_or_default().trim_ascii_end();
+                name.eq_ignore_ascii_case(CONTENT_LENGTH.as_str().as_bytes())
             })
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     downstream::{self, End, Framing, answer_head},
     drain::{Leaving, Vigil},
     error::{self, Error},
-    pulse::Pulse,
+    pulse::{Pulse, is_comment},
     ticket::Ticket,
     upstream::out_of_time,
 };
@@ -138,7 +138,7 @@ impl<'c> Client<'c> {
 
     /// Writes a piece of a stream.
     pub async fn write(&mut self, out: Bytes, end: End, limit: &mut Limit) -> Result<(), Error> {
-        if !out.is_empty() {
+        if !is_comment(&out) {
             self.ticket.mark_first_byte();
         }
         downstream::write_until(self.session, out, end, &mut limit.sleep).await

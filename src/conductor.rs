@@ -1,4 +1,4 @@
-//! Carries an exchange from inside `request_filter`, for what Pingora's phases cannot do; [`Exchange::road`] says when.
+//! Carries an exchange from inside `request_filter`: nearly all of them; [`Exchange::road`] says which.
 //!
 //! Everything runs in the request's own task: when the client leaves, the future is dropped and with it the upstream's
 //! connection, which is how an HTTP/1 call is cancelled.
@@ -12,7 +12,7 @@ use crate::{
     downstream::End,
     error::Kind,
     exchange::{Deadlines, Exchange, ReplyForm},
-    leg::{Failed, Leg},
+    leg::{Failed, Leg, Opens},
     upstream::Upstream,
 };
 
@@ -35,11 +35,11 @@ impl Answering<'_> {
 /// Makes the call and writes its answer. `Err`: what went wrong before a byte of an answer was written.
 pub async fn carry(
     client: &mut Client<'_>,
-    exchange: &mut Exchange,
+    (exchange, opens): (&mut Exchange, Opens),
     upstream: &Arc<Upstream>,
     limit: &mut Limit,
 ) -> Result<(), Failed> {
-    let begun = Box::pin(begin(exchange, upstream));
+    let begun = Box::pin(begin(exchange, upstream, opens));
     let answering = client.wait(limit, begun).await??;
     answer(client, answering, limit).await
 }
@@ -48,6 +48,7 @@ pub async fn carry(
 pub async fn begin<'e>(
     exchange: &'e mut Exchange,
     upstream: &'e Arc<Upstream>,
+    opens: Opens,
 ) -> Result<Answering<'e>, Failed> {
     match exchange.reply() {
         ReplyForm::Whole => {
@@ -58,7 +59,7 @@ pub async fn begin<'e>(
             }
         }
         ReplyForm::Stream => {
-            let (leg, out, end) = Leg::begun(exchange, upstream).await?;
+            let (leg, out, end) = Leg::begun(exchange, upstream, opens).await?;
             Ok(Answering::Stream(leg, out, end))
         }
     }

@@ -22,7 +22,7 @@ use crate::{
         fan_out::FanOut,
         reply::{Gathered, OwnedChoice},
     },
-    leg::{Failed, Leg},
+    leg::{Failed, Leg, Opens},
     pulse::Pulse,
     upstream::Upstream,
 };
@@ -135,7 +135,7 @@ fn advance(stage: Stage<'_>) -> BoxFuture<'_, Result<Option<(Bytes, Stage<'_>)>,
         let (leg, out, end, lane) = match stage {
             Stage::Begin(exchange, upstream) => {
                 let lane = upstream.lanes().enter(&exchange.target().base).await;
-                let (leg, out, end) = Leg::begun(exchange, upstream).await?;
+                let (leg, out, end) = Leg::begun(exchange, upstream, Opens::ByEvent).await?;
                 (Box::new(leg), out, end, lane)
             }
             Stage::Open(mut leg, lane) => {

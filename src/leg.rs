@@ -12,6 +12,7 @@ use crate::{
     downstream::End,
     error::{Deadline, Error, Kind},
     exchange::{Deadlines, Exchange, relay::Relay},
+    mishap::contain_now,
     opening::{self, Opened, Unopened},
     pulse::{Pulse, is_comment},
     upstream::{Upstream, broke_off, failure},
@@ -22,6 +23,16 @@ pub struct Leg<'e> {
     exchange: &'e mut Exchange,
     upstream: &'e Arc<Upstream>,
     opened: Opened,
+}
+
+/// What an answer has begun with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opens {
+    /// An event. Comments are no token: with them alone, the answer can still turn out to be an error, after which another is
+    /// asked for.
+    ByEvent,
+    /// A comment, too: nobody else will be asked, and its client is shown that somebody is there.
+    ByAnything,
 }
 
 /// Why a call failed.
@@ -73,7 +84,7 @@ impl<'e> Leg<'e> {
     ) -> Result<Self, Failed> {
         let mut leg = Self::open(exchange, upstream).await?;
         while let Some(piece) = leg.read().await? {
-            leg.relay()?.push(piece);
+            leg.contained(|relay| relay.push(piece))?;
         }
         Ok(leg)
     }
@@ -82,14 +93,15 @@ impl<'e> Leg<'e> {
     pub async fn begun(
         exchange: &'e mut Exchange,
         upstream: &'e Arc<Upstream>,
+        opens: Opens,
     ) -> Result<(Self, Bytes, End), Failed> {
         let patience = exchange.deadlines().first_token;
+        let opens = patience.map_or(opens, |_| Opens::ByEvent);
         let begin = async {
             let mut leg = Self::open(exchange, upstream).await?;
             loop {
                 let (out, end) = leg.relay_some().await?;
-                // Comments are no token: with them alone, the answer can still turn out to be an error.
-                if end == End::Complete || !is_comment(&out) {
+                if end == End::Complete || opens == Opens::ByAnything || !is_comment(&out) {
                     return Ok((leg, out, end));
                 }
             }
@@ -125,6 +137,15 @@ impl<'e> Leg<'e> {
         relay.ok_or_else(|| Failed::from(Error::broken("The provider's answer has no head.")))
     }
 
+    /// What the relay makes of something. A fault of ours in that is how this answer fails.
+    fn contained<T>(&mut self, work: impl FnOnce(&mut Relay) -> T) -> Result<T, Failed> {
+        let relay = self.relay()?;
+        contain_now(|| work(relay)).map_err(|broken| Failed {
+            last: self.end_with(broken.clone()),
+            ..self.with_head(broken)
+        })
+    }
+
     async fn read(&mut self) -> Result<Option<Bytes>, Failed> {
         if let Err(stopping) = self.upstream.leaving().check() {
             return Err(self.fail(stopping));
@@ -138,14 +159,12 @@ impl<'e> Leg<'e> {
     /// One upstream read of a stream, which becomes one write.
     pub async fn relay_one(&mut self) -> Result<(Bytes, End), Failed> {
         let piece = self.read().await?;
+        let relayed = self.contained(|relay| match piece {
+            Some(piece) => Ok((relay.push(piece), End::Open)),
+            None => relay.finish().map(|out| (out, End::Complete)),
+        })?;
+        let (out, end) = relayed.map_err(|error| self.with_head(error))?;
         let relay = self.relay()?;
-        let (out, end) = match piece {
-            Some(piece) => (relay.push(piece), End::Open),
-            None => match relay.finish() {
-                Ok(out) => (out, End::Complete),
-                Err(error) => return Err(self.with_head(error)),
-            },
-        };
         let is_over = relay.partial().done;
         match relay.failure().cloned() {
             Some(error) => Err(Failed {
@@ -198,4 +217,55 @@ impl<'e> Leg<'e> {
 fn no_token() -> Error {
     let message = "The provider's answer did not begin in time.";
     Error::new(Kind::Timeout(Deadline::FirstToken), message)
+}
+
+#[cfg(test)]
+mod tests {
+    use pingora::server::configuration::ServerConf;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::{config::Timeouts, exchange::faulty};
+
+    // faults.md, row 30.
+    #[tokio::test]
+    async fn a_panic_in_the_middle_of_a_stream_is_how_it_fails() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}/v1", listener.local_addr().unwrap());
+        let provider = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            assert!(stream.read(&mut request).await.unwrap() > 0);
+            let event = r#"data: {"id":"c","object":"text_completion","created":1,"model":"m","choices":[{"text":"a","index":0,"logprobs":null,"finish_reason":null}]}"#;
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+            let said = format!("{head}{event}\n\n");
+            stream.write_all(said.as_bytes()).await.unwrap();
+            stream.write_all(b"data: worse\n\n").await.unwrap();
+            // Until the call is left.
+            let _ = stream.read(&mut request).await;
+        });
+        let upstream = Upstream::new(&ServerConf::default(), Timeouts::default(), 1);
+        let upstream = Arc::new(upstream);
+        let mut exchange = faulty::exchange(&base);
+        let begun = Leg::begun(&mut exchange, &upstream, Opens::ByEvent).await;
+        let failed = match begun {
+            Err(failed) => failed,
+            Ok((mut leg, _, _)) => {
+                let failed = leg.relay_some().await.unwrap_err();
+                leg.close().await;
+                failed
+            }
+        };
+        assert_eq!(failed.error.kind(), Kind::Internal);
+        let last = std::str::from_utf8(&failed.last).unwrap();
+        assert!(last.starts_with("data: {\"error\":"), "{last}");
+        assert!(!last.contains("worse"));
+        let told = exchange.report().failure.map(Error::kind);
+        assert_eq!(told, Some(Kind::Internal));
+        // Its connection is no other call's.
+        provider.await.unwrap();
+    }
 }

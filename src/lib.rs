@@ -18,8 +18,8 @@
 //!
 //! **Everything between the sockets is free of IO**: bytes in, bytes out, with the time and a random number as arguments.
 //! That is what lets a test feed a stream at every possible cut. **Three carriers move the bytes, and decide nothing**:
-//! Pingora's own phases, which carry streams; a conductor, for whole replies and what the phases cannot do; and gather, for
-//! requests that take several calls of their provider. All interpret the same exchange.
+//! a conductor, for completions; gather, for those that take several calls of their provider; and Pingora's own phases, for
+//! every other path and, where a conf wants no heartbeats, plain streams. All interpret the same exchange.
 //!
 //! **Who does what** of a request is settled once, before anything goes upstream (`dialect::settle`): the provider, the gateway
 //! in its place, or nobody, which is a 400 that names the parameter.

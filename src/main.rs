@@ -17,11 +17,13 @@
 
 use std::{
     cell::Cell,
+    convert::Infallible,
+    ffi::{CString, OsString},
     fs::File,
     io::{IsTerminal, Read, Write},
-    os::unix::{fs::PermissionsExt, process::CommandExt},
+    os::unix::{ffi::OsStringExt, fs::PermissionsExt},
     panic::PanicHookInfo,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::SystemTime,
 };
@@ -29,7 +31,10 @@ use std::{
 use clap::{Parser, Subcommand, ValueEnum};
 use env_filter::Filter;
 use log::{Level, Log, Metadata, Record};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::{
+    sys::resource::{Resource, setrlimit},
+    unistd::execve,
+};
 use pingora::prelude::Opt;
 use pingora_completions::{
     ConfigError, KeyHash, LogQueue, Reader, Reread, Surroundings, bench,
@@ -192,19 +197,36 @@ fn hash_key() -> Result<String, String> {
 /// settings it is free for all, and the system's again after a second (see `slack`). Where a process may not do this, it has
 /// the larger stock.
 fn restart_with_allocator_settings() {
-    let mut arguments = std::env::args_os();
-    let Some(name) = arguments.next() else {
-        return;
-    };
     let is_set = |(name, _): &(&str, &str)| std::env::var_os(name).is_some();
     if cfg!(target_os = "linux") && !ALLOCATOR_SETTINGS.iter().any(is_set) {
-        let mut anew = std::process::Command::new("/proc/self/exe");
-        let _ = anew
-            .arg0(name)
-            .args(arguments)
-            .envs(ALLOCATOR_SETTINGS)
-            .exec();
+        let _ = restart();
     }
+}
+
+/// Returns if that cannot be. By the system call itself: the standard library's would reset signals first, and leave them reset.
+fn restart() -> Option<Infallible> {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    // By its own name, which is the process's to all who look for it.
+    let program = std::env::current_exe().ok()?;
+    let name = Path::new(arguments.first()?);
+    // A loader that was told to run this file is not it.
+    let is_itself = program.file_name() == name.file_name()
+        || name.canonicalize().is_ok_and(|path| path == program);
+    let text = |text: OsString| CString::new(text.into_vec()).ok();
+    let variables = std::env::vars_os().map(|(name, value)| {
+        let mut variable = name;
+        variable.push("=");
+        variable.push(value);
+        variable
+    });
+    let settings = ALLOCATOR_SETTINGS.map(|(name, value)| format!("{name}={value}").into());
+    let variables: Option<Vec<_>> = variables.chain(settings).map(text).collect();
+    let arguments: Option<Vec<_>> = arguments.into_iter().map(text).collect();
+    let program = text(program.into())?;
+    if is_itself {
+        return execve(&program, &arguments?, &variables?).ok();
+    }
+    None
 }
 
 /// No core dump holds the keys in this process, and no other process of its user looks into it.
@@ -360,7 +382,7 @@ fn now() -> [u8; 20] {
 
 /// Of most lines.
 const LINE_BYTES: usize = 512;
-/// Of mimalloc: a page of which another thread frees a block becomes nobody's, and one that is free is not kept.
+/// Of mimalloc: nobody takes a page over only because one of its blocks was freed, and full pages are let go of at once.
 const ALLOCATOR_SETTINGS: [(&str, &str); 2] = [
     ("MIMALLOC_PAGE_RECLAIM_ON_FREE", "-1"),
     ("MIMALLOC_PAGE_FULL_RETAIN", "0"),

@@ -29,7 +29,7 @@ use crate::{
     exchange::{Deadlines, Exchange, ReplyForm, Work},
     gateway::Completing,
     health::{Health, circuit::Admits, spread::Awaited},
-    leg::Failed,
+    leg::{Failed, Opens},
     provider::Target,
     provider::pool::KeySet,
     proxy::Gateway,
@@ -126,7 +126,10 @@ impl Race<'_, '_> {
         let patience = first.deadlines().call;
         let patience = patience.map(|own| own.saturating_sub(spent));
         let delay = self.delay(&edition.state.health).unwrap_or(Duration::MAX);
-        let mut call = Box::pin(in_time(patience, conductor::begin(first, upstream)));
+        let mut call = Box::pin(in_time(
+            patience,
+            conductor::begin(first, upstream, Opens::ByEvent),
+        ));
         let early = Box::pin(timeout(delay, call.as_mut()));
         if let Ok(begun) = self.client.wait(self.limit, early).await? {
             return begun.map(|answering| self.first_won(answering));
@@ -316,7 +319,7 @@ async fn late<'e>(
     if let Some(token) = tokens.settle(exchange.target()).await? {
         exchange.change_target(|target| target.settle(token));
     }
-    conductor::begin(exchange, upstream).await
+    conductor::begin(exchange, upstream, Opens::ByEvent).await
 }
 
 fn awaited(reply: ReplyForm) -> Awaited {

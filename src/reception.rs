@@ -20,7 +20,7 @@ use crate::{
     gateway::{Admission, Completing},
     gather,
     health::circuit::Verdict,
-    leg::Failed,
+    leg::{Failed, Opens},
     passing,
     places::Place,
     provider::pool::KeySet,
@@ -246,7 +246,14 @@ impl Gateway {
             }
             Work::One(mut exchange) => {
                 let (carried, exchange) = match pursuit.spare() {
-                    None => (context.conduct(session, &mut exchange).await, exchange),
+                    None => {
+                        let opens = match may_go_on {
+                            true => Opens::ByEvent,
+                            false => Opens::ByAnything,
+                        };
+                        let carried = context.conduct(session, &mut exchange, opens).await;
+                        (carried, exchange)
+                    }
                     Some(spare) => {
                         let race = (&*pursuit, spare);
                         // Boxed: few requests need it.
@@ -288,11 +295,12 @@ impl Context {
         &mut self,
         session: &mut Session,
         exchange: &mut Exchange,
+        opens: Opens,
     ) -> Result<(), Failed> {
         let mut limit = self.limit(exchange.deadlines());
         let upstream = &self.edition.upstream;
         let mut client = Client::new(session, &mut self.ticket, self.edition.upstream.leaving());
-        conductor::carry(&mut client, exchange, upstream, &mut limit).await
+        conductor::carry(&mut client, (exchange, opens), upstream, &mut limit).await
     }
 
     /// Has several calls carried.

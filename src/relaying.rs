@@ -85,8 +85,6 @@ fn join(first: Bytes, second: Bytes) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arc_swap::ArcSwap;
     use http::{HeaderValue, StatusCode, header};
     use pingora::{http::ResponseHeader, server::configuration::ServerConf};
@@ -94,76 +92,14 @@ mod tests {
 
     use super::*;
     use crate::{
-        completion::{Completion, CompletionRequest, Parameter, Partial, Support},
         config::Config,
-        dialect::{Dialect, Extras, Step, UpstreamRequest, openai::OPENAI, settle::Settled},
         edition::Edition,
         error::Kind,
-        exchange::{Seed, Terms, UpstreamHead, Work, split::split},
-        provider::{Credential, Secret, Target, target::Choice},
-        wire::{Frame, Framing},
+        exchange::{UpstreamHead, faulty},
     };
 
-    /// A dialect with a fault of ours in it.
-    #[derive(Debug)]
-    struct Faulty;
-
-    impl Dialect for Faulty {
-        fn name(&self) -> &'static str {
-            "faulty"
-        }
-
-        fn framing(&self) -> Framing {
-            OPENAI.framing()
-        }
-
-        fn support(&self, parameter: Parameter) -> Support {
-            OPENAI.support(parameter)
-        }
-
-        fn extras(&self) -> Extras {
-            OPENAI.extras()
-        }
-
-        fn write_request(&self, request: &CompletionRequest) -> Result<UpstreamRequest, Error> {
-            OPENAI.write_request(request)
-        }
-
-        fn read_reply<'b>(
-            &self,
-            body: &'b [u8],
-            partial: &mut Partial,
-        ) -> Result<Completion<'b>, Error> {
-            OPENAI.read_reply(body, partial)
-        }
-
-        fn read_frame<'f>(
-            &self,
-            frame: &'f Frame,
-            partial: &mut Partial,
-        ) -> Result<Step<'f>, Error> {
-            assert!(!frame.data.starts_with(b"worse"));
-            OPENAI.read_frame(frame, partial)
-        }
-
-        fn read_error(&self, status: StatusCode, body: &[u8]) -> Error {
-            OPENAI.read_error(status, body)
-        }
-    }
-
     fn context() -> Context {
-        let body = Bytes::from_static(br#"{"model":"m","prompt":"hi","stream":true}"#);
-        let request = CompletionRequest::read(body).unwrap();
-        let mut provider = Config::default().providers["openai"].clone();
-        Arc::make_mut(&mut provider).dialect = &Faulty;
-        let key = Credential::Key(Secret::try_new("sk-1").unwrap());
-        let target = Target::try_new(provider, Choice::of(key)).unwrap();
-        let terms = Terms::plain();
-        let shares = split(request, &Settled::default(), 1).unwrap();
-        let seed = Seed { now: 1, draw: 2 };
-        let Work::One(mut exchange) = Work::try_new(shares, target, terms, seed).unwrap() else {
-            panic!("one call");
-        };
+        let mut exchange = faulty::exchange("https://api.openai.com/v1");
         let stream = HeaderValue::from_static("text/event-stream");
         let head = UpstreamHead {
             status: StatusCode::OK,

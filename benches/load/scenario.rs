@@ -92,7 +92,7 @@ pub fn scenarios() -> Vec<Scenario> {
         },
         Scenario {
             // So many that a hundred are under way.
-            rate: "250".parse().ok(),
+            rate: Some("250".parse().unwrap()),
             path: "/crowd/10",
             lasts: Duration::from_millis(400),
             header: "x-portkey-provider: hundred",

@@ -15,6 +15,8 @@ pub mod edits;
 mod events;
 pub mod fan_out;
 #[cfg(test)]
+pub mod faulty;
+#[cfg(test)]
 mod fixtures;
 pub mod follow;
 mod output;

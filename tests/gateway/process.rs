@@ -111,6 +111,31 @@ fn a_crash_dumps_no_core() {
     assert_eq!(words, ["0", "0", "bytes"]);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn the_allocator_has_its_settings_and_the_process_its_name() {
+    const NAME: &str = "MIMALLOC_PAGE_FULL_RETAIN";
+    let own = Gateway::start("");
+    let told = Gateway::start_with("", &[(NAME, "2")]);
+    for (gateway, full, reclaim) in [(own, "0", Some("-1")), (told, "2", None)] {
+        let process = format!("/proc/{}", gateway.child.id());
+        let name = fs::read_to_string(format!("{process}/comm")).unwrap();
+        // The kernel keeps fifteen bytes of it.
+        assert_eq!(name.trim_end(), "pingora-complet");
+        // The process is closed to all but root.
+        let Ok(variables) = fs::read(format!("{process}/environ")) else {
+            continue;
+        };
+        let variables = String::from_utf8(variables).unwrap();
+        let value = |name: &str| {
+            let mut all = variables.split('\0');
+            all.find_map(|one| one.strip_prefix(name)?.strip_prefix('='))
+        };
+        assert_eq!(value(NAME), Some(full));
+        assert_eq!(value("MIMALLOC_PAGE_RECLAIM_ON_FREE"), reclaim);
+    }
+}
+
 #[test]
 fn a_secret_of_the_conf_is_never_printed() {
     for conf in [

@@ -17,11 +17,11 @@ use crate::support::{Gateway, client::request};
 /// A way through the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Road {
-    /// Pingora's phases, and an answer that passes as it is.
+    /// An answer that passes as it is.
     Verbatim,
-    /// Pingora's phases, and an answer in another dialect.
+    /// An answer in another dialect.
     Translated,
-    /// The conductor, as there is a target to fall back on.
+    /// One with a target to fall back on.
     Conducted,
     /// Two calls for one request.
     Gathered,
