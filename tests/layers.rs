@@ -127,7 +127,13 @@ fn read(root: &Path, file: &Path) -> Option<Source> {
         .unwrap();
     let text = fs::read_to_string(file).unwrap();
     // A file of tests alone is declared under #[cfg(test)] by its parent.
-    let tests_alone = ["fixtures.rs", "vendor_errors.rs", "reasons.rs", "replay.rs"];
+    let tests_alone = [
+        "fixtures.rs",
+        "vendor_errors.rs",
+        "reasons.rs",
+        "replay.rs",
+        "faulty.rs",
+    ];
     if tests_alone.iter().any(|file| name.ends_with(file)) {
         return None;
     }
