@@ -5,8 +5,9 @@ use memchr::{memchr, memmem};
 
 /// Whether a string in `json` holds one. What is no JSON gives any answer.
 pub fn has_half(json: &[u8]) -> bool {
-    // Nearly all JSON holds no such escape at all.
-    memmem::find(json, b"\\u").is_some() && walk(json).is_none()
+    // Nearly all JSON holds no such escape at all, and much of it none; for one byte is looked faster than for two.
+    let rest = memchr(b'\\', json).and_then(|first| json.get(first..));
+    rest.is_some_and(|rest| memmem::find(rest, b"\\u").is_some() && walk(rest).is_none())
 }
 
 /// Goes from escape to escape; `None`: one of them is half of a pair.

@@ -113,7 +113,7 @@ pub fn scenarios() -> Vec<Scenario> {
             path: "/crowd/500",
             lasts: Duration::from_secs(20),
             header: "x-portkey-provider: five-thousand",
-            rounds: 3,
+            rounds: 2,
             ..crowd("five-thousand", "streams of 40 tokens, one each 500 ms")
         },
         Scenario {
