@@ -211,6 +211,10 @@ impl<'a> Asking<'a> {
             }
         })
         .await;
+        if !self.lasts.is_zero() {
+            // The crowds of all ways together are more connections than a process may have.
+            self.target.idle.lock().unwrap().clear();
+        }
         let is_ours = self.way.kind == Kind::Gateway;
         assert!(!is_ours || tally.failed() == 0, "{:?}", tally.failures);
         if left { Err(tally) } else { Ok(tally) }
