@@ -169,8 +169,10 @@ impl Body {
             return;
         }
         if self.more.is_empty() {
-            // In one piece of memory, which is nobody's before it is written to; a length that is declared alone gets no more.
-            self.more.reserve(length.unwrap_or_default().min(RESERVED));
+            // The declared length is only believed as far as the client has shown that it sends.
+            let sent = self.only.len().saturating_add(piece.len());
+            let believed = sent.saturating_mul(BELIEVED);
+            self.more.reserve(length.unwrap_or_default().min(believed));
             self.more.extend_from_slice(&std::mem::take(&mut self.only));
         }
         self.more.extend_from_slice(&piece);
@@ -221,7 +223,7 @@ const PROTECTED: &[&str] = &[
     "x-forwarded-host",
     "x-forwarded-proto",
 ];
-/// Larger bodies are copied as they grow.
-const RESERVED: usize = 8 << 20;
+/// No client costs more than so many times what it has sent: docs/resilience.md.
+const BELIEVED: usize = 20;
 /// What Pingora keeps of a request body for sending it (again); fixed there.
 const RETRY_BUFFER: usize = 64 << 10;

@@ -18,7 +18,7 @@ use crate::{
     downstream::End,
     error::Error,
     exchange::{
-        Deadlines, Exchange, ReplyForm,
+        Exchange, ReplyForm,
         fan_out::FanOut,
         reply::{Gathered, OwnedChoice},
     },
@@ -73,10 +73,7 @@ async fn stream(
     limit: &mut Limit,
 ) -> Result<(), Failed> {
     let lanes = fan_out.concurrent_calls();
-    let Deadlines {
-        heartbeat, idle, ..
-    } = *fan_out.deadlines();
-    let mut pulse = Pulse::new(heartbeat, idle);
+    let mut pulse = Pulse::of(fan_out.deadlines());
     let parts = fan_out.parts_mut().iter_mut();
     let calls: Vec<_> = parts.map(|part| events(part, upstream)).collect();
     let mut calls = stream::iter(calls).flatten_unordered(lanes).boxed();

@@ -126,10 +126,7 @@ impl<'e> Leg<'e> {
 
     /// The pauses of its stream.
     pub fn pulse(&self) -> Pulse {
-        let Deadlines {
-            heartbeat, idle, ..
-        } = *self.deadlines();
-        Pulse::new(heartbeat, idle)
+        Pulse::of(self.deadlines())
     }
 
     pub fn relay(&mut self) -> Result<&mut Relay, Failed> {

@@ -8,7 +8,10 @@ use std::{pin::Pin, time::Duration};
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
-use crate::error::{Deadline, Error, Kind};
+use crate::{
+    error::{Deadline, Error, Kind},
+    exchange::Deadlines,
+};
 
 /// The pauses of one stream.
 pub struct Pulse {
@@ -24,7 +27,11 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    pub fn new(heartbeat: Option<Duration>, idle: Option<Duration>) -> Self {
+    pub fn of(deadlines: &Deadlines) -> Self {
+        Self::new(deadlines.heartbeat, deadlines.idle)
+    }
+
+    fn new(heartbeat: Option<Duration>, idle: Option<Duration>) -> Self {
         let now = Instant::now();
         let first = heartbeat.into_iter().chain(idle).min();
         Self {
