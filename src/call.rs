@@ -6,6 +6,7 @@
 use std::{io, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::FutureExt;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use pingora::{
     ErrorType,
@@ -28,6 +29,8 @@ pub struct Call {
     session: Box<HttpSession>,
     /// Where its connection waits for the next call; `None`: it is not kept.
     home: Option<Place>,
+    /// What the last read found behind the piece that it brought.
+    broken: Option<Box<pingora::Error>>,
 }
 
 impl Call {
@@ -45,6 +48,7 @@ impl Call {
         let mut call = Self {
             session: Box::new(session),
             home,
+            broken: None,
         };
         // An upstream that refuses early stops reading: its answer counts, not the failed write.
         if let Err(unsent) = sent {
@@ -100,8 +104,45 @@ impl Call {
     }
 
     /// The next piece of the answer's body; `None`: it is whole.
+    ///
+    /// Pingora gives a body chunk by chunk, and providers put each event in one of its own: those that are here already are one
+    /// piece, so that what came in one read leaves in one write.
     pub async fn read(&mut self) -> pingora::Result<Option<Bytes>> {
-        self.session.read_body_bytes().await
+        if let Some(broken) = self.broken.take() {
+            return Err(broken);
+        }
+        let Some(first) = self.session.read_body_bytes().await? else {
+            return Ok(None);
+        };
+        if first.len() >= MAX_JOINED_BYTES {
+            return Ok(Some(first));
+        }
+        let Some(second) = self.read_now() else {
+            return Ok(Some(first));
+        };
+        let mut joined = BytesMut::with_capacity(2 * (first.len() + second.len()));
+        joined.put(first);
+        joined.put(second);
+        while joined.len() < MAX_JOINED_BYTES {
+            let Some(next) = self.read_now() else { break };
+            joined.put(next);
+        }
+        Ok(Some(joined.freeze()))
+    }
+
+    /// The next chunk, if it is here.
+    fn read_now(&mut self) -> Option<Bytes> {
+        // A timer would be set for each look.
+        let patience = self.session.read_timeout.take();
+        let read = tokio::task::unconstrained(self.session.read_body_bytes()).now_or_never();
+        self.session.read_timeout = patience;
+        match read? {
+            Ok(piece) => piece,
+            Err(broken) => {
+                self.broken = Some(broken);
+                None
+            }
+        }
     }
 
     /// The connection, for the next call, if this one's answer came to its end; and where it waits.
@@ -161,6 +202,8 @@ async fn in_time(
 
 /// Bodies up to this size are copied behind their head: cheaper than a second system call.
 const MAX_TOGETHER_BYTES: usize = 16 << 10;
+/// From this size on, copying a piece behind another would cost more than it saves.
+const MAX_JOINED_BYTES: usize = 16 << 10;
 /// How long a complete answer's connection may take to end its body.
 const REST: Duration = Duration::from_millis(50);
 /// How long an upstream that stopped reading has for saying why.

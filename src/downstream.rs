@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header, response::Parts};
-use pingora::{http::ResponseHeader, proxy::Session};
+use pingora::{http::ResponseHeader, protocols::http::ServerSession, proxy::Session};
 use tokio::time::Sleep;
 
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     exchange::{Exchange, is_for_client},
     gateway::Head,
     head::nominated,
+    intake::Intake,
     route::retry::whole_seconds,
     ticket::Ticket,
     upstream::{is_interim, unix_now},
@@ -133,7 +134,7 @@ pub async fn write_whole(
     write_rest(session, body, End::Complete).await
 }
 
-/// Writes an answer's head, with our own headers in it.
+/// Writes an answer's head, with our own headers in it. Something of its body has to follow at once, and takes it along.
 pub async fn write_head(
     session: &mut Session,
     ticket: &Ticket,
@@ -141,6 +142,7 @@ pub async fn write_head(
 ) -> Result<(), Error> {
     ticket.stamp(&mut head.headers);
     let client = session.as_downstream_mut();
+    hold(client, true);
     let written = client.write_response_header(Box::new(head.into())).await;
     written.map_err(|_| Error::gone())
 }
@@ -171,12 +173,28 @@ pub async fn write_rest(session: &mut Session, mut out: Bytes, end: End) -> Resu
     loop {
         let slice = out.split_to(out.len().min(SLICE));
         let last = out.is_empty();
-        let written = client.write_response_body(slice, last && end == End::Complete);
+        let ends = last && end == End::Complete;
+        // The end goes out with what is before it.
+        if ends && !slice.is_empty() && hold(client, true) {
+            let written = client.write_response_body(slice, false);
+            written.await.map_err(|_| Error::gone())?;
+            hold(client, false);
+            let ended = client.write_response_body(Bytes::new(), true);
+            return ended.await.map_err(|_| Error::gone());
+        }
+        hold(client, false);
+        let written = client.write_response_body(slice, ends);
         written.await.map_err(|_| Error::gone())?;
         if last {
             return Ok(());
         }
     }
+}
+
+/// Whether what is written waits for what follows; `false`: this client's connection sends all of it as it comes.
+fn hold(client: &ServerSession, holding: bool) -> bool {
+    let intake = Intake::of(client);
+    intake.inspect(|intake| intake.hold(holding)).is_some()
 }
 
 /// The same, of an answer whose time is over with `deadline`: a client that is not taking what there is by then has left. One

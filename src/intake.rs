@@ -6,17 +6,18 @@
 
 use std::{
     future::poll_fn,
-    io,
+    io::{self, IoSlice},
     mem::MaybeUninit,
     pin::Pin,
+    sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::{Buf, BytesMut};
-use pingora::protocols::{Peek, Stream};
+use pingora::protocols::{Peek, Stream, http::ServerSession};
 use tokio::{
-    io::{AsyncRead, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     time::{Instant, timeout, timeout_at},
 };
 
@@ -26,17 +27,11 @@ use crate::{
     head::{self, Extent},
 };
 
-/// All that a connection does beside reading, for one that is held as `stream`.
+/// All that a connection does beside reading and writing, for one that is held as `stream`.
 macro_rules! passes_on {
     ($name:ty) => {
         const _: () = {
-            use std::{
-                io,
-                pin::Pin,
-                sync::Arc,
-                task::{Context, Poll},
-                time::Duration,
-            };
+            use std::{sync::Arc, time::Duration};
 
             use async_trait::async_trait;
             use pingora::protocols::{
@@ -44,43 +39,6 @@ macro_rules! passes_on {
                 Ssl, TimingDigest, UniqueID, UniqueIDType, raw_connect::ProxyDigest,
                 tls::SslDigest,
             };
-            use tokio::io::AsyncWrite;
-
-            impl AsyncWrite for $name {
-                fn poll_write(
-                    mut self: Pin<&mut Self>,
-                    context: &mut Context<'_>,
-                    bytes: &[u8],
-                ) -> Poll<io::Result<usize>> {
-                    Pin::new(&mut self.stream).poll_write(context, bytes)
-                }
-
-                fn poll_write_vectored(
-                    mut self: Pin<&mut Self>,
-                    context: &mut Context<'_>,
-                    slices: &[io::IoSlice<'_>],
-                ) -> Poll<io::Result<usize>> {
-                    Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-                }
-
-                fn is_write_vectored(&self) -> bool {
-                    self.stream.is_write_vectored()
-                }
-
-                fn poll_flush(
-                    mut self: Pin<&mut Self>,
-                    context: &mut Context<'_>,
-                ) -> Poll<io::Result<()>> {
-                    Pin::new(&mut self.stream).poll_flush(context)
-                }
-
-                fn poll_shutdown(
-                    mut self: Pin<&mut Self>,
-                    context: &mut Context<'_>,
-                ) -> Poll<io::Result<()>> {
-                    Pin::new(&mut self.stream).poll_shutdown(context)
-                }
-            }
 
             #[async_trait]
             impl Shutdown for $name {
@@ -143,6 +101,10 @@ pub struct Intake {
     held: BytesMut,
     /// What of the present request is still to come. While there is something, `held` is empty.
     left: Extent,
+    /// Whether what is written waits for what will be written behind it.
+    holding: AtomicBool,
+    /// What waits.
+    waiting: BytesMut,
 }
 
 impl Intake {
@@ -151,7 +113,47 @@ impl Intake {
             stream,
             held: BytesMut::new(),
             left: Extent::Bytes(0),
+            holding: AtomicBool::new(false),
+            waiting: BytesMut::new(),
         }
+    }
+
+    /// That of a session, if it has one.
+    pub fn of(session: &ServerSession) -> Option<&Self> {
+        (**session.stream()?).as_any().downcast_ref()
+    }
+
+    /// Whether what is written waits, as far as there is room for it, until something is written that does not. Pingora sends a
+    /// stream's head, each chunk and the last one by themselves, which costs a system call each and wakes the client as often.
+    pub fn hold(&self, holding: bool) {
+        self.holding.store(holding, Ordering::Relaxed);
+    }
+
+    /// Whether so many bytes more may wait.
+    fn has_room(&self, more: usize) -> bool {
+        self.holding.load(Ordering::Relaxed) && self.waiting.len() + more <= MOST_WAITING
+    }
+
+    /// Sends what waits.
+    fn poll_waiting(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.waiting.is_empty() {
+            let written = Pin::new(&mut self.stream).poll_write(context, &self.waiting);
+            self.sent(ready!(written)?)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// So much of what waits has gone.
+    fn sent(&mut self, written: usize) -> io::Result<()> {
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.waiting.advance(written.min(self.waiting.len()));
+        if self.waiting.is_empty() {
+            // Idle connections hold nothing.
+            self.waiting = BytesMut::new();
+        }
+        Ok(())
     }
 
     /// The next request's head, and what came of its body. `since`: when its first byte came, if it has; else it may take
@@ -289,12 +291,80 @@ impl AsyncRead for Intake {
     }
 }
 
+impl AsyncWrite for Intake {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[IoSlice::new(bytes)])
+    }
+
+    /// What waits goes in front, in the same write.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let size = slices.iter().map(|slice| slice.len()).sum();
+        if this.has_room(size) {
+            for slice in slices {
+                this.waiting.extend_from_slice(slice);
+            }
+            return Poll::Ready(Ok(size));
+        }
+        while !this.waiting.is_empty() {
+            let ahead = this.waiting.len();
+            let mut all = [IoSlice::new(&[]); MOST_SLICES];
+            let sources = [IoSlice::new(&this.waiting)];
+            let sources = sources.iter().chain(slices);
+            for (slice, source) in all.iter_mut().zip(sources) {
+                *slice = IoSlice::new(source);
+            }
+            let written = Pin::new(&mut this.stream).poll_write_vectored(context, &all);
+            let written = ready!(written)?;
+            this.sent(written)?;
+            if let Some(own @ 1..) = written.checked_sub(ahead) {
+                return Poll::Ready(Ok(own));
+            }
+        }
+        match slices {
+            [only] => Pin::new(&mut this.stream).poll_write(context, only),
+            _ => Pin::new(&mut this.stream).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.has_room(0) {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(this.poll_waiting(context))?;
+        Pin::new(&mut this.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_waiting(context))?;
+        Pin::new(&mut this.stream).poll_shutdown(context)
+    }
+}
+
 passes_on!(Intake);
 
 impl Peek for Intake {}
 
 /// Of one read: most heads are shorter.
 const READ_BYTES: usize = 4 << 10;
+/// Of what waits: a head, and a chunk of some events.
+const MOST_WAITING: usize = 8 << 10;
+/// Of one write: what waits, and a chunk with what is before and behind it.
+const MOST_SLICES: usize = 4;
 /// Of a look for a client's leaving. What is more than a part of the next request's first line stays on the socket.
 const PROBE_BYTES: usize = 64;
 /// Bounds of reading what will not be used.
@@ -359,5 +429,57 @@ mod tests {
         assert_eq!(intake.read(&mut space).await.unwrap(), 0);
         let read = intake.next(&Limits::default(), None, LINGER).await;
         assert!(read.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_waits_goes_out_in_front_of_what_does_not() {
+        let (mut client, mut intake) = pair();
+        let mut space = vec![0; 2 * MOST_WAITING];
+        intake.hold(true);
+        intake.write_all(b"head ").await.unwrap();
+        intake.flush().await.unwrap();
+        assert!(client.read(&mut space).now_or_never().is_none());
+        intake.hold(false);
+        intake.write_all(b"body").await.unwrap();
+        intake.flush().await.unwrap();
+        let read = client.read(&mut space).await.unwrap();
+        assert_eq!(&space[..read], b"head body");
+        // What has nothing behind it goes with the next flush.
+        intake.hold(true);
+        intake.write_all(b"end").await.unwrap();
+        intake.hold(false);
+        intake.flush().await.unwrap();
+        let read = client.read(&mut space).await.unwrap();
+        assert_eq!(&space[..read], b"end");
+        assert_eq!(intake.waiting.capacity(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_and_comes_in_order_however_little_is_taken() {
+        let (client, server) = duplex(7);
+        let mut intake = Intake::new(Box::new(server));
+        let sent: Vec<u8> = (0..MOST_WAITING + 100).map(|at| at as u8).collect();
+        let expected = sent.clone();
+        let writing = tokio::spawn(async move {
+            intake.hold(true);
+            for piece in sent.chunks(1000) {
+                intake.write_all(piece).await.unwrap();
+                assert!(intake.waiting.len() <= MOST_WAITING);
+            }
+            intake.hold(false);
+            let behind = [IoSlice::new(b"be"), IoSlice::new(b"hind")];
+            let mut written = 0;
+            while written < 6 {
+                let rest = [IoSlice::new(&b"behind"[written..])];
+                let slices = if written == 0 { &behind[..] } else { &rest[..] };
+                written += intake.write_vectored(slices).await.unwrap();
+            }
+            intake.flush().await.unwrap();
+        });
+        let mut client = client;
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).await.unwrap();
+        writing.await.unwrap();
+        assert_eq!(got, [&expected[..], b"behind"].concat());
     }
 }

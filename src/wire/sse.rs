@@ -28,6 +28,8 @@ pub struct Events {
 struct Scan {
     at: usize,
     line_start: usize,
+    /// Line ends so far.
+    ends: usize,
 }
 
 impl Events {
@@ -53,6 +55,7 @@ impl Events {
             let Some(end) = self.scan.find_end(self.unread.bytes()) else {
                 return self.keep_rest();
             };
+            let is_one_line = self.scan.ends == 2;
             let raw = self.take(end);
             self.skip_lf = raw.last() == Some(&b'\r');
             // The LF of a last CRLF may come in the next read, which must not make a difference.
@@ -63,7 +66,7 @@ impl Events {
                 return Some(Err(self.too_long()));
             }
             if !is_blank(&raw) {
-                return Some(Ok(read_frame(raw)));
+                return Some(Ok(read_frame(raw, is_one_line)));
             }
         }
     }
@@ -71,7 +74,7 @@ impl Events {
     /// What is left when the stream has ended: an event whose final blank line is missing.
     pub fn rest(&mut self) -> Option<Frame> {
         let rest = self.take(self.unread.bytes().len());
-        (!is_blank(&rest)).then(|| read_frame(rest))
+        (!is_blank(&rest)).then(|| read_frame(rest, false))
     }
 
     fn take(&mut self, length: usize) -> Bytes {
@@ -130,6 +133,7 @@ impl Scan {
                 && at.checked_sub(1).and_then(|before| bytes.get(before)) == Some(&b'\r');
             let blank = at == self.line_start && !lf_of_crlf;
             self.line_start = at + 1;
+            self.ends += 1;
             if blank {
                 // CR LF is one line end: take the LF with it where it is already here.
                 let crlf = bytes.get(at) == Some(&b'\r') && bytes.get(at + 1) == Some(&b'\n');
@@ -141,8 +145,9 @@ impl Scan {
     }
 }
 
-fn read_frame(raw: Bytes) -> Frame {
-    if let Some(data) = canonical_data(&raw) {
+/// `is_one_line`: all of it but the blank line is one.
+fn read_frame(raw: Bytes, is_one_line: bool) -> Frame {
+    if is_one_line && let Some(data) = canonical_data(&raw) {
         return Frame {
             event: Bytes::new(),
             data,
@@ -180,11 +185,10 @@ fn read_frame(raw: Bytes) -> Frame {
     }
 }
 
-/// The payload of an event that is exactly `data: …` LF LF.
+/// The payload of one line that is exactly `data: …` LF LF.
 fn canonical_data(raw: &Bytes) -> Option<Bytes> {
     let line = raw.strip_prefix(b"data: ")?.strip_suffix(b"\n\n")?;
-    let is_one_line = !line.is_empty() && memchr2(b'\n', b'\r', line).is_none();
-    is_one_line.then(|| raw.slice_ref(line))
+    (!line.is_empty()).then(|| raw.slice_ref(line))
 }
 
 fn lines(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {

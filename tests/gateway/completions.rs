@@ -1,6 +1,9 @@
 //! `POST /v1/completions` as a client sees it.
 
-use std::{io::Write, sync::mpsc};
+use std::{
+    io::{Read, Write},
+    sync::mpsc,
+};
 
 use crate::support::{
     Gateway,
@@ -46,6 +49,31 @@ fn a_chat_answer_becomes_a_text_completion_on_both_roads() {
         request.text(),
         r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"max_tokens":5}"#
     );
+}
+
+/// Of what came in one read, however many chunks of its provider's it was, nothing is sent by itself: neither head, nor event,
+/// nor end.
+#[test]
+fn what_came_in_one_read_leaves_in_one_write() {
+    let events = [
+        event(" a", None),
+        event(" b", Some("stop")),
+        DONE.to_owned(),
+    ];
+    let chunks = events.each_ref().map(chunk).concat();
+    let upstream = Upstream::answering([STREAM, &chunks, LAST_CHUNK].concat());
+    let gateway = Gateway::before(&upstream.address);
+    for _ in 0..10 {
+        let mut client = Client::connect(&gateway.address);
+        client.send(post(&[CONDUCTED], STREAMED));
+        let mut space = vec![0; 64 << 10];
+        let read = client.stream.read(&mut space).unwrap();
+        let answer = String::from_utf8_lossy(&space[..read]);
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        let body = events.concat();
+        let own = format!("\r\n\r\n{:X}\r\n{body}\r\n0\r\n\r\n", body.len());
+        assert!(answer.ends_with(&own), "{answer}");
+    }
 }
 
 #[test]
