@@ -3,7 +3,13 @@
 //! Head and body leave in one write. Pingora's own client session writes them apart, which costs a system call and wakes
 //! the upstream twice; all that follows the request is its work.
 
-use std::{io, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    task::Poll,
+    time::Duration,
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::FutureExt;
@@ -14,7 +20,10 @@ use pingora::{
     protocols::{Stream, http::v1::client::HttpSession},
     upstreams::peer::HttpPeer,
 };
-use tokio::io::AsyncWriteExt;
+use tokio::{
+    io::AsyncWriteExt,
+    time::{Instant, Sleep},
+};
 
 use crate::{
     config::Timeouts,
@@ -31,6 +40,43 @@ pub struct Call {
     home: Option<Place>,
     /// What the last read found behind the piece that it brought.
     broken: Option<Box<pingora::Error>>,
+    silence: Silence,
+}
+
+/// The longest pause between two reads of a body. One timer for all of them: Pingora would set one for each read, for the
+/// sake of a pause that most answers never have.
+struct Silence {
+    limit: Duration,
+    /// Set when a read had to wait for the first time. When it fires, it is set anew by when the present one began.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Silence {
+    async fn limit<T>(
+        &mut self,
+        reading: impl Future<Output = pingora::Result<T>>,
+    ) -> pingora::Result<T> {
+        let mut reading = pin!(reading);
+        let mut due = None;
+        poll_fn(|context| {
+            if let Poll::Ready(read) = reading.as_mut().poll(context) {
+                return Poll::Ready(read);
+            }
+            let due = *due.get_or_insert_with(|| Instant::now() + self.limit);
+            let timer = self
+                .timer
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+            while timer.as_mut().poll(context).is_ready() {
+                if due <= Instant::now() {
+                    let silent = pingora::Error::explain(ErrorType::ReadTimedout, "the body");
+                    return Poll::Ready(Err(silent));
+                }
+                timer.as_mut().reset(due);
+            }
+            Poll::Pending
+        })
+        .await
+    }
 }
 
 impl Call {
@@ -49,10 +95,15 @@ impl Call {
             session: Box::new(session),
             home,
             broken: None,
+            silence: Silence {
+                limit: timeouts.read,
+                timer: None,
+            },
         };
         // An upstream that refuses early stops reading: its answer counts, not the failed write.
         if let Err(unsent) = sent {
-            call.session.read_timeout = Some(EARLY_ANSWER.min(timeouts.read));
+            call.silence.limit = EARLY_ANSWER.min(timeouts.read);
+            call.session.read_timeout = Some(call.silence.limit);
             let read = call.read_head().await;
             read.map_err(|unread| match unread.etype() {
                 ErrorType::ReadTimedout => unsent,
@@ -62,6 +113,7 @@ impl Call {
         } else {
             call.read_head().await?;
         }
+        call.session.read_timeout = None;
         Ok(call)
     }
 
@@ -111,7 +163,8 @@ impl Call {
         if let Some(broken) = self.broken.take() {
             return Err(broken);
         }
-        let Some(first) = self.session.read_body_bytes().await? else {
+        let reading = self.session.read_body_bytes();
+        let Some(first) = self.silence.limit(reading).await? else {
             return Ok(None);
         };
         if first.len() >= MAX_JOINED_BYTES {
@@ -132,10 +185,7 @@ impl Call {
 
     /// The next chunk, if it is here.
     fn read_now(&mut self) -> Option<Bytes> {
-        // A timer would be set for each look.
-        let patience = self.session.read_timeout.take();
         let read = tokio::task::unconstrained(self.session.read_body_bytes()).now_or_never();
-        self.session.read_timeout = patience;
         match read? {
             Ok(piece) => piece,
             Err(broken) => {

@@ -6,6 +6,7 @@
 use std::{pin::Pin, time::Duration};
 
 use bytes::Bytes;
+use memchr::memchr;
 use tokio::time::{Instant, Sleep};
 
 use crate::{
@@ -84,10 +85,16 @@ fn paused(patience: Duration) -> Error {
     Error::new(Kind::Timeout(Deadline::Idle), message)
 }
 
-/// Whether there is nothing in `out` but comments of an event stream.
-pub fn is_comment(out: &[u8]) -> bool {
-    let mut lines = out.split(|&byte| byte == b'\n');
-    lines.all(|line| matches!(line.first(), None | Some(b':' | b'\r')))
+/// Whether there is nothing in `out` but comments of an event stream. Of anything else, its first byte is enough.
+pub fn is_comment(mut out: &[u8]) -> bool {
+    while let Some(first) = out.first() {
+        if !matches!(first, b':' | b'\r' | b'\n') {
+            return false;
+        }
+        let end = memchr(b'\n', out).map_or(out.len(), |end| end + 1);
+        out = out.get(end..).unwrap_or_default();
+    }
+    true
 }
 
 /// Clients skip lines that begin with a colon.

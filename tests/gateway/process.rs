@@ -295,6 +295,8 @@ fn a_daemon_writes_its_log_to_its_end() {
         wait_for(|| read().filter(|logged| logged.contains(text)))
     };
     assert!(logged("failure=invalid_request").is_some());
+    // It listens before it heeds signals, and a machine may be busy in between.
+    wait_for(|| daemon.heeds_sigterm().then_some(())).expect("it heeds no signal");
     drop(daemon);
     assert!(logged("] drained\n").is_some());
 }
@@ -302,10 +304,24 @@ fn a_daemon_writes_its_log_to_its_end() {
 /// A process of its own, by the file with its id; told to end when dropped.
 struct Daemon(PathBuf);
 
+impl Daemon {
+    fn id(&self) -> String {
+        let id = fs::read_to_string(&self.0).unwrap_or_default();
+        id.trim().to_owned()
+    }
+
+    fn heeds_sigterm(&self) -> bool {
+        const SIGTERM: u64 = 15;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        caught.is_some_and(|mask| mask >> (SIGTERM - 1) & 1 == 1)
+    }
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let id = fs::read_to_string(&self.0).unwrap_or_default();
-        let _ = Command::new("kill").arg(id.trim()).status();
+        let _ = Command::new("kill").arg(self.id()).status();
     }
 }
 
