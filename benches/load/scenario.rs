@@ -130,6 +130,24 @@ pub fn scenarios() -> Vec<Scenario> {
             ..plain("gemini", "the gateway translates to Gemini and back")
         },
         Scenario {
+            header: "x-portkey-provider: anthropic",
+            question: streamed.clone(),
+            is_one_completion: false,
+            ..plain(
+                "anthropic-streamed",
+                "16 tokens in one write, which the gateway translates from the Messages API",
+            )
+        },
+        Scenario {
+            header: "x-portkey-provider: google",
+            question: streamed.clone(),
+            is_one_completion: false,
+            ..plain(
+                "gemini-streamed",
+                "16 tokens in one write, which the gateway translates from Gemini",
+            )
+        },
+        Scenario {
             connections: 2,
             question: Question {
                 prompts: PROMPTS,

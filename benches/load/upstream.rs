@@ -54,7 +54,9 @@ struct Answers {
     list: Vec<u8>,
     streamed: Vec<u8>,
     anthropic: Vec<u8>,
+    anthropic_streamed: Vec<u8>,
     gemini: Vec<u8>,
+    gemini_streamed: Vec<u8>,
     unavailable: Vec<u8>,
 }
 
@@ -85,9 +87,11 @@ impl Answers {
         Self {
             whole: sized("200 OK", &body(1)),
             list: sized("200 OK", &body(PROMPTS)),
-            streamed: streamed(),
+            streamed: in_one_chunk(&events()),
             anthropic: sized("200 OK", &anthropic),
+            anthropic_streamed: in_one_chunk(&anthropic_events()),
             gemini: sized("200 OK", &gemini),
+            gemini_streamed: in_one_chunk(&gemini_events()),
             unavailable: sized("503 Service Unavailable", error),
         }
     }
@@ -95,6 +99,7 @@ impl Answers {
     fn to(&self, request: &[u8]) -> &[u8] {
         static TURNS: AtomicU64 = AtomicU64::new(0);
         let path = path(request);
+        let is_streamed = find(request, b"\"stream\":true").is_some();
         match path {
             _ if path.starts_with(b"/flaky")
                 && TURNS.fetch_add(1, Ordering::Relaxed).is_multiple_of(10) =>
@@ -102,9 +107,11 @@ impl Answers {
                 &self.unavailable
             }
             _ if path.starts_with(b"/list") => &self.list,
+            _ if path.ends_with(b"/messages") && is_streamed => &self.anthropic_streamed,
             _ if path.ends_with(b"/messages") => &self.anthropic,
+            _ if find(path, b":streamGenerateContent").is_some() => &self.gemini_streamed,
             _ if find(path, b":generateContent").is_some() => &self.gemini,
-            _ if find(request, b"\"stream\":true").is_some() => &self.streamed,
+            _ if is_streamed => &self.streamed,
             _ => &self.whole,
         }
     }
@@ -115,14 +122,50 @@ fn sized(status: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
 }
 
-fn streamed() -> Vec<u8> {
-    let mut events = event(" Sweet", "null");
-    for _ in 0..15 {
-        events += &event(" treats", "null");
-    }
-    events += &event("", "\"stop\"");
-    events += "data: [DONE]\n\n";
-    format!("{STREAM}{}0\r\n\r\n", chunk(&events)).into_bytes()
+fn in_one_chunk(events: &str) -> Vec<u8> {
+    format!("{STREAM}{}0\r\n\r\n", chunk(events)).into_bytes()
+}
+
+/// A text completion's, of [`TOKENS`].
+fn events() -> String {
+    let first = event(" Sweet", "null");
+    let more = event(" treats", "null").repeat(TOKENS - 1);
+    let end = event("", "\"stop\"");
+    format!("{first}{more}{end}data: [DONE]\n\n")
+}
+
+/// As many, in the words of Anthropic's Messages API.
+fn anthropic_events() -> String {
+    let named = |name: &str, data: &str| format!("event: {name}\ndata: {data}\n\n");
+    let token = r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" treats"}}"#;
+    [
+        named(
+            "message_start",
+            r#"{"type":"message_start","message":{"id":"msg_123","type":"message","role":"assistant","model":"m","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":10,"output_tokens":1}}}"#,
+        ),
+        named(
+            "content_block_start",
+            r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#,
+        ),
+        named("content_block_delta", token).repeat(TOKENS),
+        named("content_block_stop", r#"{"type":"content_block_stop","index":0}"#),
+        named(
+            "message_delta",
+            r#"{"type":"message_delta","delta":{"stop_reason":"end_turn","stop_sequence":null},"usage":{"output_tokens":16}}"#,
+        ),
+        named("message_stop", r#"{"type":"message_stop"}"#),
+    ]
+    .concat()
+}
+
+/// As many, in Gemini's.
+fn gemini_events() -> String {
+    let event = |finish: &str| {
+        format!(
+            "data: {{\"candidates\":[{{\"content\":{{\"parts\":[{{\"text\":\" treats\"}}],\"role\":\"model\"}},{finish}\"index\":0}}],\"usageMetadata\":{{\"promptTokenCount\":10,\"candidatesTokenCount\":16,\"totalTokenCount\":26}},\"modelVersion\":\"m\",\"responseId\":\"r\"}}\r\n\r\n"
+        )
+    };
+    event("").repeat(TOKENS - 1) + &event("\"finishReason\":\"STOP\",")
 }
 
 fn event(text: &str, finish: &str) -> String {
@@ -206,6 +249,8 @@ fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
     memchr::memmem::find(bytes, needle)
 }
 
+/// Of a stream in one write.
+const TOKENS: usize = 16;
 /// In one request of a fan-out.
 pub const PROMPTS: usize = 24;
 const STREAM: &str =
