@@ -102,6 +102,16 @@ pub fn scenarios() -> Vec<Scenario> {
             )
         },
         Scenario {
+            rate: Some("250".parse().unwrap()),
+            path: "/crowd/10",
+            lasts: Duration::from_millis(400),
+            header: "x-portkey-provider: hundred-anthropic",
+            ..crowd(
+                "hundred-anthropic",
+                "the same, which the gateway translates from the Messages API",
+            )
+        },
+        Scenario {
             connections: 1_000,
             path: "/crowd/100",
             lasts: Duration::from_secs(4),

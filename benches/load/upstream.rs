@@ -87,11 +87,11 @@ impl Answers {
         Self {
             whole: sized("200 OK", &body(1)),
             list: sized("200 OK", &body(PROMPTS)),
-            streamed: in_one_chunk(&events()),
+            streamed: Words::openai().at_once(),
             anthropic: sized("200 OK", &anthropic),
-            anthropic_streamed: in_one_chunk(&anthropic_events()),
+            anthropic_streamed: Words::anthropic().at_once(),
             gemini: sized("200 OK", &gemini),
-            gemini_streamed: in_one_chunk(&gemini_events()),
+            gemini_streamed: Words::gemini().at_once(),
             unavailable: sized("503 Service Unavailable", error),
         }
     }
@@ -122,52 +122,6 @@ fn sized(status: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
 }
 
-fn in_one_chunk(events: &str) -> Vec<u8> {
-    format!("{STREAM}{}0\r\n\r\n", chunk(events)).into_bytes()
-}
-
-/// A text completion's, of [`TOKENS`].
-fn events() -> String {
-    let first = event(" Sweet", "null");
-    let more = event(" treats", "null").repeat(TOKENS - 1);
-    let end = event("", "\"stop\"");
-    format!("{first}{more}{end}data: [DONE]\n\n")
-}
-
-/// As many, in the words of Anthropic's Messages API.
-fn anthropic_events() -> String {
-    let named = |name: &str, data: &str| format!("event: {name}\ndata: {data}\n\n");
-    let token = r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" treats"}}"#;
-    [
-        named(
-            "message_start",
-            r#"{"type":"message_start","message":{"id":"msg_123","type":"message","role":"assistant","model":"m","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":10,"output_tokens":1}}}"#,
-        ),
-        named(
-            "content_block_start",
-            r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#,
-        ),
-        named("content_block_delta", token).repeat(TOKENS),
-        named("content_block_stop", r#"{"type":"content_block_stop","index":0}"#),
-        named(
-            "message_delta",
-            r#"{"type":"message_delta","delta":{"stop_reason":"end_turn","stop_sequence":null},"usage":{"output_tokens":16}}"#,
-        ),
-        named("message_stop", r#"{"type":"message_stop"}"#),
-    ]
-    .concat()
-}
-
-/// As many, in Gemini's.
-fn gemini_events() -> String {
-    let event = |finish: &str| {
-        format!(
-            "data: {{\"candidates\":[{{\"content\":{{\"parts\":[{{\"text\":\" treats\"}}],\"role\":\"model\"}},{finish}\"index\":0}}],\"usageMetadata\":{{\"promptTokenCount\":10,\"candidatesTokenCount\":16,\"totalTokenCount\":26}},\"modelVersion\":\"m\",\"responseId\":\"r\"}}\r\n\r\n"
-        )
-    };
-    event("").repeat(TOKENS - 1) + &event("\"finishReason\":\"STOP\",")
-}
-
 fn event(text: &str, finish: &str) -> String {
     format!(
         "data: {{\"id\":\"cmpl-123\",\"object\":\"text_completion\",\"created\":1677652288,\"model\":\"gpt-3.5-turbo-instruct\",\"choices\":[{{\"text\":\"{text}\",\"index\":0,\"logprobs\":null,\"finish_reason\":{finish}}}]}}\n\n"
@@ -182,6 +136,75 @@ fn chunk(bytes: &str) -> String {
 struct Pace {
     tokens: u32,
     pause: Duration,
+    words: Words,
+}
+
+/// The events of a stream, in one provider's words.
+struct Words {
+    begin: String,
+    token: String,
+    end: String,
+}
+
+impl Words {
+    fn openai() -> Self {
+        Self {
+            begin: String::new(),
+            token: event(" treats", "null"),
+            end: event("", "\"stop\"") + "data: [DONE]\n\n",
+        }
+    }
+
+    /// Those of the Messages API.
+    fn anthropic() -> Self {
+        let named = |name: &str, data: &str| format!("event: {name}\ndata: {data}\n\n");
+        let start = named(
+            "message_start",
+            r#"{"type":"message_start","message":{"id":"msg_123","type":"message","role":"assistant","model":"m","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":10,"output_tokens":1}}}"#,
+        );
+        let block = named(
+            "content_block_start",
+            r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#,
+        );
+        let token = named(
+            "content_block_delta",
+            r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" treats"}}"#,
+        );
+        let block_end = named(
+            "content_block_stop",
+            r#"{"type":"content_block_stop","index":0}"#,
+        );
+        let reason = named(
+            "message_delta",
+            r#"{"type":"message_delta","delta":{"stop_reason":"end_turn","stop_sequence":null},"usage":{"output_tokens":16}}"#,
+        );
+        let end = named("message_stop", r#"{"type":"message_stop"}"#);
+        Self {
+            begin: start + &block,
+            token,
+            end: block_end + &reason + &end,
+        }
+    }
+
+    fn gemini() -> Self {
+        let event = |finish: &str| {
+            format!(
+                "data: {{\"candidates\":[{{\"content\":{{\"parts\":[{{\"text\":\" treats\"}}],\"role\":\"model\"}},{finish}\"index\":0}}],\"usageMetadata\":{{\"promptTokenCount\":10,\"candidatesTokenCount\":16,\"totalTokenCount\":26}},\"modelVersion\":\"m\",\"responseId\":\"r\"}}\r\n\r\n"
+            )
+        };
+        Self {
+            begin: String::new(),
+            token: event(""),
+            end: event("\"finishReason\":\"STOP\","),
+        }
+    }
+
+    /// All of a stream, in one chunk.
+    fn at_once(&self) -> Vec<u8> {
+        let tokens = self.token.repeat(TOKENS);
+        let events = chunk(&[self.begin.as_str(), &tokens, &self.end].concat());
+        format!("{STREAM}{events}0\r\n\r\n").into_bytes()
+    }
 }
 
 impl Pace {
@@ -193,22 +216,30 @@ impl Pace {
             None if path.starts_with("/paced") => (50, 20),
             None => return None,
         };
-        let pause = Duration::from_millis(pause);
-        Some(Self { tokens, pause })
+        let words = match path.ends_with("/messages") {
+            true => Words::anthropic(),
+            false => Words::openai(),
+        };
+        Some(Self {
+            tokens,
+            pause: Duration::from_millis(pause),
+            words,
+        })
     }
 
     async fn stream(&self, stream: &mut TcpStream) -> io::Result<()> {
         stream.write_all(STREAM.as_bytes()).await?;
-        let token = chunk(&event(" treats", "null"));
+        let words = &self.words;
+        let first = chunk(&[words.begin.as_str(), &words.token].concat());
+        let token = chunk(&words.token);
         let mut due = tokio::time::interval(self.pause);
-        for _ in 0..self.tokens {
+        for at in 0..self.tokens {
             due.tick().await;
-            stream.write_all(token.as_bytes()).await?;
+            let event = if at == 0 { &first } else { &token };
+            stream.write_all(event.as_bytes()).await?;
         }
-        let end = event("", "\"stop\"") + "data: [DONE]\n\n";
-        stream
-            .write_all(format!("{}0\r\n\r\n", chunk(&end)).as_bytes())
-            .await
+        let end = format!("{}0\r\n\r\n", chunk(&words.end));
+        stream.write_all(end.as_bytes()).await
     }
 }
 

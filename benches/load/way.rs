@@ -130,6 +130,11 @@ fn gateway(upstream: &str) -> Way {
         provider("flaky", "/flaky/v1", ""),
         provider("paced", "/paced/v1", ", dialect: openai"),
         provider("hundred", "/crowd/10/v1", ", dialect: openai"),
+        provider(
+            "hundred-anthropic",
+            "/crowd/10/v1",
+            ", dialect: anthropic, auth: bearer",
+        ),
         provider("thousand", "/crowd/100/v1", ", dialect: openai"),
         provider("five-thousand", "/crowd/500/v1", ", dialect: openai"),
         provider("anthropic", "/v1", ""),
