@@ -586,6 +586,12 @@ mod tests {
                 "not a time",
             ),
             (
+                "gateway:\n  timeouts:\n    idle: 18446744073709551615s\n",
+                3,
+                "gateway.timeouts.idle",
+                "longer than a year",
+            ),
+            (
                 "gateway:\n  default:\n    provider: opnai\n",
                 3,
                 "gateway.default.provider",

@@ -84,16 +84,27 @@ fn read_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let number: Option<u64> = digits.parse().ok();
     let unit = text.get(digits.len()..).unwrap_or_default();
-    match (number, unit) {
-        (Some(0), _) => Err("a time must be more than 0".to_owned()),
-        (Some(number), "ms") => Ok(Duration::from_millis(number)),
-        (Some(number), "s") => Ok(Duration::from_secs(number)),
-        (Some(number), "m") => Ok(Duration::from_secs(number.saturating_mul(60))),
-        _ => Err(format!(
-            "`{text}` is not a time, expected a number and ms, s or m, such as 500ms"
-        )),
+    let time = match (number, unit) {
+        (Some(number), "ms") => Duration::from_millis(number),
+        (Some(number), "s") => Duration::from_secs(number),
+        (Some(number), "m") => Duration::from_secs(number.saturating_mul(60)),
+        _ => {
+            return Err(format!(
+                "`{text}` is not a time, expected a number and ms, s or m, such as 500ms"
+            ));
+        }
+    };
+    if time.is_zero() {
+        return Err("a time must be more than 0".to_owned());
     }
+    // Far longer ones are in no clock's range.
+    if time > YEAR {
+        return Err(format!("`{text}` is longer than a year"));
+    }
+    Ok(time)
 }
+
+const YEAR: Duration = Duration::from_hours(365 * 24);
 
 /// Permissions as `chmod` takes them, of a file that others may read and nobody else write or run.
 fn read_mode(text: &str) -> Result<u32, String> {
