@@ -55,6 +55,7 @@ impl Events {
             let Some(end) = self.scan.find_end(self.unread.bytes()) else {
                 return self.keep_rest();
             };
+            // Its own end, and the blank line's.
             let is_one_line = self.scan.ends == 2;
             let raw = self.take(end);
             self.skip_lf = raw.last() == Some(&b'\r');
