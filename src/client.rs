@@ -16,6 +16,7 @@ use crate::{
     downstream::{self, End, Framing, answer_head},
     drain::{Leaving, Vigil},
     error::{self, Error},
+    mishap::contain,
     pulse::{Pulse, is_comment},
     ticket::Ticket,
     upstream::out_of_time,
@@ -94,7 +95,8 @@ impl<'c> Client<'c> {
         }
     }
 
-    /// The same; a client whose stream is open gets comments as long as `work` takes.
+    /// The same; a client whose stream is open gets comments as long as `work` takes. A fault of ours in that is an error, which
+    /// an open stream can still be told; what writes is not contained, as nobody could know where in a piece it stopped.
     pub async fn wait_with<T>(
         &mut self,
         limit: &mut Limit,
@@ -105,8 +107,8 @@ impl<'c> Client<'c> {
         loop {
             let beat = tokio::select! {
                 biased;
-                waited = self.wait_for(limit, work.as_mut()) => return waited,
-                beat = pulse.beat(), if is_open => beat?,
+                waited = contain(self.wait_for(limit, work.as_mut())) => return waited,
+                beat = contain(pulse.beat()), if is_open => beat?,
             };
             downstream::write_until(self.session, beat, End::Open, &mut limit.sleep).await?;
         }

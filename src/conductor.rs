@@ -110,3 +110,65 @@ async fn stream(
     leg.close().await;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use pingora::{proxy::Session, server::configuration::ServerConf};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, duplex},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::{config::Timeouts, error::Error, exchange::faulty, ticket::Ticket};
+
+    // faults.md, row 30.
+    #[tokio::test]
+    async fn a_panic_beside_the_relay_is_told_in_the_open_stream() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}/v1", listener.local_addr().unwrap());
+        let provider = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            assert!(stream.read(&mut request).await.unwrap() > 0);
+            let event = r#"data: {"id":"c","object":"text_completion","created":1,"model":"m","choices":[{"text":"a","index":0,"logprobs":null,"finish_reason":null}]}"#;
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+            let said = format!("{head}{event}\n\n");
+            stream.write_all(said.as_bytes()).await.unwrap();
+            // Until the call is left.
+            let _ = stream.read(&mut request).await;
+        });
+        let (mut remote, server) = duplex(1 << 16);
+        let request = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
+        remote.write_all(request).await.unwrap();
+        let mut session = Session::new_h1(Box::new(server));
+        assert!(session.read_request().await.unwrap());
+        let mut ticket = Ticket::new(1);
+        let upstream = Upstream::new(&ServerConf::default(), Timeouts::default(), 1);
+        let upstream = Arc::new(upstream);
+        // A conf cannot say so: the sum of a time and this breaks the timer of the stream's pauses.
+        let deadlines = Deadlines {
+            idle: Some(Duration::MAX),
+            ..Deadlines::default()
+        };
+        let mut exchange = faulty::exchange_within(&base, deadlines);
+        let minute = Duration::from_secs(60);
+        let mut limit = Limit::new((None, minute), (Instant::now(), None));
+        let mut client = Client::new(&mut session, &mut ticket, upstream.leaving());
+        let call = (exchange.as_mut(), Opens::ByEvent);
+        carry(&mut client, call, &upstream, &mut limit)
+            .await
+            .unwrap();
+        let told = exchange.report().failure.map(Error::kind);
+        assert_eq!(told, Some(Kind::Internal));
+        drop(session);
+        let mut heard = String::new();
+        remote.read_to_string(&mut heard).await.unwrap();
+        let (_, told) = heard.split_once("\"text\":\"a\"").unwrap();
+        assert!(told.contains("data: {\"error\":"), "{heard}");
+        assert!(!told.contains("[DONE]"), "{heard}");
+        provider.await.unwrap();
+    }
+}

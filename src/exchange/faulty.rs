@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::{Exchange, Seed, Terms, Work, split::split};
+use super::{Deadlines, Exchange, Seed, Terms, Work, split::split};
 use crate::{
     completion::{Completion, CompletionRequest, Parameter, Partial, Support},
     config::Config,
@@ -17,6 +17,11 @@ use crate::{
 
 /// Of a stream at `base`.
 pub fn exchange(base: &str) -> Box<Exchange> {
+    exchange_within(base, Deadlines::default())
+}
+
+/// The same, within `deadlines`.
+pub fn exchange_within(base: &str, deadlines: Deadlines) -> Box<Exchange> {
     let body = Bytes::from_static(br#"{"model":"m","prompt":"hi","stream":true}"#);
     let request = CompletionRequest::read(body).unwrap();
     let mut provider = Config::default().providers["openai"].clone();
@@ -26,7 +31,11 @@ pub fn exchange(base: &str) -> Box<Exchange> {
     target.base = Arc::new(Base::try_new(base, "base_url").unwrap());
     let shares = split(request, &Settled::default(), 1).unwrap();
     let seed = Seed { now: 1, draw: 2 };
-    match Work::try_new(shares, target, Terms::plain(), seed).unwrap() {
+    let terms = Terms {
+        deadlines,
+        ..Terms::plain()
+    };
+    match Work::try_new(shares, target, terms, seed).unwrap() {
         Work::One(exchange) => exchange,
         Work::Many(_) => panic!("one call"),
     }
