@@ -43,8 +43,9 @@ pub struct Call {
     silence: Silence,
 }
 
-/// The longest pause between two reads of a body. One timer for all of them: Pingora would set one for each read, for the
-/// sake of a pause that most answers never have.
+/// How long a head, and each pause of its body, may take. One timer for all of them, which goes with the call: Pingora would set
+/// one for each read, for the sake of a pause that most answers never have, and leave those of heads in its list until their
+/// time comes, long after the answer. Few bytes each, but a wave's lie all over its memory, and hold it back.
 struct Silence {
     limit: Duration,
     /// Set when a read had to wait for the first time. When it fires, it is set anew by when the present one began.
@@ -68,7 +69,7 @@ impl Silence {
                 .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
             while timer.as_mut().poll(context).is_ready() {
                 if due <= Instant::now() {
-                    let silent = pingora::Error::explain(ErrorType::ReadTimedout, "the body");
+                    let silent = pingora::Error::explain(ErrorType::ReadTimedout, "the answer");
                     return Poll::Ready(Err(silent));
                 }
                 timer.as_mut().reset(due);
@@ -89,10 +90,10 @@ impl Call {
         timeouts: &Timeouts,
     ) -> pingora::Result<Self> {
         let sent = send(&mut stream, head, body, timeouts.write).await;
-        let mut session = HttpSession::new_with_options(stream, peer);
-        session.read_timeout = Some(timeouts.read);
+        let mut session = Box::new(HttpSession::new_with_options(stream, peer));
+        session.read_timeout = None;
         let mut call = Self {
-            session: Box::new(session),
+            session,
             home,
             broken: None,
             silence: Silence {
@@ -103,7 +104,6 @@ impl Call {
         // An upstream that refuses early stops reading: its answer counts, not the failed write.
         if let Err(unsent) = sent {
             call.silence.limit = EARLY_ANSWER.min(timeouts.read);
-            call.session.read_timeout = Some(call.silence.limit);
             let read = call.read_head().await;
             read.map_err(|unread| match unread.etype() {
                 ErrorType::ReadTimedout => unsent,
@@ -113,13 +113,13 @@ impl Call {
         } else {
             call.read_head().await?;
         }
-        call.session.read_timeout = None;
         Ok(call)
     }
 
     async fn read_head(&mut self) -> pingora::Result<()> {
         for heads in 0..=MAX_INTERIM {
-            self.session.read_response().await.map_err(|mut error| {
+            let reading = self.session.read_response();
+            self.silence.limit(reading).await.map_err(|mut error| {
                 if heads > 0 {
                     // An interim head is a sign of life: the request has arrived.
                     error.set_retry(false);

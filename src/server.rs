@@ -18,6 +18,7 @@ use crate::{
     admin::{Admin, Lock},
     config::{Config, ConfigError, Surroundings, admin::is_loopback, source::Source},
     door::{Door, Watch},
+    downstream::KEEPALIVE_SECONDS,
     drain::{Drain, Signals},
     emulator,
     log_queue::{LogQueue, Start},
@@ -84,6 +85,10 @@ impl Ready {
         self.conf.grace_period_seconds = Some(limit.saturating_add(MARGIN_SECONDS));
         // One for a phase that asks again after a dead pooled connection, and two more.
         self.conf.max_retries = 3;
+        let long = &mut self.conf.fast_timeout_to_tokio_threshold_seconds;
+        if *long == ServerConf::default().fast_timeout_to_tokio_threshold_seconds {
+            *long = Some(LONG_TIMER_SECONDS);
+        }
         let options = Opt {
             conf: None,
             ..options
@@ -251,3 +256,7 @@ const READ_BUFFER_BYTES: usize = 1 << 10;
 const DRAIN_SECONDS: u64 = 300;
 /// How much later than `Drain` Pingora would end the process itself.
 const MARGIN_SECONDS: u64 = 60;
+/// Timers for longer than this are Tokio's, which go with what they were for; `fast_timeout_to_tokio_threshold_seconds` of the
+/// conf overrides it. Pingora's own are a little faster, which counts for a client's next request, and stay in its list until
+/// their time comes: a few bytes each, but those of a wave lie all over its memory and hold it back.
+const LONG_TIMER_SECONDS: u64 = KEEPALIVE_SECONDS;
