@@ -68,6 +68,11 @@ impl<'a> Scan<'a> {
         self.text.get(from..self.at)
     }
 
+    /// Where what is read next begins.
+    pub fn place(&self) -> usize {
+        self.at
+    }
+
     /// A whole number that is not negative.
     pub fn whole(&mut self) -> Option<u64> {
         self.blanks();
@@ -124,8 +129,11 @@ impl<'a> Scan<'a> {
     }
 
     fn token(&mut self, wanted: u8) -> Option<()> {
-        self.blanks();
-        self.byte(wanted)
+        // Blanks are rare.
+        self.byte(wanted).or_else(|| {
+            self.blanks();
+            self.byte(wanted)
+        })
     }
 
     fn enter(&mut self, open: u8) -> Option<()> {
@@ -205,37 +213,32 @@ impl<'a> Scan<'a> {
     /// How many escapes are in it.
     fn pass_string(&mut self) -> Option<usize> {
         self.byte(b'"')?;
+        let escapes = self.pass_inside();
+        self.byte(b'"').map(|()| escapes)
+    }
+
+    /// Goes on to what cannot stand between the quotes of a string: the end, a control character, half an escape.
+    fn pass_inside(&mut self) -> usize {
         let mut escapes = 0;
         loop {
             self.at += plain_len(self.rest());
-            match self.peek()? {
-                b'"' => {
-                    self.at += 1;
-                    return Some(escapes);
-                }
-                b'\\' => {
-                    escapes += 1;
-                    self.pass_escape()?;
-                }
-                // A control character.
-                _ => return None,
+            if self.peek() != Some(b'\\') || self.pass_escape().is_none() {
+                return escapes;
             }
+            escapes += 1;
         }
     }
 
     fn pass_escape(&mut self) -> Option<()> {
-        self.at += 1;
-        match self.peek()? {
-            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => self.at += 1,
+        let length = match self.rest().get(1)? {
+            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => 2,
             b'u' => {
-                let digits = self.rest().get(1..5)?;
-                if !digits.iter().all(u8::is_ascii_hexdigit) {
-                    return None;
-                }
-                self.at += 5;
+                let digits = self.rest().get(2..6)?;
+                digits.iter().all(u8::is_ascii_hexdigit).then_some(6)?
             }
             _ => return None,
-        }
+        };
+        self.at += length;
         Some(())
     }
 
@@ -261,6 +264,16 @@ impl<'a> Scan<'a> {
         }
         (self.at > from).then_some(())
     }
+}
+
+/// Whether `inside` is what can stand between the quotes of a string.
+pub fn is_inside_string(inside: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(inside) else {
+        return false;
+    };
+    let mut scan = Scan::new(text);
+    scan.pass_inside();
+    scan.at == text.len()
 }
 
 /// How many bytes a string goes on for before one that means something: a quote, a backslash, a control character.
@@ -427,6 +440,38 @@ mod tests {
             scan.list(|scan| scan.object(|_, scan| scan.value().map(drop)))
         };
         assert_eq!((inside(62), inside(63)), (Some(()), None));
+    }
+
+    #[test]
+    fn what_can_stand_in_a_string_is_what_a_full_reader_takes_there() {
+        for inside in [
+            "",
+            "a",
+            "é 😀",
+            "\\n",
+            "\\\\",
+            "\\\"",
+            "\\u00e9",
+            "\\ud83d",
+            "12345678\\\"12345678",
+            "\"",
+            "\\",
+            "\\x",
+            "\\u12",
+            "\\u12g4",
+            "a\nb",
+            "12345678\"",
+            "12345678\\",
+            "\u{1f}",
+            "a\",\"b",
+            "\\\\\"",
+        ] {
+            let string = format!("\"{inside}\"");
+            // Whatever a surrogate without its half is.
+            let full = serde_json::from_str::<&RawValue>(&string).is_ok();
+            assert_eq!(is_inside_string(inside.as_bytes()), full, "{inside:?}");
+        }
+        assert!(!is_inside_string(b"\xff") && !is_inside_string(b"a\xe2\x82"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Source: the API page of `POST /v1/completions`. A chunk and a whole reply share one type.
 
 pub mod approach;
+pub mod around;
 mod asked;
 pub mod fields;
 pub mod fim;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     approach::{Approach, Mark, PromptAs},
+    around::Around,
     fim::Shape,
     finished::Finished,
     logprobs::Logprobs,
@@ -196,6 +198,8 @@ pub struct Partial {
     pub tail: Tail,
     /// Where the tokens of each choice stand in its text.
     pub logprobs: logprobs::Running,
+    /// What stood around the text of the last event that passed.
+    pub around: Around,
     /// What the client wants to read.
     pub shape: Shape,
     /// What an answer of [`Shape::Fim`] remembers.

@@ -4,7 +4,7 @@
 //! client: every byte is read, as UTF-8 and as JSON, and every field that the page promises is looked at. An event is read
 //! without an allocation.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use crate::{
     completion::{Finished, Partial, Usage},
     dialect::{Tap, openai::learn_head, read_usage},
-    scan::Scan,
+    scan::{Scan, is_inside_string},
 };
 
 /// Reads a whole reply's token counts, and whether all that the page promises is there.
@@ -35,6 +35,9 @@ pub fn tap_reply(body: &[u8], partial: &mut Partial) -> Tap {
 
 /// The same of one stream event.
 pub fn tap_event(data: &[u8], partial: &mut Partial) -> Tap {
+    if partial.around.inside(data).is_some_and(is_inside_string) {
+        return Tap::Pass { finished: 0 };
+    }
     let Some(page) = read(data) else {
         return Tap::Translate;
     };
@@ -48,6 +51,10 @@ pub fn tap_event(data: &[u8], partial: &mut Partial) -> Tap {
     if page.choices.count == 0 {
         page.head(partial);
         return Tap::Usage;
+    }
+    if page.choices.count == 1 && finished == 0 && page.usage.is_none() {
+        // It told nothing but its text.
+        partial.around.learn(data, page.choices.text);
     }
     partial.finished.join(&page.choices.finished);
     if page.usage.is_some() {
@@ -150,6 +157,8 @@ struct Choices {
     finished: Finished,
     /// One of them tells nothing of its tokens.
     silent: bool,
+    /// Where the last one's text stands in what was read, without its quotes.
+    text: Range<usize>,
 }
 
 impl Choices {
@@ -165,6 +174,7 @@ fn read_choices(scan: &mut Scan<'_>) -> Option<Choices> {
         let choice = read_choice(scan)?;
         choices.count = choices.count.saturating_add(1);
         choices.silent |= choice.is_silent;
+        choices.text = choice.text;
         if choice.is_over {
             choices.told = choices.told.saturating_add(1);
             choices.finished.end(choice.index);
@@ -176,6 +186,7 @@ fn read_choices(scan: &mut Scan<'_>) -> Option<Choices> {
 
 struct Choice {
     index: u32,
+    text: Range<usize>,
     /// It tells nothing of its tokens.
     is_silent: bool,
     /// It tells its reason.
@@ -185,7 +196,11 @@ struct Choice {
 fn read_choice(scan: &mut Scan<'_>) -> Option<Choice> {
     let (mut text, mut index, mut is_silent, mut is_over) = (None, None, None, None);
     scan.object(|name, scan| match name {
-        b"text" => once(&mut text, scan.string()?),
+        b"text" => {
+            let length = scan.string()?.len();
+            let end = scan.place();
+            once(&mut text, end - length + 1..end - 1)
+        }
         b"index" => once(&mut index, u32::try_from(scan.whole()?).ok()?),
         b"logprobs" => match scan.value()? {
             NULL => once(&mut is_silent, true),
@@ -199,9 +214,9 @@ fn read_choice(scan: &mut Scan<'_>) -> Option<Choice> {
         },
         _ => scan.value().map(drop),
     })?;
-    text?;
     Some(Choice {
         index: index?,
+        text: text?,
         is_silent: is_silent?,
         is_over: is_over?,
     })
@@ -216,6 +231,7 @@ const LEGACY: &str = "\"token_logprobs\"";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::completion::Around;
 
     const REPLY: &str = r#"{"id":"c","object":"text_completion","created":1,"model":"m","system_fingerprint":"f","choices":[{"text":"a","index":0,"logprobs":null,"finish_reason":"stop","stop_reason":null}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}"#;
     const EVENT: &str = r#"{"id":"c","object":"text_completion","created":1,"model":"m","choices":[{"text":"\u00e9 \ud83d","index":0,"logprobs":null,"finish_reason":null},{"text":"","index":1,"logprobs":{"token_logprobs":[]},"finish_reason":"stop"}],"usage":null,"x":[[{}]]}"#;
@@ -317,6 +333,74 @@ mod tests {
             let tapped = tap_event(event.as_bytes(), &mut Partial::default());
             assert_eq!(tapped, Tap::Translate, "{event}");
         }
+    }
+
+    // What is known of the event before it changes nothing of what becomes of an event.
+    #[test]
+    fn an_event_like_the_one_before_it_is_read_as_if_it_were_the_first() {
+        let sole = r#"{"id":"c","object":"text_completion","created":1,"model":"m","choices":[{"index":0,"text":"a","logprobs":null,"finish_reason":null}],"usage":null}"#;
+        let mut events = vec![sole.to_owned(), EVENT.to_owned()];
+        for (page, other) in [
+            ("\"a\"", "\"\""),
+            ("\"a\"", "\" \\\"b\\\" \\u00e9 é\""),
+            ("\"a\"", "\"\\\""),
+            ("\"a\"", "\"\\\\\""),
+            ("\"a\"", "\"\\u00e\""),
+            ("\"a\"", "\"\\x\""),
+            ("\"a\"", "\"\n\""),
+            ("\"a\"", "null"),
+            ("\"a\"", "\"a\",\"text\":\"b\""),
+            (
+                "\"a\"",
+                "\"a\",\"logprobs\":null,\"finish_reason\":\"stop\"},{\"index\":1,\"text\":\"b\"",
+            ),
+            ("\"a\"", "\"a\",\"x\":\"b\""),
+            ("\"finish_reason\":null", "\"finish_reason\":\"stop\""),
+            (
+                "\"usage\":null",
+                "\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2,\"total_tokens\":3}",
+            ),
+            ("\"usage\":null", "\"error\":{}"),
+            ("\"c\"", "\"d\""),
+        ] {
+            let event = sole.replacen(page, other, 1);
+            assert_ne!(event, sole);
+            events.push(event);
+        }
+        let tap = |event: &[u8], around: &Around| {
+            let mut partial = Partial {
+                around: around.clone(),
+                ..Partial::default()
+            };
+            let tapped = tap_event(event, &mut partial);
+            let read = format!("{tapped:?} {:?} {:?}", partial.usage, partial.finished);
+            (read, partial.around)
+        };
+        let mut known = 0;
+        for first in &events {
+            let (_, around) = tap(first.as_bytes(), &Around::default());
+            for second in &events {
+                let second = second.as_bytes();
+                known += u32::from(around.inside(second).is_some_and(is_inside_string));
+                let (alone, _) = tap(second, &Around::default());
+                let (behind, _) = tap(second, &around);
+                assert_eq!(alone, behind, "{first} {}", String::from_utf8_lossy(second));
+                for broken in [second.len() / 2, second.len() - 1] {
+                    let cut = &second[..broken];
+                    assert_eq!(tap(cut, &around).0, tap(cut, &Around::default()).0);
+                }
+            }
+        }
+        assert!(
+            known > events.len() as u32,
+            "{known} were like the one before"
+        );
+        // Bytes that are no UTF-8 are none in a text either.
+        let (before, after) = sole.split_once("\"a\"").unwrap();
+        let broken = [before.as_bytes(), b"\"\xff\"", after.as_bytes()].concat();
+        let (_, around) = tap(sole.as_bytes(), &Around::default());
+        assert!(around.inside(&broken).is_some());
+        assert_eq!(tap(&broken, &around).0, tap(&broken, &Around::default()).0);
     }
 
     #[test]
