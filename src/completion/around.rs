@@ -26,11 +26,23 @@ impl Around {
         }
     }
 
+    pub fn is_known(&self) -> bool {
+        !self.bytes.is_empty()
+    }
+
     /// What stands in the text's place of an event that is the same around it. It is no text yet: a quote in it would end one.
     pub fn inside<'e>(&self, event: &'e [u8]) -> Option<&'e [u8]> {
         let known = self.bytes.split_at_checked(self.cut);
-        let (before, after) = known.filter(|_| !self.bytes.is_empty())?;
+        let (before, after) = known.filter(|_| self.is_known())?;
         event.strip_prefix(before)?.strip_suffix(after)
+    }
+
+    /// Appends what was learned with `text` in the place of what stood there.
+    pub fn write(&self, text: &[u8], out: &mut Vec<u8>) {
+        let (before, after) = self.bytes.split_at_checked(self.cut).unwrap_or_default();
+        for piece in [before, text, after] {
+            out.extend_from_slice(piece);
+        }
     }
 }
 

@@ -141,6 +141,10 @@ impl Dialect for Anthropic {
         }
     }
 
+    fn tells_alike(&self) -> bool {
+        true
+    }
+
     fn read_error(&self, status: StatusCode, body: &[u8]) -> Error {
         read_error(status, body)
     }

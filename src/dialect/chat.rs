@@ -154,6 +154,10 @@ impl Dialect for Chat {
         event.read(partial).map(Step::from)
     }
 
+    fn tells_alike(&self) -> bool {
+        true
+    }
+
     fn read_error(&self, status: StatusCode, body: &[u8]) -> Error {
         read_error(status, body)
     }

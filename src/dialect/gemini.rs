@@ -115,6 +115,10 @@ impl Dialect for Gemini {
         Ok(Step::from(choices))
     }
 
+    fn tells_alike(&self) -> bool {
+        true
+    }
+
     fn read_error(&self, status: StatusCode, body: &[u8]) -> Error {
         read_told_error(body).map_or_else(
             || unreadable_error(status),

@@ -64,6 +64,10 @@ impl Dialect for Mistral {
         MISTRAL_CHAT.read_frame(frame, partial)
     }
 
+    fn tells_alike(&self) -> bool {
+        MISTRAL_CHAT.tells_alike()
+    }
+
     fn read_error(&self, status: StatusCode, body: &[u8]) -> Error {
         MISTRAL_CHAT.read_error(status, body)
     }

@@ -119,6 +119,12 @@ pub trait Dialect: Debug + Send + Sync {
     /// Reads one stream frame. `Err` is the error that the upstream told inside its stream.
     fn read_frame<'f>(&self, frame: &'f Frame, partial: &mut Partial) -> Result<Step<'f>, Error>;
 
+    /// Whether an event whose like came right before it, with another text, adds that text to the same choice as it stands, and
+    /// nothing else: [`Dialect::read_frame`] neither looks into texts nor learns from the second what it had not from the first.
+    fn tells_alike(&self) -> bool {
+        false
+    }
+
     /// Reads the clean end of a stream that told no finish reason. `None`: it was cut. Only for APIs whose streams tell
     /// neither a reason nor an end, so that the end of the body is all there is.
     fn read_end(&self, _partial: &mut Partial) -> Option<Completion<'static>> {

@@ -3,11 +3,12 @@
 use bytes::Bytes;
 
 use super::{
+    alike::sole_text,
     output::Output,
     relay::{Counts, Mode, Relay, too_deep},
 };
 use crate::{
-    completion::{Completion, Compliance, tell_native},
+    completion::{Completion, Compliance, Shape, tell_native},
     depth::is_too_deep,
     dialect::{Step, Tap},
     error::Error,
@@ -72,8 +73,20 @@ impl Relay {
     }
 
     fn translate_event(&mut self, frame: &Frame, out: &mut Output) -> Result<(), Error> {
+        if let Some(write) = self.alike.write(frame) {
+            write(out.buffer());
+            return Ok(());
+        }
+        self.alike.forget();
         match self.dialect.read_frame(frame, &mut self.partial)? {
-            Step::Chunk(chunk) => self.write(chunk, out)?,
+            Step::Chunk(chunk) => {
+                let text = sole_text(&chunk).filter(|_| self.tells_alike());
+                let start = out.buffer().len();
+                self.write(chunk, out)?;
+                if let (Some(text), Some(written)) = (text, out.buffer().get(start..)) {
+                    self.alike.learn(frame, text, written);
+                }
+            }
             Step::Last(chunk) => {
                 self.write(chunk, out)?;
                 self.complete(out)?;
@@ -83,6 +96,16 @@ impl Relay {
             Step::Unknown => self.partial.unknown = self.partial.unknown.saturating_add(1),
         }
         Ok(())
+    }
+
+    /// Whether nothing hangs on which texts came before.
+    fn tells_alike(&self) -> bool {
+        let is_plain = self.edits.is_none() && self.wishes.counts != Counts::Running;
+        let partial = &self.partial;
+        is_plain
+            && partial.shape == Shape::Text
+            && !partial.logprobs.is_wanted()
+            && self.dialect.tells_alike()
     }
 
     /// Passes an event on in the one form that every client parses.

@@ -11,6 +11,7 @@
 //!                      report()
 //! ```
 
+mod alike;
 pub mod edits;
 mod events;
 pub mod fan_out;

@@ -15,6 +15,7 @@ use crate::{
     dialect::{Dialect, Tap},
     error::Error,
     exchange::{
+        alike::Alike,
         edits::{Edits, Plan, Role},
         reply::OwnedChoice,
     },
@@ -33,6 +34,8 @@ pub struct Relay {
     pub(super) mode: Mode,
     /// What is changed in the choices; `None`: nothing, so that what keeps to the page's shape passes as it is.
     pub(super) edits: Option<Box<Edits>>,
+    /// The event before, for one that is like it.
+    pub(super) alike: Alike,
     /// The id of the client's answer, where this is a part of it.
     pub(super) id: Option<String>,
     /// Whose answer this is; takes the key out of what it says of itself.
@@ -67,6 +70,7 @@ impl Relay {
             wishes,
             mode,
             edits: None,
+            alike: Alike::default(),
             id: None,
             target: None,
             failure: None,
