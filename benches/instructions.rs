@@ -201,6 +201,14 @@ fn relays() -> Vec<Case> {
                 relay(dialect, Answer::Stream, &stream);
             },
         ));
+        let stream = sample.unlike_events(EVENTS);
+        cases.push(case(
+            format!("stream: {name}, each event, unlike the one before"),
+            EVENTS,
+            move || {
+                relay(dialect, Answer::Stream, &stream);
+            },
+        ));
         let whole = [Bytes::from(sample.whole.clone())];
         cases.push(case(format!("whole: {name}, 4 KB"), 1, move || {
             relay(dialect, Answer::Whole, &whole);

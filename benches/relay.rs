@@ -43,11 +43,13 @@ fn measure(
 fn main() {
     for sample in samples() {
         let events = sample.events(EVENTS);
-        let joined = Bytes::from(events.concat());
-        let reads: Vec<Bytes> = joined
-            .chunks(16 << 10)
-            .map(Bytes::copy_from_slice)
-            .collect();
+        let joined = |events: &[Bytes]| -> Vec<Bytes> {
+            let joined = events.concat();
+            joined
+                .chunks(16 << 10)
+                .map(Bytes::copy_from_slice)
+                .collect()
+        };
         let name = |form: &str| format!("{}: {form}", sample.name);
         measure(
             &name("stream, one event a read"),
@@ -60,7 +62,14 @@ fn main() {
             &name("stream, 16 KiB a read"),
             sample.dialect,
             Answer::Stream,
-            &reads,
+            &joined(&events),
+            EVENTS,
+        );
+        measure(
+            &name("no event like the one before"),
+            sample.dialect,
+            Answer::Stream,
+            &joined(&sample.unlike_events(EVENTS)),
             EVENTS,
         );
         let whole = vec![Bytes::from(sample.whole.clone())];

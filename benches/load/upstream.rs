@@ -142,7 +142,8 @@ struct Pace {
 /// The events of a stream, in one provider's words.
 struct Words {
     begin: String,
-    token: String,
+    /// Said one after the other, and over again.
+    tokens: Vec<String>,
     end: String,
 }
 
@@ -150,7 +151,7 @@ impl Words {
     fn openai() -> Self {
         Self {
             begin: String::new(),
-            token: event(" treats", "null"),
+            tokens: vec![event(" treats", "null")],
             end: event("", "\"stop\"") + "data: [DONE]\n\n",
         }
     }
@@ -181,27 +182,33 @@ impl Words {
         let end = named("message_stop", r#"{"type":"message_stop"}"#);
         Self {
             begin: start + &block,
-            token,
+            tokens: vec![token],
             end: block_end + &reason + &end,
         }
     }
 
+    /// Each of them has the counts so far, so that none is like the one before.
     fn gemini() -> Self {
-        let event = |finish: &str| {
+        let event = |said: usize, finish: &str| {
+            let total = 10 + said;
             format!(
-                "data: {{\"candidates\":[{{\"content\":{{\"parts\":[{{\"text\":\" treats\"}}],\"role\":\"model\"}},{finish}\"index\":0}}],\"usageMetadata\":{{\"promptTokenCount\":10,\"candidatesTokenCount\":16,\"totalTokenCount\":26}},\"modelVersion\":\"m\",\"responseId\":\"r\"}}\r\n\r\n"
+                "data: {{\"candidates\":[{{\"content\":{{\"parts\":[{{\"text\":\" treats\"}}],\"role\":\"model\"}},{finish}\"index\":0}}],\"usageMetadata\":{{\"promptTokenCount\":10,\"candidatesTokenCount\":{said},\"totalTokenCount\":{total}}},\"modelVersion\":\"m\",\"responseId\":\"r\"}}\r\n\r\n"
             )
         };
         Self {
             begin: String::new(),
-            token: event(""),
-            end: event("\"finishReason\":\"STOP\","),
+            tokens: (1..=TOKENS).map(|said| event(said, "")).collect(),
+            end: event(TOKENS, "\"finishReason\":\"STOP\","),
         }
+    }
+
+    fn tokens(&self) -> impl Iterator<Item = &str> {
+        self.tokens.iter().map(String::as_str).cycle()
     }
 
     /// All of a stream, in one chunk.
     fn at_once(&self) -> Vec<u8> {
-        let tokens = self.token.repeat(TOKENS);
+        let tokens: String = self.tokens().take(TOKENS).collect();
         let events = chunk(&[self.begin.as_str(), &tokens, &self.end].concat());
         format!("{STREAM}{events}0\r\n\r\n").into_bytes()
     }
@@ -230,8 +237,9 @@ impl Pace {
     async fn stream(&self, stream: &mut TcpStream) -> io::Result<()> {
         stream.write_all(STREAM.as_bytes()).await?;
         let words = &self.words;
-        let first = chunk(&[words.begin.as_str(), &words.token].concat());
-        let token = chunk(&words.token);
+        let first = words.tokens().next().unwrap_or_default();
+        let token = chunk(first);
+        let first = chunk(&[words.begin.as_str(), first].concat());
         let mut due = tokio::time::interval(self.pause);
         for at in 0..self.tokens {
             due.tick().await;

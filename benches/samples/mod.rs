@@ -21,11 +21,21 @@ pub struct Sample {
 impl Sample {
     /// A stream of so many events with text, and its end, each by itself.
     pub fn events(&self, count: usize) -> Vec<Bytes> {
+        self.stream(count, self.event)
+    }
+
+    /// The same, each with a figure in it that the one before it had not.
+    pub fn unlike_events(&self, count: usize) -> Vec<Bytes> {
+        self.stream(count, |number| {
+            let figure = format!("\"index\":0,\"figure\":{number}");
+            (self.event)(number).replacen("\"index\":0", &figure, 1)
+        })
+    }
+
+    fn stream(&self, count: usize, event: impl Fn(usize) -> String) -> Vec<Bytes> {
         let end = Bytes::from_static(self.end.as_bytes());
-        (0..count)
-            .map(|number| (self.event)(number).into())
-            .chain([end])
-            .collect()
+        let events = (0..count).map(|number| event(number).into());
+        events.chain([end]).collect()
     }
 }
 
