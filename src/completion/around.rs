@@ -40,6 +40,7 @@ impl Around {
     /// Appends what was learned with `text` in the place of what stood there.
     pub fn write(&self, text: &[u8], out: &mut Vec<u8>) {
         let (before, after) = self.bytes.split_at_checked(self.cut).unwrap_or_default();
+        out.reserve(self.bytes.len().saturating_add(text.len()));
         for piece in [before, text, after] {
             out.extend_from_slice(piece);
         }
