@@ -116,10 +116,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use pingora::{proxy::Session, server::configuration::ServerConf};
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt, duplex},
-        net::TcpListener,
-    };
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
     use crate::{config::Timeouts, error::Error, exchange::faulty, ticket::Ticket};
@@ -127,19 +124,7 @@ mod tests {
     // faults.md, row 30.
     #[tokio::test]
     async fn a_panic_beside_the_relay_is_told_in_the_open_stream() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = format!("http://{}/v1", listener.local_addr().unwrap());
-        let provider = tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = [0; 4096];
-            assert!(stream.read(&mut request).await.unwrap() > 0);
-            let event = r#"data: {"id":"c","object":"text_completion","created":1,"model":"m","choices":[{"text":"a","index":0,"logprobs":null,"finish_reason":null}]}"#;
-            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
-            let said = format!("{head}{event}\n\n");
-            stream.write_all(said.as_bytes()).await.unwrap();
-            // Until the call is left.
-            let _ = stream.read(&mut request).await;
-        });
+        let (base, provider) = faulty::provider(b"").await;
         let (mut remote, server) = duplex(1 << 16);
         let request = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
         remote.write_all(request).await.unwrap();

@@ -219,10 +219,6 @@ fn no_token() -> Error {
 #[cfg(test)]
 mod tests {
     use pingora::server::configuration::ServerConf;
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
-    };
 
     use super::*;
     use crate::{config::Timeouts, exchange::faulty};
@@ -230,20 +226,7 @@ mod tests {
     // faults.md, row 30.
     #[tokio::test]
     async fn a_panic_in_the_middle_of_a_stream_is_how_it_fails() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = format!("http://{}/v1", listener.local_addr().unwrap());
-        let provider = tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = [0; 4096];
-            assert!(stream.read(&mut request).await.unwrap() > 0);
-            let event = r#"data: {"id":"c","object":"text_completion","created":1,"model":"m","choices":[{"text":"a","index":0,"logprobs":null,"finish_reason":null}]}"#;
-            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
-            let said = format!("{head}{event}\n\n");
-            stream.write_all(said.as_bytes()).await.unwrap();
-            stream.write_all(b"data: worse\n\n").await.unwrap();
-            // Until the call is left.
-            let _ = stream.read(&mut request).await;
-        });
+        let (base, provider) = faulty::provider(b"data: worse\n\n").await;
         let upstream = Upstream::new(&ServerConf::default(), Timeouts::default(), 1);
         let upstream = Arc::new(upstream);
         let mut exchange = faulty::exchange(&base);

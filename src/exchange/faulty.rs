@@ -4,6 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::StatusCode;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinHandle,
+};
 
 use super::{Deadlines, Exchange, Seed, Terms, Work, split::split};
 use crate::{
@@ -39,6 +44,24 @@ pub fn exchange_within(base: &str, deadlines: Deadlines) -> Box<Exchange> {
         Work::One(exchange) => exchange,
         Work::Many(_) => panic!("one call"),
     }
+}
+
+/// A provider that begins a stream, goes on with `rest` by itself, and waits until the call is left.
+pub async fn provider(rest: &'static [u8]) -> (String, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}/v1", listener.local_addr().unwrap());
+    let provider = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 4096];
+        assert!(stream.read(&mut request).await.unwrap() > 0);
+        let event = r#"data: {"id":"c","object":"text_completion","created":1,"model":"m","choices":[{"text":"a","index":0,"logprobs":null,"finish_reason":null}]}"#;
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+        let said = format!("{head}{event}\n\n");
+        stream.write_all(said.as_bytes()).await.unwrap();
+        stream.write_all(rest).await.unwrap();
+        let _ = stream.read(&mut request).await;
+    });
+    (base, provider)
 }
 
 /// Breaks at an event that begins with `worse`.
