@@ -1,6 +1,6 @@
 //! Events that differ in their text alone, one right behind the other: what became of the first is what becomes of the next.
 //!
-//! A model's tokens come in such rows. Reading an event and writing it anew costs ten times what is done here: a comparison, and
+//! A model's tokens come in such rows. Reading an event and writing it anew costs several times what is done here: a comparison, and
 //! a look at the text, which goes from one JSON string to the other as it stands.
 
 use std::{borrow::Cow, ops::Range};
